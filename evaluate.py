@@ -1,0 +1,133 @@
+"""Detect on the evaluation images and score: localization accuracy and average precision.
+
+    python evaluate.py r50 s2                              one process
+    torchrun --nproc-per-node=8 evaluate.py r50 s2         eight; the same figures
+
+Words as for training. Reads runs/<words>/stage2.pt (or eval.checkpoint=PATH); writes metrics.json,
+detections.json and pictures/ into the same folder.
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from s21k.categories import CategoryMap
+from s21k.config import load_config
+from s21k.data.detection import DetectionData
+from s21k.data.loaders import eval_batches
+from s21k.distributed import gather_objects, print0, start_distributed, stop_distributed
+from s21k.draw import contact_sheet, draw_boxes
+from s21k.errors import InputError, run_command
+from s21k.evaluation.average_precision import AveragePrecision
+from s21k.evaluation.ground_truth import GroundTruth, xyxy_to_xywh
+from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
+from s21k.images import read_image
+from s21k.models.detector import restore_detector
+from s21k.structures import Detections
+from s21k.training.checkpoint import read
+from s21k.training.run import AMP, settle, trained
+
+METRICS = {"localization": lambda gt, test: LocalizationAccuracy(gt),
+           "box_ap": lambda gt, test: AveragePrecision(gt, max(test.max_detections, 100))}
+
+
+def as_rows(image_id: int, detections: Detections, category_ids: np.ndarray) -> list[dict]:
+    """COCO's results format, one dict a detection."""
+    boxes = xyxy_to_xywh(detections.boxes.cpu().numpy())
+    return [{"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": [round(v, 2) for v in box.tolist()],
+             "score": score}
+            for box, score, label in zip(boxes, detections.scores.tolist(), detections.labels.tolist())]
+
+
+def draw_pictures(folder: Path, shown: dict[int, Detections], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> None:
+    """pictures/<image id>.png, ground truth beside the best detections, and contact_sheet.png of them all."""
+    folder.mkdir(exist_ok=True)
+    several = len(set(categories.groups)) > 1
+    names = [f"{name} ({group})" if several and group != "base" else name for name, group in zip(categories.names, categories.groups)]
+    tiles = []
+    for image_id, detections in sorted(shown.items()):
+        position = gt.image_position(image_id)
+        image = read_image(data.root / data.file_names[position])
+        mine = gt.image == position
+        truth = gt.boxes[mine].copy()
+        truth[:, 2:] += truth[:, :2]
+        best = detections.scores >= max(0.05, 0.5 * float(detections.scores[0])) if len(detections.scores) else []
+        picked = [i for i, good in enumerate(best) if good][:3]
+        pair = [draw_boxes(image, truth, [names[c] for c in gt.category[mine]], None),
+                draw_boxes(image, detections.boxes[picked].cpu().numpy(), [names[i] for i in detections.labels[picked].tolist()],
+                           detections.scores[picked].tolist())]
+        tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", "detections"]))
+        tiles[-1].save(folder / f"{image_id}.png")
+    if tiles:
+        contact_sheet(tiles, columns=3).save(folder / "contact_sheet.png")
+
+
+def print_table(results: dict[str, float], groups: list[str]) -> None:
+    """The figures as per cent, a line a metric, a column a group."""
+    columns = ["", *groups]
+    print0("".join(f"{name or 'all':>10}" for name in ["metric  ", *columns]))
+    keys = [key for key in results if not any(key.endswith(f"_{group}") for group in groups)]
+    for key in keys:
+        row = [results.get(f"{key}_{group}" if group else key) for group in columns]
+        shown = ["" if v is None else f"{v:d}" if key.startswith("images") else f"{100 * v:.1f}" if v >= 0 else "-" for v in row]
+        print0(f"{key:<16}" + f"{shown[0]:>4}" + "".join(f"{v:>10}" for v in shown[1:]))
+
+
+@torch.no_grad()
+def main(words: list[str]) -> None:
+    cfg = load_config(words)
+    test, where = cfg.eval, cfg.data.eval
+    if where is None:
+        raise InputError("data.eval: missing, expected annotations, images and categories to evaluate on")
+    if unknown := [name for name in test.metrics if name not in METRICS]:
+        raise InputError(f"eval.metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
+    world = start_distributed()
+    settle(cfg, world)
+    root = Path(cfg.data.root)
+    categories = CategoryMap.load(root / where.categories)
+    gt = GroundTruth.load(root / where.annotations, categories)
+    data = DetectionData(root / where.annotations, root / where.images)
+    detector = restore_detector(cfg, read(trained(cfg)), categories).to(world.device)
+    categories = categories.to(world.device)
+    metrics = {name: METRICS[name](gt, test) for name in test.metrics}
+
+    pictured = set(gt.image_ids[np.linspace(0, len(gt.image_ids) - 1, min(test.pictures, len(gt.image_ids))).round().astype(int)].tolist())
+    rows: list[dict] = []
+    shown: dict[int, Detections] = {}
+    for batch in eval_batches(cfg, data, world):
+        batch = batch.to(world.device)
+        with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+            for image_id, scale, prediction in zip(batch.image_ids, batch.scales, detector.predict(batch, categories, test)):
+                prediction = prediction.in_picture(scale)
+                for metric in metrics.values():
+                    metric.update(image_id, prediction if isinstance(metric, LocalizationAccuracy) else prediction.detections)
+                rows += as_rows(image_id, prediction.detections, gt.category_ids)
+                if image_id in pictured:
+                    shown[image_id] = prediction.detections.to(torch.device("cpu"))
+
+    gathered = gather_objects(({name: metric.state() for name, metric in metrics.items()}, rows, shown))
+    if world.rank == 0:
+        for states, other_rows, other_shown in gathered[1:]:
+            for name, metric in metrics.items():
+                metric.merge(states[name])
+            rows += other_rows
+            shown |= other_shown
+        results = {}
+        for metric in metrics.values():
+            results |= metric.compute()
+            if isinstance(metric, LocalizationAccuracy):
+                results |= box_baselines(metric)
+        folder = Path(cfg.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps(results, indent=1))
+        (folder / "detections.json").write_text(json.dumps(sorted(rows, key=lambda r: r["image_id"])))
+        draw_pictures(folder / "pictures", shown, data, gt, categories)
+        print0(f"{len(gt.image_ids)} images, {len(categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")
+        print_table(results, list(gt.groups))
+        print0(f"written: {folder / 'metrics.json'}, detections.json, pictures/")
+    stop_distributed()
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,91 @@
+"""A setup is data: the K evaluated categories, and which row of which classifier knows each.
+
+det_index (K,) is the row of g (Eq. 2), cls_index (K,) the row of g-hat (Eq. 3), -1 where that
+classifier does not know the category. Eq. 5 needs nothing else: the file is the overlap map (G9).
+"""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from s21k.errors import InputError
+
+
+@dataclass(frozen=True)
+class CategoryMap:
+    """names, wnids (None where unknown) and groups ("base", "novel", ...) of K categories."""
+    names: list[str]
+    wnids: list[str | None]
+    groups: list[str]
+    det_index: Tensor
+    cls_index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def keys(self) -> list[str]:
+        """What identifies each category: its wnid, else its name."""
+        return [wnid or name for wnid, name in zip(self.wnids, self.names)]
+
+    def to(self, device: torch.device) -> "CategoryMap":
+        return CategoryMap(self.names, self.wnids, self.groups, self.det_index.to(device), self.cls_index.to(device))
+
+    def subset(self, positions: list[int]) -> "CategoryMap":
+        """The categories at these positions, in this order (any vocabulary can be asked for at run time)."""
+        pick = torch.tensor(positions, dtype=torch.int64)
+        return CategoryMap([self.names[p] for p in positions], [self.wnids[p] for p in positions],
+                           [self.groups[p] for p in positions], self.det_index[pick], self.cls_index[pick])
+
+    @staticmethod
+    def load(path: str | Path) -> "CategoryMap":
+        """Read a list of {"name", "wnid", "det": row | null, "cls": row | null, "group"}.
+
+        InputError: unreadable, an entry without name, a row that is no whole number >= 0, an entry
+        that no classifier knows, or one classifier's row used twice.
+        """
+        path = Path(path)
+        try:
+            entries = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"categories {path}: cannot be read ({error})") from None
+        if not isinstance(entries, list) or not entries:
+            raise InputError(f"categories {path}: expected a non-empty list of entries")
+        rows: dict[str, list[int]] = {"det": [], "cls": []}
+        for position, entry in enumerate(entries):
+            where = f"categories {path}: entry {position}"
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+                raise InputError(f"{where} is {entry!r:.80}, expected an object with a name")
+            for part in ("det", "cls"):
+                row = entry.get(part)
+                if row is not None and (not isinstance(row, int) or isinstance(row, bool) or row < 0):
+                    raise InputError(f"{where} ({entry['name']}): {part} is {row!r}, expected a row >= 0 or null")
+                if row is not None and row in rows[part]:
+                    raise InputError(f"{where} ({entry['name']}): {part} row {row} belongs to an earlier entry")
+                rows[part].append(-1 if row is None else row)
+            if rows["det"][-1] < 0 and rows["cls"][-1] < 0:
+                raise InputError(f"{where} ({entry['name']}): neither det nor cls: no classifier knows it")
+        return CategoryMap([e["name"] for e in entries], [e.get("wnid") for e in entries],
+                           [e.get("group") or "all" for e in entries],
+                           torch.tensor(rows["det"]), torch.tensor(rows["cls"]))
+
+    def save(self, path: str | Path) -> None:
+        """Write what load reads."""
+        entries = [{"name": name, "wnid": wnid, "det": det if det >= 0 else None, "cls": cls if cls >= 0 else None,
+                    "group": group}
+                   for name, wnid, group, det, cls in zip(self.names, self.wnids, self.groups,
+                                                          self.det_index.tolist(), self.cls_index.tolist())]
+        Path(path).write_text(json.dumps(entries, indent=0))
+
+    def check_rows(self, det_names: list[str], cls_names: list[str]) -> None:
+        """Compare with the rows that a checkpoint says its classifiers have, by wnid or name.
+
+        InputError names the first entry whose row is missing or holds another category.
+        """
+        for part, index, rows in (("det", self.det_index, det_names), ("cls", self.cls_index, cls_names)):
+            for name, wnid, row in zip(self.names, self.wnids, index.tolist()):
+                if row >= len(rows):
+                    raise InputError(f"category {name}: {part} row {row}, but the classifier has {len(rows)} rows")
+                if row >= 0 and rows[row] not in (name, wnid):
+                    raise InputError(f"category {name} ({wnid}): {part} row {row} of the checkpoint is {rows[row]!r}")

@@ -1,0 +1,320 @@
+"""The configuration: frozen dataclasses, and an experiment as a sum of small YAML files.
+
+    load_config(["r50", "s2", "no_reform", "stage2.lr=3e-4"])
+
+A word is a file in s21k/configs or a path to a YAML file; key=value overrides; the later word
+wins. Unknown keys, wrong types and values out of range are refused before any data is read.
+The default of each key gives its source; audit.md has the P- and G-numbers.
+"""
+import dataclasses
+import hashlib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from s21k.errors import InputError, nearest
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+# Keys that do not change what a training run computes: they name no folder and may differ on continuing.
+NEUTRAL = ("output_dir", "parent_dir", "eval.", "data.root", "data.workers", "data.eval.",
+           "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
+
+
+@dataclass(frozen=True)
+class DetectionDataConfig:
+    annotations: str                        # COCO-format JSON, relative to data.root
+    images: str                             # folder of the pictures
+    classes: int                            # C, checked against the JSON
+    repeat_threshold: float = 0.0           # repeat-factor sampling (P90, G23); 0: each image equally often
+
+
+@dataclass(frozen=True)
+class ClassificationDataConfig:
+    train: str                              # a folder with one folder per class, or a list "path<TAB>class"
+    classes: int                            # C^, checked against the data
+    val: str | None = None                  # the same; None: stage I prints no accuracy
+
+
+@dataclass(frozen=True)
+class EvaluationDataConfig:
+    annotations: str                        # COCO-format JSON with the boxes to be found
+    images: str
+    categories: str                         # the categories JSON: rows of g and g-hat, groups
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = "data"
+    workers: int = 2                        # loader processes for each stream
+    det: DetectionDataConfig | None = None
+    cls: ClassificationDataConfig | None = None
+    eval: EvaluationDataConfig | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
+    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I trains plain BN (G17)
+    reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head (P67, P76)
+    fpn_channels: int = 256                 # G10
+    region_dim: int = 1024                  # d of Eqs. 1-3 (G8)
+    image_roi_level: Literal["fpn_rule", "p5", "all_mean", "random"] = "fpn_rule"   # of the whole image (G15)
+    image_roi: Literal["valid", "canvas"] = "valid"             # "entire image" without or with the padding (G16)
+    anchor_scale: float = 8.0               # anchor side / stride: 32, 64, .. 512 on P2..P6 (G10)
+    rpn_batch: int = 256                    # sampled anchors an image, half positive at most (G11)
+    rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test (G11)
+    rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test (G11)
+    regions_per_image: int = 512            # sampled regions, a quarter positive at most (G13)
+
+
+@dataclass(frozen=True)
+class Stage1Config:
+    size: int = 224                         # P11
+    batch: int = 256                        # images a step over all processes (G24)
+    epochs: float = 100.0                   # P50, P53
+    optimizer: Literal["sgd", "adamw"] = "sgd"                  # P50, P52
+    lr: float = 0.1                         # at the batch above (P50, G24)
+    momentum: float = 0.9                   # of SGD (G24)
+    weight_decay: float = 1e-4              # P50
+    warmup_epochs: float = 5.0              # G24
+    min_lr: float = 0.0                     # G24
+    clip_norm: float = 0.0                  # 0: no clipping (G24)
+    crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop (P51)
+    color_jitter: float = 0.4               # brightness, contrast, saturation (P51)
+    val_crop: float = 0.875                 # validation: the centre this share of the resized image (224 of 256, G24)
+    rand_augment: bool = False              # RandAugment, 2 operations of magnitude 9 (P52, G24)
+    erasing: float = 0.0                    # probability of random erasing (P52)
+    mixup: float = 0.0                      # alpha; 0: off (P52)
+    cutmix: float = 0.0                     # alpha; 0: off (P52)
+    label_smoothing: float = 0.0            # G24
+    drop_path: float = 0.0                  # stochastic depth of Swin's last block (P52, G22)
+    validate_every: int = 1                 # epochs
+    save_every: int = 1000                  # steps
+    log_every: int = 20                     # steps
+
+
+@dataclass(frozen=True)
+class Stage2Config:
+    init: str | None = None                 # a stage-I checkpoint; None: this run's own; "scratch": none, "-stage I" (P68)
+    load_image_classifier: bool = True      # stage I's g-hat continues: "except for the last layer" can be read both ways (P30, G7)
+    size: int = 1024                        # P54
+    scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter (P55)
+    det_batch: int = 16                     # images with boxes a step, all processes; the paper gives none (P62, G18)
+    cls_per_det: int = 3                    # "1:3 in each iteration" (P57); 0: detection data only
+    accumulate: int = 1                     # a step's images in this many parts, one after the other (G19)
+    iterations: int = 270_000               # 3x schedule (P58, G20)
+    lr: float = 3e-4                        # searched in 3e-4, 1e-3, 3e-3 (P59, G18)
+    weight_decay: float = 0.05              # P60; with AdamW (G18)
+    warmup: int = 1000                      # steps (G21)
+    milestones: tuple[float, ...] = (7 / 9, 25 / 27)    # lr x 0.1 at these shares of the iterations (G20)
+    clip_norm: float = 1.0                  # G21
+    image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 (P61, G4)
+    loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" (P25, G3)
+    loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions (G3)
+    drop_path: float = 0.0                  # G22
+    save_every: int = 1000                  # steps
+    log_every: int = 20                     # steps
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    checkpoint: str | None = None           # None: stage2.pt of the run
+    resize: tuple[int, int] = (800, 1333)   # shortest edge, and the most for the longest (P12, G25)
+    batch: int = 1                          # images of one forward pass
+    fusion: Literal["geometric", "det_only", "cls_only", "arithmetic"] = "geometric"    # Eq. 5 (P33)
+    fusion_exponent: float = 2 / 3          # of the detection score in Eq. 5 (P33)
+    threshold: float = 1e-4                 # P85, G26
+    nms: float = 0.5                        # IoU above which the worse box of one category goes (G26)
+    max_detections: int = 100               # an image; -1: all (P85, G26)
+    metrics: tuple[str, ...] = ("localization", "box_ap")       # names of evaluate.METRICS
+    pictures: int = 24                      # drawn beside the ground truth
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    amp: Literal["off", "bf16", "fp16"] = "bf16"    # P62, G21; losses, softmax and box decoding stay in float32
+    deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed
+    output_dir: str = ""                    # "": runs/<words>
+    parent_dir: str = ""                    # where stage I of the same words without stage-II changes lies
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stage1: Stage1Config = field(default_factory=Stage1Config)
+    stage2: Stage2Config = field(default_factory=Stage2Config)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+# --- from words to a tree of plain values --------------------------------------------------------------------------
+
+def _word_to_tree(word: str) -> dict[str, Any]:
+    """One word -> nested dict: a YAML file of s21k/configs, a path, or key=value."""
+    if "=" in word:
+        key, _, text = word.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{word!r}: the value is not YAML") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        return value
+    path = CONFIG_FOLDER / f"{word}.yaml"
+    if not path.is_file():
+        path = Path(word)
+    if not path.is_file():
+        known = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
+        raise InputError(f"{word!r} is neither a word ({', '.join(known)}), nor a YAML file, nor key=value"
+                         + nearest(word, known))
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a YAML file ({error})") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected keys and values, found {tree!r:.60}")
+    return tree
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """above over below, key by key; a value that is no dict replaces the other whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        both_dicts = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_dicts else value
+    return merged
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+# --- from plain values to typed ones -------------------------------------------------------------------------------
+
+def _convert(value: Any, kind: Any, name: str) -> Any:
+    """value as the field's type `kind`, or InputError naming the key. PyYAML reads 1e-4 as text: floats take it."""
+    expected = getattr(kind, "__name__", str(kind))
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{name}: expected keys and values, found {value!r}")
+        return _build(kind, value, f"{name}.")
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(value, next(k for k in get_args(kind) if k is not type(None)), name)
+    if get_origin(kind) is Literal:
+        if value is False and "off" in get_args(kind):          # YAML 1.1 reads the word off as false
+            value = "off"
+        if value in get_args(kind):
+            return value
+        raise InputError(f"{name}: {value!r} is none of {', '.join(map(str, get_args(kind)))}"
+                         + nearest(str(value), map(str, get_args(kind))))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if isinstance(value, (list, tuple)) and (kinds[-1] is Ellipsis or len(kinds) == len(value)):
+            return tuple(_convert(v, kinds[0], name) for v in value)
+        count = "any number" if kinds[-1] is Ellipsis else len(kinds)
+        raise InputError(f"{name}: expected a list of {count} {kinds[0].__name__} values, found {value!r}")
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if number - number == 0:                                # neither nan nor infinite
+            return number
+    elif kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif kind in (bool, str) and isinstance(value, kind):
+        return value
+    raise InputError(f"{name}: expected {expected}, found {value!r}")
+
+
+def _build(kind: type, tree: dict[str, Any], prefix: str = "") -> Any:
+    """The dataclass `kind` from a tree; every key must be one of its fields."""
+    hints = get_type_hints(kind)
+    for key in tree:
+        if key not in hints:
+            raise InputError(f"unknown key {prefix}{key}, expected one of {', '.join(hints)}" + nearest(str(key), hints))
+    missing = [f.name for f in dataclasses.fields(kind)
+               if f.name not in tree and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise InputError(f"{prefix}{missing[0]}: missing, and it has no default")
+    return kind(**{key: _convert(value, hints[key], f"{prefix}{key}") for key, value in tree.items()})
+
+
+AT_LEAST = {"seed": 0, "data.workers": 0, "model.fpn_channels": 1, "model.region_dim": 1, "model.anchor_scale": 1e-3,
+            "model.rpn_batch": 1, "model.regions_per_image": 1, "stage1.size": 32, "stage1.batch": 1,
+            "stage1.epochs": 0, "stage1.lr": 0, "stage1.save_every": 1, "stage1.log_every": 1,
+            "stage1.validate_every": 1, "stage2.size": 32, "stage2.det_batch": 1, "stage2.cls_per_det": 0,
+            "stage2.accumulate": 1, "stage2.iterations": 1, "stage2.lr": 0, "stage2.save_every": 1,
+            "stage2.log_every": 1, "stage2.warmup": 0, "eval.batch": 1, "eval.max_detections": -1, "eval.nms": 0}
+
+
+def _check_ranges(config: Config) -> None:
+    """InputError for a number below AT_LEAST or a range that is upside down."""
+    flat = _leaves(dataclasses.asdict(config))
+    for name, least in AT_LEAST.items():
+        if flat[name] < least:
+            raise InputError(f"{name}: {flat[name]} is less than {least}")
+    if config.stage2.det_batch % config.stage2.accumulate:
+        raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into {config.stage2.accumulate} parts")
+    for name in ("stage1.crop_scale", "stage2.scale", "eval.resize"):
+        low, high = flat[name]
+        if not 0 < low <= high:
+            raise InputError(f"{name}: expected 0 < low <= high, found {list(flat[name])}")
+
+
+# --- the public functions ------------------------------------------------------------------------------------------
+
+def _is_neutral(key: str) -> bool:
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in NEUTRAL)
+
+
+def _folder(words: list[str]) -> str:
+    """runs/<stems of the words joined by ->[-<6 hex of the overrides that change training>]."""
+    stems = [Path(word).stem for word in words if "=" not in word]
+    overrides = sorted(f"{k}={v}" for w in words if "=" in w for k, v in _leaves(_word_to_tree(w)).items()
+                       if not _is_neutral(k))
+    if overrides:
+        stems.append(hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6])
+    return str(Path("runs") / "-".join(stems))
+
+
+def load_config(words: list[str]) -> Config:
+    """The sum of the words, typed and checked. InputError says which word, key or value is wrong."""
+    if not any("=" not in word for word in words):
+        known = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
+        raise InputError(f"no word given, expected at least one of {', '.join(known)}, or a YAML file")
+    trees = [_word_to_tree(word) for word in words]
+    tree: dict[str, Any] = {}
+    for above in trees:
+        tree = _merge(tree, above)
+    # Stage I does not depend on words that only change stage II: its folder is that of the others.
+    stage1_words = [w for w, t in zip(words, trees) if not all(k.startswith("stage2.") for k in _leaves(t))]
+    tree["output_dir"] = tree.get("output_dir") or _folder(words)
+    tree["parent_dir"] = tree.get("parent_dir") or _folder(stage1_words)
+    config = _build(Config, tree)
+    _check_ranges(config)
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """The whole resolved configuration as YAML: given as the only word, it is the same experiment."""
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, tuple) else value
+    path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False))
+
+
+def training_difference(config: Config, path: Path, ignore: str) -> list[str]:
+    """Keys that change training, do not start with `ignore`, and differ from the configuration in the file."""
+    old, new = _leaves(dataclasses.asdict(load_config([str(path)]))), _leaves(dataclasses.asdict(config))
+    return [f"{key} ({old.get(key)} before, now {new.get(key)})" for key in sorted({*old, *new})
+            if not _is_neutral(key) and not key.startswith(ignore) and old.get(key) != new.get(key)]

@@ -1,0 +1,57 @@
+"""Strong augmentation of stage I (Sec. 4.1, P11, P51, P52): crop, flip, jitter, RandAugment, erasing.
+
+torchvision's transforms. Its RandAugment draws 2 operations of magnitude 9 of 31; Swin's recipe
+(timm's rand-m9-mstd0.5-inc1) also varies the magnitude, which torchvision does not offer (G24).
+"""
+import math
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import v2 as T
+
+from s21k.images import MEAN, STD, to_tensor
+
+
+class TrainAugment:
+    """Picture -> (3, size, size) uint8, at random (torch's global generator)."""
+
+    def __init__(self, size: int, crop_scale: tuple[float, float], color_jitter: float, rand_augment: bool,
+                 erasing: float) -> None:
+        steps = [T.RandomResizedCrop(size, scale=crop_scale, interpolation=InterpolationMode.BICUBIC, antialias=True),
+                 T.RandomHorizontalFlip()]
+        if rand_augment:                    # takes the place of the jitter, as in Swin's recipe
+            steps.append(T.RandAugment(num_ops=2, magnitude=9, interpolation=InterpolationMode.BICUBIC,
+                                       fill=[round(v) for v in MEAN]))
+        elif color_jitter > 0:
+            steps.append(T.ColorJitter(color_jitter, color_jitter, color_jitter))
+        self.steps = T.Compose(steps)
+        self.erasing = erasing
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        tensor = to_tensor(self.steps(image))
+        return erase(tensor) if torch.rand(()) < self.erasing else tensor
+
+
+def erase(image: Tensor) -> Tensor:
+    """Random erasing (Zhong et al., 2020): a rectangle of 2 to 33 % of (3, h, w) becomes noise, pixel by pixel."""
+    _, h, w = image.shape
+    area = h * w * float(torch.empty(()).uniform_(0.02, 1 / 3))
+    ratio = math.exp(float(torch.empty(()).uniform_(math.log(0.3), math.log(1 / 0.3))))
+    height, width = min(h, round(math.sqrt(area * ratio))), min(w, round(math.sqrt(area / ratio)))
+    top, left = int(torch.randint(h - height + 1, ())), int(torch.randint(w - width + 1, ()))
+    noise = torch.randn(3, height, width) * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    image = image.clone()
+    image[:, top:top + height, left:left + width] = noise.clamp(0, 255).to(torch.uint8)
+    return image
+
+
+class ValidateResize:
+    """Picture -> (3, size, size) uint8: the shorter side to size / crop, then the centre (G24)."""
+
+    def __init__(self, size: int, crop: float) -> None:
+        self.steps = T.Compose([T.Resize(round(size / crop), InterpolationMode.BICUBIC, antialias=True), T.CenterCrop(size)])
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return to_tensor(self.steps(image))

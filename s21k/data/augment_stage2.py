@@ -1,0 +1,76 @@
+"""Weak augmentation of stage II, the same for both kinds of images (P17, P54-P56), and the test resize.
+
+Each takes a picture, the size it was annotated at, and a Target in those pixels; it returns
+(3, h, w) uint8 without padding, the Target in the new pixels, and the scale (x, y).
+"""
+import torch
+from PIL import Image
+from torch import Tensor
+
+from s21k import boxes as B
+from s21k.images import to_tensor
+from s21k.structures import Target
+
+Augmented = tuple[Tensor, Target, tuple[float, float]]
+
+
+def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]) -> Target:
+    """Boxes times scale (x, y), minus shift (x, y), clipped to size (h, w); below one pixel a side they go (G23)."""
+    boxes = target.boxes * torch.tensor([*scale, *scale]) - torch.tensor([*shift, *shift])
+    boxes = B.clip(boxes, size)
+    kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
+    return Target(boxes[kept], target.labels[kept])
+
+
+class LargeScaleJitter:
+    """Large-scale jitter (Ghiasi et al., 2021; P54, P55) and a random flip (P56).
+
+    The picture is resized so that it would just fit a size x size square, times s ~ U(scale); what
+    is larger than the square is cropped at a random place, independently in x and y (G23).
+    """
+
+    def __init__(self, size: int, scale: tuple[float, float]) -> None:
+        self.size, self.scale = size, scale
+
+    def smallest_side(self) -> int:
+        """No picture is ever enlarged from fewer pixels than this for want of decoding them: see images.read_image."""
+        return int(self.size * self.scale[1])
+
+    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target) -> Augmented:
+        """Chance from torch's global generator: s, x, y and the flip, in this order."""
+        drawn = torch.rand(4).tolist()
+        h, w = annotated
+        ratio = (self.scale[0] + drawn[0] * (self.scale[1] - self.scale[0])) * min(self.size / h, self.size / w)
+        new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))            # of the whole picture
+        crop_h, crop_w = min(new_h, self.size), min(new_w, self.size)
+        x, y = round(drawn[1] * (new_w - crop_w)), round(drawn[2] * (new_h - crop_h))
+        # Only the part that will be seen is resized: the same as resizing all and cropping, and cheaper.
+        fx, fy = image.width / new_w, image.height / new_h
+        image = image.resize((crop_w, crop_h), Image.Resampling.BILINEAR,
+                             box=(x * fx, y * fy, (x + crop_w) * fx, (y + crop_h) * fy))
+        target = move_target(target, (new_w / w, new_h / h), (x, y), (crop_h, crop_w))
+        tensor = to_tensor(image)
+        if drawn[3] < 0.5:
+            tensor, target = tensor.flip(-1), flip_target(target, crop_w)
+        return tensor, target, (new_w / w, new_h / h)
+
+
+def flip_target(target: Target, width: int) -> Target:
+    """Mirrored left to right in an image of this width."""
+    x1, y1, x2, y2 = target.boxes.unbind(1)
+    return Target(torch.stack([width - x2, y1, width - x1, y2], dim=1), target.labels)
+
+
+class ResizeShortestEdge:
+    """The test resize (P12, G25): the shorter side to `shortest`, but the longer to `longest` at most."""
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        self.shortest, self.longest = shortest, longest
+
+    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target) -> Augmented:
+        h, w = annotated
+        ratio = min(self.shortest / min(h, w), self.longest / max(h, w))
+        new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))
+        tensor = to_tensor(image.resize((new_w, new_h), Image.Resampling.BILINEAR))
+        scale = (new_w / w, new_h / h)
+        return tensor, move_target(target, scale, (0, 0), (new_h, new_w)), scale

@@ -1,0 +1,57 @@
+"""Images with boxes: a COCO-format file as packed tables, served one image at a time."""
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from s21k.annotations import load_annotations
+from s21k.errors import InputError
+from s21k.images import read_image
+from s21k.structures import Target
+
+
+class DetectionData:
+    """category_names: one for each row of g (wnid where the file has one), in ascending id.
+
+    Crowd regions, and boxes of which less than one pixel lies inside the image, are left out:
+    `left_out` counts them. Images without boxes stay: they teach the background.
+    """
+
+    def __init__(self, annotations: str | Path, images: str | Path) -> None:
+        self.root = Path(images)
+        if not self.root.is_dir():
+            raise InputError(f"detection images {self.root}: no such folder")
+        table = load_annotations(annotations)
+        if len(table.image_ids) == 0 or len(table.category_ids) == 0:
+            raise InputError(f"{annotations}: no images or no categories in it")
+        self.category_names = table.category_keys()
+        self.image_ids, self.heights, self.widths = table.image_ids, table.heights, table.widths
+        self.file_names = table.file_names
+        x, y, w, h = table.boxes.T
+        width, height = table.widths[table.image_index], table.heights[table.image_index]
+        corners = np.stack([x.clip(0, width), y.clip(0, height), (x + w).clip(0, width), (y + h).clip(0, height)], axis=1)
+        usable = ~table.crowd & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
+        self.left_out = int((~usable).sum())
+        order = np.flatnonzero(usable)[np.argsort(table.image_index[usable], kind="stable")]
+        self.boxes = corners[order].astype(np.float32)                               # (A, 4) xyxy, image after image
+        self.labels = table.category_index[order]                                    # (A,)
+        self.offsets = np.searchsorted(table.image_index[order], np.arange(len(self.image_ids) + 1))
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, Target]:
+        """RGB picture and its objects, in pixels of the annotated size.
+
+        The picture may be smaller than annotated where at_least allows (images.read_image);
+        InputError when the file has another size than its annotation says.
+        """
+        expected = (int(self.heights[index]), int(self.widths[index]))
+        image = read_image(self.root / self.file_names[index], at_least, expected)
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        return image, Target(torch.from_numpy(self.boxes[rows].copy()), torch.from_numpy(self.labels[rows].astype(np.int64)))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """The annotated (h, w)."""
+        return int(self.heights[index]), int(self.widths[index])

@@ -1,0 +1,156 @@
+"""From a configuration to batches: one loader for each stream, two endless ones in stage II."""
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from s21k.config import Config
+from s21k.data.augment_stage1 import TrainAugment, ValidateResize
+from s21k.data.augment_stage2 import LargeScaleJitter, ResizeShortestEdge
+from s21k.data.classification import ClassificationData
+from s21k.data.detection import DetectionData
+from s21k.data.samplers import Share, Shuffle
+from s21k.distributed import World
+from s21k.errors import InputError
+from s21k.randomness import derive_seed, seeded
+from s21k.structures import Batch, Sample, Target
+
+
+class Stream(Dataset):
+    """(position, image) -> Sample; the augmentation's chance comes from (seed, name, position)."""
+
+    def __init__(self, data: ClassificationData | DetectionData, name: str, seed: int) -> None:
+        self.data, self.name, self.seed = data, name, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        position, index = place
+        seed = derive_seed(self.seed, self.name, position)
+        with seeded(seed):
+            return self.sample(index, seed)
+
+    def sample(self, index: int, seed: int) -> Sample:
+        raise NotImplementedError
+
+
+class LabelStream(Stream):
+    """Classification images for stage I: augmented to a fixed size."""
+
+    def __init__(self, data: ClassificationData, name: str, seed: int, augment: TrainAugment | ValidateResize) -> None:
+        super().__init__(data, name, seed)
+        self.augment = augment
+
+    def sample(self, index: int, seed: int) -> Sample:
+        image, label = self.data.read(index)
+        tensor = self.augment(image)
+        return Sample(tensor, _whole(tensor, label), index, (1.0, 1.0), seed)
+
+
+class JitterStream(Stream):
+    """Images of either kind for stage II: large-scale jitter, the same for both (P17)."""
+
+    def __init__(self, data: ClassificationData | DetectionData, name: str, seed: int, jitter: LargeScaleJitter) -> None:
+        super().__init__(data, name, seed)
+        self.jitter = jitter
+
+    def sample(self, index: int, seed: int) -> Sample:
+        image, known = self.data.read(index, self.jitter.smallest_side())
+        if isinstance(known, Target):
+            tensor, target, scale = self.jitter(image, self.data.size(index), known)
+            return Sample(tensor, target, int(self.data.image_ids[index]), scale, seed)
+        nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        tensor, _, scale = self.jitter(image, (image.height, image.width), nothing)
+        return Sample(tensor, _whole(tensor, known), index, scale, seed)
+
+
+class TestStream(Stream):
+    """Detection images as they are, at the test size."""
+
+    def __init__(self, data: DetectionData, resize: ResizeShortestEdge) -> None:
+        super().__init__(data, "test", 0)
+        self.resize = resize
+
+    def __getitem__(self, index: int) -> Sample:
+        image, target = self.data.read(index)
+        tensor, target, scale = self.resize(image, self.data.size(index), target)
+        return Sample(tensor, target, int(self.data.image_ids[index]), scale, 0)
+
+
+def _whole(image: torch.Tensor, label: int) -> Target:
+    """An image-level label: one object, the entire image (P18)."""
+    h, w = image.shape[-2:]
+    return Target(torch.tensor([[0.0, 0.0, float(w), float(h)]]), torch.tensor([label]))
+
+
+def collate(samples: list[Sample], canvas: int | None = None) -> Batch:
+    """Samples on one canvas, padded right and below: canvas x canvas, or (None) the largest side, rounded up to 32."""
+    sizes = [tuple(s.image.shape[-2:]) for s in samples]
+    if canvas is None:
+        h, w = (-(-max(size[i] for size in sizes) // 32) * 32 for i in (0, 1))
+    else:
+        h = w = canvas
+    images = torch.zeros(len(samples), 3, h, w, dtype=torch.uint8)
+    for place, sample, (sh, sw) in zip(images, samples, sizes):
+        place[:, :sh, :sw] = sample.image
+    return Batch(images, sizes, [s.target for s in samples], [s.image_id for s in samples],
+                 [s.scale for s in samples], [s.seed for s in samples])
+
+
+def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, first: int, canvas: int) -> Iterator[Batch]:
+    if batch % world.size:
+        raise InputError(f"{name}: a batch of {batch} images cannot be shared by {world.size} processes")
+    share = Share(Shuffle(len(stream.data), cfg.seed, name), first, batch, world.rank, world.size)
+    return iter(DataLoader(stream, batch_size=share.local, sampler=share, num_workers=cfg.data.workers,
+                           collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda"))
+
+
+def open_classification(cfg: Config, part: str, class_names: list[str] | None = None) -> ClassificationData:
+    """data.cls.train or data.cls.val, its number of classes checked against the configuration."""
+    if cfg.data.cls is None:
+        raise InputError("data.cls: missing, expected the classification data")
+    data = ClassificationData(Path(cfg.data.root) / getattr(cfg.data.cls, part), class_names)
+    if len(data.class_names) != cfg.data.cls.classes:
+        raise InputError(f"data.cls.classes is {cfg.data.cls.classes}, but {getattr(cfg.data.cls, part)} has "
+                         f"{len(data.class_names)} classes")
+    return data
+
+
+def open_detection(cfg: Config) -> DetectionData:
+    """data.det, its number of categories checked against the configuration."""
+    det = cfg.data.det
+    if det is None:
+        raise InputError("data.det: missing, expected the detection data")
+    data = DetectionData(Path(cfg.data.root) / det.annotations, Path(cfg.data.root) / det.images)
+    if len(data.category_names) != det.classes:
+        raise InputError(f"data.det.classes is {det.classes}, but {det.annotations} has {len(data.category_names)} categories")
+    return data
+
+
+def stage1_batches(cfg: Config, data: ClassificationData, world: World, first: int) -> Iterator[Batch]:
+    """Endless augmented batches of stage I from step `first` on: this process's stage1.batch / processes images."""
+    s = cfg.stage1
+    augment = TrainAugment(s.size, s.crop_scale, s.color_jitter, s.rand_augment, s.erasing)
+    return _endless(LabelStream(data, "stage1", cfg.seed, augment), "stage1", cfg, world, s.batch, first, s.size)
+
+
+def validation_batches(cfg: Config, data: ClassificationData, world: World) -> DataLoader:
+    """Every validation image once, over all processes, without padding or repeats."""
+    stream = LabelStream(data, "validation", cfg.seed, ValidateResize(cfg.stage1.size, cfg.stage1.val_crop))
+    mine = [(i, i) for i in range(world.rank, len(data), world.size)]
+    return DataLoader(stream, batch_size=64, sampler=mine, num_workers=cfg.data.workers,
+                      collate_fn=partial(collate, canvas=cfg.stage1.size))
+
+
+def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: str, world: World, batch: int,
+                   first: int) -> Iterator[Batch]:
+    """Endless jittered batches of one of stage II's streams ("det" or "cls"): batch images a micro-step, all processes."""
+    stream = JitterStream(data, name, cfg.seed, LargeScaleJitter(cfg.stage2.size, cfg.stage2.scale))
+    return _endless(stream, name, cfg, world, batch, first, cfg.stage2.size)
+
+
+def eval_batches(cfg: Config, data: DetectionData, world: World) -> DataLoader:
+    """Every evaluation image once, over all processes, without padding or repeats, at the test size."""
+    mine = list(range(world.rank, len(data), world.size))
+    return DataLoader(TestStream(data, ResizeShortestEdge(*cfg.eval.resize)), batch_size=cfg.eval.batch, sampler=mine,
+                      num_workers=cfg.data.workers, collate_fn=collate, pin_memory=world.device.type == "cuda")

@@ -1,0 +1,66 @@
+"""One process, or many under torchrun: the same code (nccl on CUDA, gloo on CPU)."""
+import datetime
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """rank in [0, size), and the device this process computes on."""
+    rank: int
+    size: int
+    device: torch.device
+
+
+def start_distributed() -> World:
+    """Join the group that torchrun describes in the environment; alone without torchrun."""
+    size, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
+    on_cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if on_cuda else torch.device("cpu")
+    if on_cuda:
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT)
+    return World(rank, size, device)
+
+
+def stop_distributed() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of value over all processes; value itself when alone. Carries no gradient."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """sum_over_ranks divided by the number of processes."""
+    return sum_over_ranks(value) / (dist.get_world_size() if dist.is_initialized() else 1)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """value of each process, in the order of ranks, on every process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def print0(*words: Any) -> None:
+    """print, on rank 0 only."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(*words, flush=True)

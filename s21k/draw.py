@@ -1,0 +1,47 @@
+"""Boxes, names and scores on a picture, and many pictures on a sheet (Pillow)."""
+import colorsys
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+SMALLEST = 240                              # pictures are enlarged to this side, so that names can be read
+
+
+def color_of(name: str) -> tuple[int, int, int]:
+    """A bright colour that is always the same for a name."""
+    hue = (sum(ord(c) * 31 ** (i % 5) for i, c in enumerate(name)) % 360) / 360
+    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
+
+
+def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None) -> Image.Image:
+    """A copy of image with boxes (n, 4) xyxy and their names; small pictures are enlarged first."""
+    factor = max(1.0, SMALLEST / min(image.size))
+    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
+    # The worst first, so that the best lies on top.
+    for position in reversed(range(len(names))):
+        x1, y1, x2, y2 = (float(v) * factor for v in boxes[position])
+        color = color_of(names[position])
+        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color, width=2)
+        text = names[position] if scores is None else f"{names[position]} {scores[position]:.2f}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        x = min(max(0, x1), max(0, image.width - right - 4))
+        y = y1 - bottom - 3 if y1 > bottom + 3 else min(y1, image.height - bottom - 3)
+        draw.rectangle([x, y, x + right + 4, y + bottom + 3], fill=(0, 0, 0))
+        draw.text((x + 2, y + 1), text, fill=color, font=font)
+    return image
+
+
+def contact_sheet(images: list[Image.Image], columns: int, captions: list[str] | None = None) -> Image.Image:
+    """All images on one sheet, row by row, each at the top left of its place; a caption above each where given."""
+    above = 16 if captions else 0
+    width, height = max(i.width for i in images) + 6, max(i.height for i in images) + 6 + above
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (width * min(columns, len(images)), height * rows), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for number, image in enumerate(images):
+        x, y = number % columns * width + 3, number // columns * height + 3
+        if captions:
+            draw.text((x + 2, y), captions[number], fill=(0, 0, 0), font=ImageFont.load_default(12))
+        sheet.paste(image, (x, y + above))
+    return sheet

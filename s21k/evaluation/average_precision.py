@@ -1,0 +1,205 @@
+"""Average precision as COCO defines it (E1-E26), on flat arrays: equal to pycocotools, no loop over
+images x categories.
+
+N detections    G boxes of the ground truth    K categories    T IoU thresholds    P pairs
+
+Only a detection that overlaps a box of its own (image, category) can be right: those pairs are
+few, and are matched for all cells at once, rank by rank. Every other detection only pushes the
+right ones down the ranking of its category: for them a count is enough.
+"""
+import numpy as np
+
+from s21k.errors import InputError
+from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
+from s21k.structures import Detections
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # E12
+RECALLS = np.linspace(0.0, 1.0, 101)                # E23
+AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # E18
+
+
+def starts(sorted_keys: np.ndarray) -> np.ndarray:
+    """For each element of a sorted array the position where its run of equals begins."""
+    first = np.ones(len(sorted_keys), dtype=bool)
+    first[1:] = sorted_keys[1:] != sorted_keys[:-1]
+    return np.maximum.accumulate(np.where(first, np.arange(len(sorted_keys)), 0))
+
+
+def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.ndarray:
+    """Within each run of equal `segment` the maximum of what follows, itself included (the envelope, E22)."""
+    values = values.copy()
+    step = 1
+    while step < len(values):
+        same = segment[step:] == segment[:-step]
+        better = np.maximum(values[:-step], values[step:])
+        values[:-step] = np.where(same, better, values[:-step])
+        if not same.any():
+            break
+        step *= 2
+    return values
+
+
+class AveragePrecision:
+    """Box AP over categories; max_detections is per (image, category) and the last AR's (E11)."""
+
+    def __init__(self, gt: GroundTruth, max_detections: int = 100) -> None:
+        if np.isnan(gt.areas).any():
+            row = int(np.flatnonzero(np.isnan(gt.areas))[0])
+            raise InputError(f"{gt.path}: a box of image {gt.image_ids[gt.image[row]]} has no area, which AP needs (E7)")
+        self.gt, self.max_detections = gt, max_detections
+        self.parts: list[tuple[np.ndarray, ...]] = []
+
+    def update(self, image_id: int, detections: Detections) -> None:
+        """One image's detections, boxes xyxy in the pixels of the original picture."""
+        image = self.gt.image_position(image_id)
+        scores = detections.scores.cpu().numpy().astype(np.float64)
+        if not np.isfinite(scores).all():
+            raise InputError(f"image {image_id}: a detection's score is not finite (E10)")
+        self.add(np.full(len(scores), image, dtype=np.int32), detections.labels.cpu().numpy().astype(np.int32), scores,
+                 xyxy_to_xywh(detections.boxes.cpu().numpy()))
+
+    def add(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> None:
+        """Many detections: positions of images and categories (N,), scores (N,), boxes (N, 4) [x, y, w, h]."""
+        self.parts.append((image, category, scores, boxes))
+
+    def state(self) -> list[tuple[np.ndarray, ...]]:
+        """What merge takes; the result does not depend on how the images were shared out."""
+        return self.parts
+
+    def merge(self, state: list[tuple[np.ndarray, ...]]) -> None:
+        self.parts = self.parts + state
+
+    # --- the computation -------------------------------------------------------------------------------------------
+
+    def _ranked(self) -> None:
+        """All detections in the order of E20: category, score, image, place in the image; capped for each cell (E11)."""
+        empty = (np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros((0, 4)))
+        image, category, scores, boxes = (np.concatenate(column) for column in zip(empty, *self.parts))
+        cell = category.astype(np.int64) * len(self.gt.image_ids) + image
+        order = np.lexsort((-scores, cell))                              # stable: the place in the image decides ties
+        rank = np.arange(len(order)) - starts(cell[order])
+        kept = np.sort(order[rank < self.max_detections])
+        rank_of = np.empty(len(order), dtype=np.int64)
+        rank_of[order] = rank
+        order = kept[np.lexsort((image[kept], -scores[kept], category[kept]))]
+        self.cell, self.rank, self.category, self.boxes = cell[order], rank_of[order], category[order], boxes[order]
+        self.det_area = self.boxes[:, 2] * self.boxes[:, 3]
+
+    def _pairs(self) -> None:
+        """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,), box (P,), iou (P,)."""
+        gt_cell = self.gt.category.astype(np.int64) * len(self.gt.image_ids) + self.gt.image
+        by_cell = np.argsort(gt_cell, kind="stable")
+        low = np.searchsorted(gt_cell[by_cell], self.cell, "left")
+        count = np.searchsorted(gt_cell[by_cell], self.cell, "right") - low
+        det = np.repeat(np.arange(len(self.cell)), count)
+        within = np.arange(len(det)) - np.repeat(np.cumsum(count) - count, count)
+        box = by_cell[np.repeat(low, count) + within]
+        iou = iou_xywh(self.boxes[det], self.gt.boxes[box], self.gt.crowd[box])
+        near = iou >= min(IOU_THRESHOLDS[0], 1 - 1e-10)
+        self.pair_det, self.pair_box, self.pair_iou = det[near], box[near], iou[near]
+
+    def _match(self, gt_ignored: np.ndarray) -> np.ndarray:
+        """Greedy matching (E13-E17) of all cells at once -> (T, N): the box of each detection, or -1.
+
+        In every cell the n-th detection that has a pair is decided in round n. A detection's pairs
+        stand in its order of preference: boxes that count, by IoU, of equals the last; then ignored ones.
+        """
+        det, box, iou = self.pair_det, self.pair_box, self.pair_iou
+        matched = np.full((len(IOU_THRESHOLDS), len(self.cell)), -1, dtype=np.int64)
+        if len(det) == 0:
+            return matched
+        candidates = np.unique(det)
+        by_rank = candidates[np.lexsort((self.rank[candidates], self.cell[candidates]))]
+        turn = np.zeros(len(self.cell), dtype=np.int64)
+        turn[by_rank] = np.arange(len(by_rank)) - starts(self.cell[by_rank])
+        order = np.lexsort((-box, -iou, gt_ignored[box], det, turn[det]))
+        det, box, iou = det[order], box[order], iou[order]
+        taken = np.zeros((len(IOU_THRESHOLDS), len(gt_ignored)), dtype=bool)
+        enough = iou >= np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]                # (T, P)
+        rounds = np.searchsorted(turn[det], np.arange(turn[det[-1]] + 2))
+        for begin, end in zip(rounds[:-1], rounds[1:]):
+            here = slice(begin, end)
+            free = enough[:, here] & (~taken[:, box[here]] | self.gt.crowd[box[here]])
+            runs = np.flatnonzero(np.r_[True, det[here][1:] != det[here][:-1]])       # where each detection's pairs begin
+            place = np.where(free, np.arange(end - begin), end - begin)
+            first = np.minimum.reduceat(place, runs, axis=1)                          # (T, detections of this round)
+            at_t, at_det = np.nonzero(first < np.append(runs[1:], end - begin))
+            chosen = box[here][first[at_t, at_det]]
+            matched[at_t, det[here][runs][at_det]] = chosen
+            taken[at_t, chosen] = True
+        return matched
+
+    def _curves(self, area: tuple[float, float]) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        """One area range: AP (T, K) and {n: recall (T, K) of the n best detections of each cell}; -1 without boxes (E21)."""
+        num_categories = len(self.gt.category_ids)
+        low, high = area
+        gt_ignored = self.gt.crowd | (self.gt.areas < low) | (self.gt.areas > high)
+        num_boxes = np.bincount(self.gt.category[~gt_ignored], minlength=num_categories)                 # npig (K,)
+        counts_alone = (self.det_area >= low) & (self.det_area <= high)                # unmatched, it is wrong (E18)
+        before = np.cumsum(counts_alone) - counts_alone
+        category_start = np.searchsorted(self.category, np.arange(num_categories))
+        before_category = np.append(before, counts_alone.sum())[category_start]
+        matched = self._match(gt_ignored)
+        ap = np.full((len(IOU_THRESHOLDS), num_categories), -1.0)
+        recalls = {n: np.full_like(ap, -1.0) for n in (1, 10, self.max_detections)}
+        has_boxes = num_boxes > 0
+        for t in range(len(IOU_THRESHOLDS)):
+            det = np.flatnonzero(matched[t] >= 0)                                      # in ranking order
+            right = ~gt_ignored[matched[t][det]]
+            category = self.category[det]
+            # A detection's place among those that count: all that count unmatched, corrected by the matched ones.
+            correction = right.astype(np.int64) - counts_alone[det]
+            first = starts(category)
+            total = np.cumsum(correction)
+            place = before[det] - before_category[category] + counts_alone[det] + total - (total[first] - correction[first])
+            det, category, place = det[right], category[right], place[right]
+            hits = np.arange(len(det)) - starts(category) + 1
+            precision = hits / (place + np.spacing(1))
+            ap[t, has_boxes] = self._interpolate(precision, category, num_boxes)[has_boxes]
+            for n, recall in recalls.items():
+                found = np.bincount(category[self.rank[det] < n], minlength=num_categories)
+                recall[t, has_boxes] = found[has_boxes] / num_boxes[has_boxes]
+        return ap, recalls
+
+    @staticmethod
+    def _interpolate(precision: np.ndarray, category: np.ndarray, num_boxes: np.ndarray) -> np.ndarray:
+        """Mean precision at 101 recalls (E22, E23) -> (K,). precision of the right detections, in order, by category."""
+        num_categories = len(num_boxes)
+        envelope = running_maximum_from_right(precision, category)
+        begin = np.searchsorted(category, np.arange(num_categories))
+        found = np.bincount(category, minlength=num_categories)
+        result = np.zeros(num_categories)
+        for n in np.unique(num_boxes[num_boxes > 0]):
+            reached = np.arange(1, n + 1) / n                                          # recall after each hit
+            needed = np.searchsorted(reached, RECALLS, side="left")                    # hits - 1 for each recall point
+            chosen = np.flatnonzero((num_boxes == n) & (found > 0))
+            for part in np.array_split(chosen, -(-len(chosen) // 4096)) if len(chosen) else []:
+                there = needed[None, :] < found[part][:, None]
+                at = np.where(there, begin[part][:, None] + needed[None, :], 0)
+                result[part] = np.where(there, envelope[at], 0.0).mean(axis=1)
+        return result
+
+    def compute(self) -> dict[str, float]:
+        """AP AP50 AP75 APs APm APl AR1 AR10 AR<max> ARs ARm ARl and AP_<group>, AP50_<group>: fractions, -1 where
+        there is no box (E21, E25)."""
+        self._ranked()
+        self._pairs()
+
+        def mean(values: np.ndarray) -> float:
+            return float(values[values > -1].mean()) if (values > -1).any() else -1.0
+
+        results: dict[str, float] = {}
+        recall_results: dict[str, float] = {}
+        for suffix, area in AREAS.items():
+            ap, recalls = self._curves(area)
+            results[f"AP{suffix}"] = mean(ap)
+            if suffix:
+                recall_results[f"AR{suffix}"] = mean(recalls[self.max_detections])
+            else:
+                results |= {"AP50": mean(ap[0]), "AP75": mean(ap[5])}
+                recall_results |= {f"AR{n}": mean(recall) for n, recall in recalls.items()}
+                self.per_category = ap                                                 # (T, K)
+        results |= recall_results
+        for name, members in self.gt.groups.items():
+            results |= {f"AP_{name}": mean(self.per_category[:, members]), f"AP50_{name}": mean(self.per_category[0, members])}
+        return results

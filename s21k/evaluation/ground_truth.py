@@ -1,0 +1,90 @@
+"""What is to be found: the boxes of an annotation file, arranged for scoring.
+
+I images    K categories    G boxes
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from s21k.annotations import AnnotationTable, load_annotations
+from s21k.categories import CategoryMap
+from s21k.errors import InputError
+
+
+@dataclass
+class GroundTruth:
+    """image_ids (I,) ascending, sizes (I, 2) as (h, w); category_ids, category_names K each, in evaluation order; groups: name -> (K,) bool.
+
+    A row a box, in file order: image, category (positions in the above), boxes (G, 4) as
+    [x, y, w, h] float64, areas, crowd. Boxes of categories outside the K are dropped (E3).
+    """
+    path: str
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    category_ids: np.ndarray
+    category_names: list[str]
+    groups: dict[str, np.ndarray]
+    image: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+    @staticmethod
+    def load(path: str | Path, categories: CategoryMap | None = None) -> "GroundTruth":
+        """Read a COCO-format file; categories None: the file's own, without groups.
+
+        A category is found in the file by its wnid or, failing that, its name. InputError: one is not there.
+        """
+        table = load_annotations(path)
+        if categories is None:
+            return GroundTruth.of_table(table, np.arange(len(table.category_ids)), {})
+        place = {name: i for i, name in enumerate(table.category_names)}
+        place |= {wnid: i for i, wnid in enumerate(table.category_wnids) if wnid is not None}
+        missing = [name for name, wnid in zip(categories.names, categories.wnids) if wnid not in place and name not in place]
+        if missing:
+            raise InputError(f"{path}: has no category {missing[0]!r} ({len(missing)} of the {len(categories)} are missing)")
+        chosen = np.array([place[wnid] if wnid in place else place[name] for name, wnid in zip(categories.names, categories.wnids)])
+        group = np.array(categories.groups)
+        names = list(dict.fromkeys(categories.groups))
+        return GroundTruth.of_table(table, chosen, {name: group == name for name in names} if len(names) > 1 else {})
+
+    @staticmethod
+    def of_table(table: AnnotationTable, chosen: np.ndarray, groups: dict[str, np.ndarray]) -> "GroundTruth":
+        """chosen (K,): positions in the table's categories."""
+        position = np.full(len(table.category_ids), -1, dtype=np.int32)
+        position[chosen] = np.arange(len(chosen))
+        category = position[table.category_index]
+        kept = category >= 0
+        return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1), table.category_ids[chosen],
+                           [table.category_names[c] for c in chosen], groups, table.image_index[kept], category[kept],
+                           table.boxes[kept], table.areas[kept], table.crowd[kept])
+
+    def image_position(self, image_id: int) -> int:
+        """Where image_id stands in image_ids. InputError: the file has no such image (E2)."""
+        at = int(np.searchsorted(self.image_ids, image_id))
+        if at == len(self.image_ids) or self.image_ids[at] != image_id:
+            raise InputError(f"image id {image_id} is not in {self.path}")
+        return at
+
+
+def iou_xywh(a: np.ndarray, b: np.ndarray, b_crowd: np.ndarray | None = None) -> np.ndarray:
+    """IoU of pairs a (n, 4), b (n, 4), [x, y, w, h] float64, no +1, in pycocotools' order of operations (E14).
+
+    With a crowd b the divisor is the area of a (E17). No overlap, or no area at all, is 0.
+    """
+    w = np.minimum(a[:, 0] + a[:, 2], b[:, 0] + b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
+    h = np.minimum(a[:, 1] + a[:, 3], b[:, 1] + b[:, 3]) - np.maximum(a[:, 1], b[:, 1])
+    inter = np.where((w <= 0) | (h <= 0), 0.0, w * h)
+    a_area, b_area = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
+    union = a_area + b_area - inter
+    if b_crowd is not None:
+        union = np.where(b_crowd, a_area, union)
+    return np.divide(inter, union, out=np.zeros_like(inter), where=inter > 0)
+
+
+def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4) corners -> [x, y, w, h] float64."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

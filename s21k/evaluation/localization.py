@@ -1,0 +1,141 @@
+"""Localization accuracy of Sec. 4.3 (P73, P74, P83, E38-E44, G27), for images of one category each.
+
+An answer is right when its category is the image's and its box has IoU > 0.5 with one of the
+image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of the WSOL literature (E42).
+"""
+import numpy as np
+import torch
+from torch import Tensor
+
+from s21k.errors import InputError
+from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
+from s21k.structures import Prediction, RegionScores
+
+KEYS = ("top1", "top5", "top5_classes", "gt_known", "has_gt_class_det", "cls_top1", "cls_top5")
+
+
+def best_per_category(regions: RegionScores) -> tuple[Tensor, Tensor]:
+    """Each category's best score and its region, both (K,); of equal scores the lower region."""
+    if len(regions.boxes) == 0:
+        nothing = regions.scores.new_zeros(regions.scores.shape[1])
+        return nothing, nothing.long()
+    scores = regions.scores.max(dim=0).values
+    return scores, (regions.scores == scores).int().argmax(dim=0)
+
+
+def best_categories(scores: Tensor, region: Tensor, count: int) -> list[int]:
+    """The `count` best categories; of equal scores the lower region, then the lower category."""
+    cut = scores.topk(min(count, len(scores))).values[-1]
+    candidates = (scores >= cut).nonzero().squeeze(1)
+    order = sorted(candidates.tolist(), key=lambda c: (-float(scores[c]), int(region[c]), c))
+    return order[:count]
+
+
+class LocalizationAccuracy:
+    """Counts only: right answers of each kind, for all images and for each group of categories.
+
+    top1              the single best (region, category)
+    top5              any of the five best detections after NMS: categories may repeat (P83)
+    top5_classes      the best box of each of the five best categories
+    gt_known          the best box of the image's own category (P74), however low its score
+    has_gt_class_det  the image's category is among the detections kept
+    cls_top1, cls_top5   the category alone is right: of the best, of the five best categories
+    """
+
+    def __init__(self, gt: GroundTruth, iou_threshold: float = 0.5, at_least: bool = False) -> None:
+        """InputError: an image has boxes of more than one category (E44)."""
+        self.gt, self.iou_threshold, self.at_least = gt, iou_threshold, at_least
+        usable = np.flatnonzero(~gt.crowd)
+        order = usable[np.argsort(gt.image[usable], kind="stable")]
+        self.boxes = gt.boxes[order]
+        self.offsets = np.searchsorted(gt.image[order], np.arange(len(gt.image_ids) + 1))
+        self.image_category = np.full(len(gt.image_ids), -1)
+        self.image_category[gt.image[order]] = gt.category[order]
+        if (mixed := self.image_category[gt.image[order]] != gt.category[order]).any():
+            image = gt.image_ids[gt.image[order][mixed][0]]
+            raise InputError(f"{gt.path}: image {image} has boxes of several categories: localization accuracy needs one")
+        self.group_names = list(gt.groups)
+        self.counts = np.zeros((1 + len(gt.groups), len(KEYS)), dtype=np.int64)
+
+    def right_boxes(self, image: int, boxes: np.ndarray) -> np.ndarray:
+        """boxes (n, 4) xyxy -> (n,) bool: IoU over the threshold with one of the image's boxes."""
+        truth = self.boxes[self.offsets[image]:self.offsets[image + 1]]
+        pairs = iou_xywh(np.repeat(xyxy_to_xywh(boxes), len(truth), axis=0), np.tile(truth, (len(boxes), 1)))
+        best = pairs.reshape(len(boxes), len(truth)).max(axis=1)
+        return best >= self.iou_threshold if self.at_least else best > self.iou_threshold
+
+    def update(self, image_id: int, prediction: Prediction) -> None:
+        """One image; boxes in the pixels of the original picture. Images without boxes are not counted (E38)."""
+        image = self.gt.image_position(image_id)
+        truth = int(self.image_category[image])
+        if truth < 0 or len(prediction.regions.boxes) == 0:
+            return
+        regions, five = prediction.regions, prediction.five_best
+        scores, region = best_per_category(regions)
+        categories = best_categories(scores, region, 5)
+        boxes = regions.boxes[region[torch.tensor([*categories, truth], device=region.device)]].cpu().numpy()
+        right = self.right_boxes(image, np.concatenate([boxes, five.boxes.cpu().numpy()]))
+        num = len(categories)
+        of_truth = np.array(categories) == truth
+        self.add(truth, {
+            "top1": of_truth[0] and right[0],
+            "top5": (right[num + 1:] & (five.labels.cpu().numpy() == truth)).any(),
+            "top5_classes": (right[:num] & of_truth).any(),
+            "gt_known": right[num],
+            "has_gt_class_det": bool((prediction.detections.labels == truth).any()),
+            "cls_top1": of_truth[0],
+            "cls_top5": of_truth.any()})
+
+    def add(self, category: int, right: dict[str, bool]) -> None:
+        """Count one image of this category."""
+        row = np.array([bool(right[key]) for key in KEYS])
+        self.counts[0] += row
+        for position, name in enumerate(self.group_names, start=1):
+            if self.gt.groups[name][category]:
+                self.counts[position] += row
+
+    def state(self) -> np.ndarray:
+        """What merge takes; mergeable in any order."""
+        return self.counts
+
+    def merge(self, state: np.ndarray) -> None:
+        self.counts = self.counts + state
+
+    def compute(self) -> dict[str, float]:
+        """Shares of the images that have a box: the KEYS and "images"; KEY_<group> for each group. -1 without images."""
+        seen = self.image_category[self.image_category >= 0]
+        results: dict[str, float] = {}
+        for position, name in enumerate(["", *self.group_names]):
+            total = len(seen) if not name else int(self.gt.groups[name][seen].sum())
+            suffix = f"_{name}" if name else ""
+            for key, count in zip(KEYS, self.counts[position]):
+                results[key + suffix] = float(count / total) if total else -1.0
+            results["images" + suffix] = total
+        return results
+
+
+def box_baselines(metric: LocalizationAccuracy) -> dict[str, float]:
+    """GT-Known of two answers that look at nothing, by the metric's own rule, for all and for each group.
+
+    gt_known_whole_image: the box is the picture. gt_known_centred_box: it is centred; its width and
+    height are those shares of the picture's (0.3, 0.32, .. 1) that are best for all images together.
+    """
+    images = np.flatnonzero(metric.image_category >= 0)
+    begin = metric.offsets[images]
+    owner = np.repeat(images, metric.offsets[images + 1] - begin)                      # the image of each box
+    sides = metric.gt.sizes[owner][:, ::-1].astype(np.float64)                         # (w, h)
+    begin = np.searchsorted(owner, images)
+
+    def right(share: tuple[float, float]) -> np.ndarray:
+        answer = np.concatenate([sides * (1 - np.array(share)) / 2, sides * share], axis=1)
+        best = np.maximum.reduceat(iou_xywh(answer, metric.boxes), begin)
+        return best >= metric.iou_threshold if metric.at_least else best > metric.iou_threshold
+
+    shares = [round(0.3 + 0.02 * i, 2) for i in range(36)]
+    centred = max((right((w, h)) for w in shares for h in shares), key=lambda hits: hits.sum())
+    results = {}
+    for name, hits in (("gt_known_whole_image", right((1.0, 1.0))), ("gt_known_centred_box", centred)):
+        for group in ["", *metric.group_names]:
+            members = hits[metric.gt.groups[group][metric.image_category[images]]] if group else hits
+            results[f"{name}_{group}" if group else name] = float(members.mean()) if len(members) else -1.0
+    return results

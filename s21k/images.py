@@ -1,0 +1,94 @@
+"""Opening a picture safely: the one place where picture files become RGB.
+
+Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 16-bit grey, one-bit.
+Refused in one line: what is no picture, truncated files, and sizes that are absurd.
+"""
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from s21k.errors import InputError
+
+MAX_PIXELS = 120_000_000                            # larger pictures are refused before they are decoded
+MEAN = (123.675, 116.28, 103.53)                    # ImageNet, RGB, of values 0..255 (G23)
+STD = (58.395, 57.12, 57.375)
+_ORIENTATION = 0x0112                               # EXIF tag; 5..8 swap width and height
+Source = str | Path | BinaryIO
+
+
+def _open(source: Source) -> Image.Image:
+    """The header only. InputError where it is no picture or too large."""
+    try:
+        image = Image.open(source)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{source}: not a readable picture ({error})") from None
+    if image.width * image.height > MAX_PIXELS or min(image.size) < 1:
+        raise InputError(f"{source}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS} in all")
+    return image
+
+
+def image_size(source: Source) -> tuple[int, int]:
+    """(h, w) as read_image would give it, from the header alone."""
+    image = _open(source)
+    w, h = image.size
+    return (w, h) if image.getexif().get(_ORIENTATION, 1) >= 5 else (h, w)
+
+
+def read_image(source: Source, at_least: int | None = None, expected: tuple[int, int] | None = None) -> Image.Image:
+    """A picture as RGB, upright.
+
+    expected: the (h, w) that its annotation was made on. Another size is refused: the boxes would
+    lie elsewhere. Where the file's own rows and columns fit but the rotated ones don't, it is not rotated.
+
+    at_least: the caller will shrink it, and needs no side below this many pixels: JPEG is then
+    decoded at 1/2, 1/4 or 1/8 of its size where that is enough, which is several times cheaper.
+    """
+    image = _open(source)
+    rotated = image.getexif().get(_ORIENTATION, 1)
+    upright = (image.width, image.height) if rotated >= 5 else (image.height, image.width)
+    if expected is not None and upright != expected:
+        if (image.height, image.width) != expected:
+            raise InputError(f"{source}: {image.height} x {image.width} pixels (h, w), its annotation says {expected}")
+        rotated = 1
+    try:
+        if at_least is not None:
+            factor = max(1.0, min(image.size) / max(at_least, 1))
+            image.draft("RGB", (int(image.width / factor), int(image.height / factor)))
+        image.load()
+        if rotated != 1:
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{source}: cannot be decoded ({error})") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":      # 16-bit grey: Pillow would clip, not scale
+        grey = np.asarray(image).astype(np.int64)
+        return Image.fromarray((grey.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("P", "PA", "LA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        layered = image.convert("RGBA")                         # transparent pixels hold any colour: show grey there
+        return Image.alpha_composite(Image.new("RGBA", image.size, (128, 128, 128, 255)), layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> (3, h, w) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def normalize(images: Tensor, sizes: list[tuple[int, int]] | None = None) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32, ImageNet mean and deviation; the padding outside sizes is exactly 0 (G23)."""
+    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
+    normal = (images.float() - mean) / std
+    for image, (h, w) in zip(normal, sizes or []):
+        image[:, h:] = 0
+        image[:, :, w:] = 0
+    return normal

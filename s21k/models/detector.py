@@ -1,0 +1,124 @@
+"""Stage II: boxes and image labels trained together, and detection with both (Fig. 2b).
+
+One forward pass of the encoder serves the images with boxes and those with one label each; the
+RPN and the box losses see only the first (G12), the whole-image RoI only the second.
+"""
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from s21k.categories import CategoryMap
+from s21k.config import Config, EvalConfig
+from s21k.errors import InputError
+from s21k.images import normalize
+from s21k.models.assign import sample_regions
+from s21k.models.box_head import BoxHead
+from s21k.models.postprocess import postprocess
+from s21k.models.region_encoder import BACKBONES, RegionEncoder
+from s21k.models.rpn import RPN
+from s21k.structures import Batch, Prediction
+
+
+class Detector(nn.Module):
+    """Faster R-CNN with an FPN, its category classifier decoupled into f, g and g-hat."""
+
+    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead, regions_per_image: int) -> None:
+        super().__init__()
+        self.encoder, self.rpn, self.box_head = encoder, rpn, box_head
+        self.regions_per_image = regions_per_image
+
+    def forward(self, det: Batch, cls: Batch | None) -> dict[str, Tensor]:
+        """Losses of one step, unweighted scalars, by name. Both batches are on one canvas size.
+
+        {"rpn_objectness", "rpn_box", "region_score", "region_box"} of det, {"image_category"} of cls.
+        """
+        images, sizes, seeds = det.images, det.sizes, det.seeds
+        if cls is not None:
+            images, sizes, seeds = torch.cat([images, cls.images]), sizes + cls.sizes, seeds + cls.seeds
+        pyramid = self.encoder.pyramid(normalize(images, sizes), seeds)              # P2..P6 of all images
+        det_pyramid = [level[:len(det)] for level in pyramid]
+
+        proposals, losses = self.rpn(det_pyramid, det.sizes, det.targets, det.seeds)
+        regions = sample_regions(proposals, det.targets, det.seeds, self.regions_per_image)
+        x = self.encoder.regions(det_pyramid, [r.boxes for r in regions])            # (R, d)
+        losses |= self.box_head.region_losses(x, regions)
+        if cls is not None:
+            cls_pyramid = [level[len(det):] for level in pyramid]
+            x = self.encoder.images(cls_pyramid, cls.sizes, cls.seeds)               # (B, d), one RoI each (P18)
+            losses |= self.box_head.image_losses(x, cls.labels())
+        return losses
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, categories: CategoryMap, test: EvalConfig) -> Iterator[Prediction]:
+        """One Prediction an image, in network pixels; the (R, K) scores of one image exist at a time.
+
+        categories (on the model's device) say which rows of g and g-hat to use: the classification
+        branch is gone but for g-hat's linear layer (P32).
+        """
+        images = normalize(batch.images, batch.sizes)
+        pyramid = self.encoder.pyramid(images)                                       # P2..P6
+        proposals, _ = self.rpn(pyramid, batch.sizes)                                # B times (R, 4)
+        for i, size in enumerate(batch.sizes):
+            x = self.encoder.regions([level[i:i + 1] for level in pyramid], [proposals[i]])      # (R, d)
+            regions = self.box_head.region_scores(x, proposals[i], size, categories.det_index, categories.cls_index,
+                                                  test.fusion, test.fusion_exponent)
+            yield Prediction(regions, postprocess(regions, test.threshold, test.nms, test.max_detections),
+                             postprocess(regions, -1.0, test.nms, 5))
+
+    def inherit(self, state: dict[str, Tensor], load_image_classifier: bool = True) -> list[str]:
+        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly.
+
+        Of stage I: the whole encoder and (G7) g-hat; of "-reform." the backbone alone (P67); of a
+        stage-II model also the RPN. Returns the parts taken; InputError when there are none, or
+        when one does not fit.
+        """
+        parts = {"encoder.": self.encoder, "rpn.": self.rpn}
+        if any(key.startswith("backbone.") for key in state):
+            parts = {"backbone.": self.encoder.backbone}
+        elif load_image_classifier and self.box_head.cls_classifier is not None:
+            parts["cls_classifier."] = self.box_head.cls_classifier
+            parts["box_head.cls_classifier."] = self.box_head.cls_classifier
+        taken = [prefix for prefix, module in parts.items() if load_part(module, prefix, state)]
+        if not taken:
+            raise InputError(f"the checkpoint holds none of {list(parts)}; its keys start {sorted(state)[:3]}")
+        return taken
+
+
+def load_part(module: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
+    """Load the entries of state below prefix into module, strictly. False where there are none."""
+    part = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
+    if not part:
+        return False
+    try:
+        module.load_state_dict(part, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint's {prefix}* does not fit the model: {str(error):.300}") from None
+    return True
+
+
+def build_detector(cfg: Config) -> Detector:
+    """The detector of a configuration: C and C^ from its data section."""
+    if cfg.data.det is None:
+        raise InputError("data.det: missing, and a detector needs images with boxes")
+    model = cfg.model
+    norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
+    backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path)
+    encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
+    rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals)
+    box_head = BoxHead(model.region_dim, cfg.data.det.classes, cfg.data.cls.classes if cfg.data.cls else None,
+                       cfg.stage2.loss_reading, cfg.stage2.loss_norm)
+    return Detector(encoder, rpn, box_head, model.regions_per_image)
+
+
+def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Detector:
+    """The trained detector of a checkpoint's content, in eval mode.
+
+    InputError: the categories JSON speaks of rows that the checkpoint's classifiers do not have, or
+    the weights do not fit the configuration.
+    """
+    rows = content.get("categories", {})
+    categories.check_rows(rows.get("det", []), rows.get("cls", []))
+    detector = build_detector(cfg)
+    load_part(detector, "", content["model"])
+    return detector.eval()

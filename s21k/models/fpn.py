@@ -1,0 +1,25 @@
+"""Feature pyramid (Lin et al., 2017): C2..C5 -> P2..P6 of equal channels, no norm (G10)."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FPN(nn.Module):
+    """lateral 1x1 convolutions, the sum with the coarser level, 3x3 output convolutions."""
+
+    def __init__(self, in_channels: list[int], channels: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList([nn.Conv2d(c, channels, 1) for c in in_channels])
+        self.output = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels])
+        for conv in [*self.lateral, *self.output]:
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """[C2..C5] -> [P2..P6], each (B, channels, ., .); P6 is P5 at every second place (G10)."""
+        merged = self.lateral[-1](levels[-1])
+        outputs = [self.output[-1](merged)]
+        for i in (2, 1, 0):
+            finer = self.lateral[i](levels[i])
+            merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
+            outputs.insert(0, self.output[i](merged))
+        return [*outputs, F.max_pool2d(outputs[-1], 1, stride=2)]

@@ -1,0 +1,76 @@
+"""What the two stages share, as one object (P4, P16, P28, P35): image, boxes -> x_i.
+
+Backbone, FPN, RoIAlign and the RoI head's two fully connected layers (G8). Stage II starts from
+stage I by a strict load of this module's state.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s21k.boxes import whole_image
+from s21k.models.fpn import FPN
+from s21k.models.resnet import resnet18, resnet34, resnet50, resnet101
+from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, pool_regions, roi_levels
+from s21k.models.swin import swin_b, swin_s, swin_t
+from s21k.randomness import derive_seed, uniform_rows
+
+BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
+             "swin_t": swin_t, "swin_s": swin_s, "swin_b": swin_b}
+POOL = 7
+
+
+def drop_path_noise(backbone: nn.Module, images: Tensor, seeds: list[int] | None) -> Tensor | None:
+    """(B, num_noise) uniform numbers made of the images' seeds in training; None otherwise."""
+    if not (backbone.training and seeds and backbone.num_noise):
+        return None
+    return uniform_rows(seeds, backbone.num_noise, images.device)
+
+
+class RegionEncoder(nn.Module):
+    """image_roi_level: which level the entire image is pooled from (G15); image_roi: its extent (G16)."""
+
+    def __init__(self, backbone: nn.Module, channels: int = 256, dim: int = 1024,
+                 image_roi_level: str = "fpn_rule", image_roi: str = "valid") -> None:
+        super().__init__()
+        self.image_roi_level, self.image_roi = image_roi_level, image_roi
+        self.backbone = backbone
+        self.fpn = FPN(backbone.channels, channels)
+        self.fc1 = nn.Linear(channels * POOL * POOL, dim)
+        self.fc2 = nn.Linear(dim, dim)
+        for fc in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(fc.weight)
+            nn.init.zeros_(fc.bias)
+
+    def pyramid(self, images: Tensor, seeds: list[int] | None = None) -> list[Tensor]:
+        """images (B, 3, H, W) -> P2..P6, each (B, channels, H/s, W/s). seeds (B,) drive the drop path in training."""
+        return self.fpn(self.backbone(images, drop_path_noise(self.backbone, images, seeds)))
+
+    def regions(self, pyramid: list[Tensor], boxes: list[Tensor], levels: Tensor | None = None) -> Tensor:
+        """boxes B times (Ri, 4) -> x (R, dim), the region features of Eqs. 1-3."""
+        pooled = pool_regions(pyramid, boxes, POOL, levels)      # (R, channels, 7, 7)
+        x = F.relu(self.fc1(pooled.flatten(1)))                  # (R, dim)
+        return F.relu(self.fc2(x))                               # (R, dim)
+
+    def images(self, pyramid: list[Tensor], sizes: list[tuple[int, int]], seeds: list[int] | None = None) -> Tensor:
+        """The entire image as a special RoI (P2, P13, P18): sizes B times (h, w) -> x (B, dim)."""
+        if self.image_roi == "canvas":
+            stride = 2 ** MIN_LEVEL
+            h, w = (side * stride for side in pyramid[0].shape[-2:])
+            sizes = [(h, w)] * len(sizes)
+        boxes = whole_image(sizes, pyramid[0].device)            # B times (1, 4)
+        if self.image_roi_level == "all_mean":
+            everywhere = [torch.full((len(boxes),), level, device=boxes[0].device)
+                          for level in range(MIN_LEVEL, MAX_LEVEL + 1)]
+            pooled = sum(pool_regions(pyramid, boxes, POOL, levels) for levels in everywhere) / len(everywhere)
+            return F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+        return self.regions(pyramid, boxes, self._image_levels(boxes, seeds))
+
+    def _image_levels(self, boxes: list[Tensor], seeds: list[int] | None) -> Tensor:
+        """(B,) the level of each whole-image RoI."""
+        levels = roi_levels(torch.cat(boxes))
+        if self.image_roi_level == "p5":
+            return torch.full_like(levels, 5)
+        if self.image_roi_level == "random" and self.training and seeds:
+            drawn = [derive_seed(seed, "level") % (MAX_LEVEL - MIN_LEVEL + 1) + MIN_LEVEL for seed in seeds]
+            return torch.tensor(drawn, device=levels.device)
+        return levels

@@ -1,0 +1,134 @@
+"""ResNet-18/34/50/101 (He et al., 2016): image -> C2..C5 at strides 4, 8, 16, 32.
+
+Layer names are torchvision's, so that weights copy by name. As there, the 3x3 convolution of a
+bottleneck carries the stride. The norm is chosen by a function of the channels (G17).
+"""
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+Norm = Callable[[int], nn.Module]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """32 groups, as He and Wu (2018) for detectors."""
+    return nn.GroupNorm(32, channels)
+
+
+NORMS: dict[str, Norm] = {"bn": nn.BatchNorm2d, "frozen_bn": FrozenBatchNorm2d, "gn": group_norm}
+
+
+def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
+
+
+def conv1x1(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, 1, stride=stride, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the shortcut."""
+    expansion = 1
+
+    def __init__(self, c_in: int, width: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(c_in, width, stride)
+        self.bn1 = norm(width)
+        self.conv2 = conv3x3(width, width)
+        self.bn2 = norm(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(c_in, width * self.expansion, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 convolutions and the shortcut."""
+    expansion = 4
+
+    def __init__(self, c_in: int, width: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = conv1x1(c_in, width)
+        self.bn1 = norm(width)
+        self.conv2 = conv3x3(width, width, stride)
+        self.bn2 = norm(width)
+        self.conv3 = conv1x1(width, width * self.expansion)
+        self.bn3 = norm(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(c_in, width * self.expansion, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def shortcut(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Sequential | None:
+    """A projection where the shape changes, else None (the identity)."""
+    if stride == 1 and c_in == c_out:
+        return None
+    return nn.Sequential(conv1x1(c_in, c_out, stride), norm(c_out))
+
+
+class ResNet(nn.Module):
+    """channels: those of C2..C5. There is no chance inside: num_noise is 0."""
+    num_noise = 0
+
+    def __init__(self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.channels = [width * block.expansion for width in (64, 128, 256, 512)]
+        c_in = 64
+        for number, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512)), start=1):
+            blocks = []
+            for position in range(depth):
+                stride = 2 if number > 1 and position == 0 else 1
+                blocks.append(block(c_in, width, stride, norm))
+                c_in = width * block.expansion
+            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """He initialisation; a block's last norm starts at zero, so that each block starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, (BasicBlock, Bottleneck)):
+                last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                if not isinstance(last, FrozenBatchNorm2d):
+                    nn.init.zeros_(last.weight)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> list[Tensor]:
+        """images (B, 3, H, W) -> [C2 (B, c2, H/4, W/4), .., C5 (B, c5, H/32, W/32)], rounded up."""
+        x = self.relu(self.bn1(self.conv1(images)))      # (B, 64, H/2, W/2)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)      # (B, 64, H/4, W/4)
+        c2 = self.layer1(x)
+        c3 = self.layer2(c2)
+        c4 = self.layer3(c3)
+        c5 = self.layer4(c4)
+        return [c2, c3, c4, c5]
+
+
+def resnet18(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), NORMS[norm])
+
+
+def resnet34(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
+    return ResNet(BasicBlock, (3, 4, 6, 3), NORMS[norm])
+
+
+def resnet50(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), NORMS[norm])
+
+
+def resnet101(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), NORMS[norm])

@@ -1,0 +1,41 @@
+"""RoI pooling from a pyramid: Eq. 1 of the FPN paper chooses the level, RoIAlign reads it.
+
+R regions of all images. Strides are 4, 8, 16, 32 for P2..P5.
+"""
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from s21k import boxes as B
+
+MIN_LEVEL, MAX_LEVEL = 2, 5
+
+
+def roi_levels(boxes: Tensor) -> Tensor:
+    """FPN Eq. 1 for boxes (R, 4): floor(4 + log2(sqrt(area) / 224)) within 2..5, int64 (R,).
+
+    224 px -> P4, 448 -> P5, 223 -> P3 (G15). The epsilon keeps exact powers on their level.
+    """
+    side = B.area(boxes).clamp(min=0).sqrt()
+    level = torch.floor(4 + torch.log2(side / 224 + 1e-8))
+    return level.clamp(MIN_LEVEL, MAX_LEVEL).long()
+
+
+def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7, levels: Tensor | None = None) -> Tensor:
+    """pyramid P2.., boxes B times (Ri, 4) -> (R, C, out, out), image after image.
+
+    levels (R,) in 2..5 overrides Eq. 1. aligned=True and as many samples as the bin has pixels
+    (sampling_ratio=0): torchvision's own pooler has neither by default (G14).
+    """
+    flat = torch.cat(boxes)
+    image = torch.repeat_interleave(torch.arange(len(boxes), device=flat.device),
+                                    torch.tensor([len(b) for b in boxes], device=flat.device), output_size=len(flat))
+    rois = torch.cat([image[:, None].to(flat.dtype), flat], dim=1)       # (R, 5)
+    levels = roi_levels(flat) if levels is None else levels
+    pooled = pyramid[0].new_zeros(len(flat), pyramid[0].shape[1], out, out)
+    for level in range(MIN_LEVEL, MAX_LEVEL + 1):
+        chosen = (levels == level).nonzero().squeeze(1)
+        features = pyramid[level - MIN_LEVEL]
+        part = roi_align(features, rois[chosen].to(features.dtype), out, 1 / 2**level, sampling_ratio=0, aligned=True)
+        pooled = pooled.index_copy(0, chosen, part)
+    return pooled

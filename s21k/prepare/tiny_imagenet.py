@@ -1,0 +1,111 @@
+"""Tiny ImageNet (200 classes, 64 x 64 pixels, one box a picture) -> lists, boxes and categories.
+
+    python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip [--out data/tiny-imagenet]
+
+Every second class (of the sorted wnids) is base: the detection set has the boxes of its training
+pictures. The other 100 are novel: their boxes are used for scoring only. A zip with fewer
+pictures than the official one is taken as it is.
+
+Writes train.tsv, val.tsv, det_train.json, val.json, categories.json and the pictures below --out.
+"""
+import argparse
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+
+from s21k.categories import CategoryMap
+from s21k.errors import InputError, run_command
+from s21k.images import image_size
+
+ROOT = "tiny-imagenet-200/"
+
+
+def _box(fields: list[str], size: tuple[int, int], where: str) -> list[float]:
+    """Four corner fields, inclusive pixels -> [x, y, w, h]: width = x2 - x1 + 1. size (h, w)."""
+    try:
+        x1, y1, x2, y2 = (int(field) for field in fields)
+    except ValueError:
+        raise InputError(f"{where}: {fields!r}, expected x1 y1 x2 y2") from None
+    if not (0 <= x1 <= x2 < size[1] and 0 <= y1 <= y2 < size[0]):
+        raise InputError(f"{where}: box {[x1, y1, x2, y2]} is not inside the picture of {size} (h, w)")
+    return [float(x1), float(y1), float(x2 - x1 + 1), float(y2 - y1 + 1)]
+
+
+def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
+    try:
+        return archive.read(name).decode().splitlines()
+    except KeyError:
+        raise InputError(f"{archive.filename}: no {name} in it, expected the official tiny-imagenet-200.zip") from None
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, int]:
+    """Write one picture to target; its (h, w)."""
+    content = archive.read(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    return image_size(io.BytesIO(content))
+
+
+def _coco(pictures: list[tuple[str, tuple[int, int], str, list[float]]], wnids: list[str], words: dict[str, str]) -> dict:
+    """(file name, (h, w), wnid, box) of each picture -> a COCO-format file; ids start at 1."""
+    ids = {wnid: i for i, wnid in enumerate(wnids, start=1)}
+    return {"images": [{"id": i, "file_name": name, "height": h, "width": w}
+                       for i, (name, (h, w), _, _) in enumerate(pictures, start=1)],
+            "annotations": [{"id": i, "image_id": i, "category_id": ids[wnid], "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                            for i, (_, _, wnid, box) in enumerate(pictures, start=1)],
+            "categories": [{"id": ids[wnid], "name": words.get(wnid, wnid), "wnid": wnid} for wnid in wnids]}
+
+
+def prepare(source: Path, out: Path) -> dict[str, int]:
+    """Unpack the pictures and write the five files. Returns counts by name."""
+    try:
+        archive = zipfile.ZipFile(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{source}: not a readable zip ({error})") from None
+    with archive:
+        wnids = sorted(line.strip() for line in _lines(archive, ROOT + "wnids.txt") if line.strip())
+        words = dict(line.split("\t", 1) for line in _lines(archive, ROOT + "words.txt") if "\t" in line)
+        base = wnids[::2]
+        members = set(archive.namelist())
+        train: list[tuple] = []
+        for wnid in wnids:
+            for line in _lines(archive, f"{ROOT}train/{wnid}/{wnid}_boxes.txt"):
+                name, *corners = line.split()
+                if (member := f"{ROOT}train/{wnid}/images/{name}") in members:
+                    target = f"train/{wnid}/{Path(name).name}"
+                    size = _extract(archive, member, out / target)
+                    train.append((target, size, wnid, _box(corners, size, f"{source}: {wnid}_boxes.txt: {name}")))
+        val: list[tuple] = []
+        for line in _lines(archive, ROOT + "val/val_annotations.txt"):
+            name, wnid, *corners = line.split()
+            if (member := f"{ROOT}val/images/{name}") in members:
+                if wnid not in wnids:
+                    raise InputError(f"{source}: val_annotations.txt: {name} is of {wnid!r}, which wnids.txt does not list")
+                size = _extract(archive, member, out / f"val/{Path(name).name}")
+                val.append((f"val/{Path(name).name}", size, wnid, _box(corners, size, f"{source}: val_annotations.txt: {name}")))
+    with_boxes = [picture for picture in train if picture[2] in set(base)]
+    (out / "train.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in train))
+    (out / "val.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in val))
+    (out / "det_train.json").write_text(json.dumps(_coco(with_boxes, base, words)))
+    (out / "val.json").write_text(json.dumps(_coco(val, wnids, words)))
+    det_row = {wnid: i for i, wnid in enumerate(base)}
+    CategoryMap([words.get(w, w) for w in wnids], list(wnids), ["base" if w in det_row else "novel" for w in wnids],
+                torch.tensor([det_row.get(w, -1) for w in wnids]), torch.arange(len(wnids))).save(out / "categories.json")
+    return {"classes": len(wnids), "base classes": len(base), "training pictures": len(train), "with boxes": len(with_boxes),
+            "validation pictures": len(val)}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.tiny_imagenet")
+    parser.add_argument("zip", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("data/tiny-imagenet"))
+    a = parser.parse_args(argv)
+    counts = prepare(a.zip, a.out)
+    print(f"{a.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,119 @@
+"""What passes between the rooms: small dataclasses of tensors.
+
+B  images    M  objects of an image    R  regions    N  detections    K  evaluated categories
+
+Labels are 0..C-1; BACKGROUND and IGNORE are no categories (Eq. 1 replaces a background class).
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BACKGROUND = -1
+IGNORE = -2
+
+
+@dataclass
+class Target:
+    """What is known of one image.
+
+    boxes (M, 4) float, labels (M,) int64. An image with only an image-level label has one
+    object whose box is the whole valid area (P2, P18).
+    """
+    boxes: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Target":
+        return Target(self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Target":
+        return Target(self.boxes.pin_memory(), self.labels.pin_memory())
+
+
+@dataclass
+class Sample:
+    """One image as a data set gives it; Batch says what the fields are. image (3, h, w) uint8, no padding."""
+    image: Tensor
+    target: Target
+    image_id: int
+    scale: tuple[float, float]
+    seed: int
+
+
+@dataclass
+class Batch:
+    """B images on one canvas, content at the top left, padding right and below.
+
+    images (B, 3, H, W) uint8 RGB (images.normalize makes the network's input of them);
+    sizes  B times (h, w), the valid area; targets B Targets; image_ids B ids of the data set;
+    scales B times (x, y): input pixels per pixel of the original picture;
+    seeds  B integers, one for each place in its stream: all chance inside the network comes
+           from them, so that it does not depend on the number of processes.
+    """
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    targets: list[Target]
+    image_ids: list[int]
+    scales: list[tuple[float, float]]
+    seeds: list[int]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.images.to(device, non_blocking=True), self.sizes, [t.to(device) for t in self.targets],
+                     self.image_ids, self.scales, self.seeds)
+
+    def pin_memory(self) -> "Batch":
+        return Batch(self.images.pin_memory(), self.sizes, [t.pin_memory() for t in self.targets],
+                     self.image_ids, self.scales, self.seeds)
+
+    def labels(self) -> Tensor:
+        """(B,) the image-level label of each image: the label of its first object."""
+        return torch.stack([target.labels[0] for target in self.targets])
+
+
+@dataclass
+class Regions:
+    """Sampled training regions of one image.
+
+    boxes (R, 4); labels (R,) in [0, C) or BACKGROUND; gt_boxes (R, 4), meaningless for
+    background; gt_index (R,) which object of the image, -1 for background.
+    """
+    boxes: Tensor
+    labels: Tensor
+    gt_boxes: Tensor
+    gt_index: Tensor
+
+
+@dataclass
+class RegionScores:
+    """All scores of one image: boxes (R, 4) decoded and clipped, scores (R, K) of Eqs. 4 and 5."""
+    boxes: Tensor
+    scores: Tensor
+
+
+@dataclass
+class Detections:
+    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K)."""
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Detections":
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+
+
+@dataclass
+class Prediction:
+    """One image, boxes in one kind of pixels: every region's scores; the detections chosen from them; and the five
+    best after NMS, before threshold and cap (for the top-5 localization accuracy)."""
+    regions: RegionScores
+    detections: Detections
+    five_best: Detections
+
+    def in_picture(self, scale: tuple[float, float]) -> "Prediction":
+        """In the pixels of the original picture: scale as in Batch.scales."""
+        divisor = torch.tensor([*scale, *scale], device=self.regions.boxes.device)
+        moved = [Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best)]
+        return Prediction(RegionScores(self.regions.boxes / divisor, self.regions.scores), *moved)

@@ -1,0 +1,57 @@
+"""Checkpoints: written whole or not at all, the one before kept, read without unpickling code.
+
+Each holds model, optimizer, scaler, step, the resolved configuration, and the ordered category
+names of every classifier's rows: {"det": [C names], "cls": [C^ names]}.
+"""
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s21k.errors import InputError
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write content to path: first beside it, then renamed; path's former content becomes <stem>.previous.pt."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".writing")
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        os.replace(path, path.with_suffix(".previous.pt"))
+    os.replace(temporary, path)
+
+
+def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint. InputError: not there, damaged, or holding more than tensors and plain values."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: no such file")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"checkpoint {path}: cannot be read ({str(error).splitlines()[0]:.120})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise InputError(f"checkpoint {path}: expected a dict with a model")
+    return content
+
+
+def latest(path: Path) -> Path | None:
+    """path, or the one before where a save was cut between its two renamings, or None."""
+    return next((p for p in (path, path.with_suffix(".previous.pt")) if p.is_file()), None)
+
+
+def check_categories(saved: dict[str, list[str]], now: dict[str, list[str]], where: Path) -> None:
+    """The classifiers' rows must mean what they meant; InputError names the first row that differs."""
+    for part, names in now.items():
+        before = saved.get(part)
+        if before is None or before == names:
+            continue
+        if len(before) != len(names):
+            raise InputError(f"{where}: its {part} classifier has {len(before)} categories, the data has {len(names)}")
+        row = next(i for i, (a, b) in enumerate(zip(before, names)) if a != b)
+        raise InputError(f"{where}: row {row} of its {part} classifier is {before[row]!r}, in the data it is {names[row]!r}")

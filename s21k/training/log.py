@@ -1,0 +1,63 @@
+"""What a run says of itself: a progress bar on rank 0, and one JSON line for each print."""
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s21k.distributed import World, sum_over_ranks
+from s21k.errors import TrainingFault
+from s21k.structures import Batch
+
+
+def check_finite(losses: dict[str, Tensor], batches: list[Batch | None], step: int) -> dict[str, float]:
+    """The losses as numbers; TrainingFault on every rank together if any rank has one that is not finite.
+
+    The only synchronisation of a step: the numbers and every rank's verdict travel together.
+    """
+    values = torch.stack([value.detach().float() for value in losses.values()])
+    faults = sum_over_ranks((~values.isfinite()).any().float())
+    *numbers, num_faults = torch.cat([values, faults[None]]).tolist()
+    if num_faults > 0:
+        shown = ", ".join(f"{name} {number:.4g}" for name, number in zip(losses, numbers))
+        ids = [batch.image_ids for batch in batches if batch is not None]
+        raise TrainingFault(f"step {step}: a loss is not finite on {int(num_faults)} process(es); here {shown}, images {ids}")
+    return dict(zip(losses, numbers))
+
+
+class Log:
+    """Means of the losses since the last print; the bar and log.jsonl on rank 0 only."""
+
+    def __init__(self, path: Path, first: int, total: int, every: int, world: World, name: str) -> None:
+        self.path, self.total, self.every, self.name = path, total, every, name
+        self.shown = world.rank == 0
+        self.bar = tqdm(total=total, initial=first, desc=name, disable=not self.shown, mininterval=5.0,
+                        dynamic_ncols=True)
+        self.sums: dict[str, float] = {}
+        self.count, self.since = 0, time.time()
+
+    def update(self, step: int, numbers: dict[str, float], lr: float) -> None:
+        """Add one step; every `every` steps, and at the last, print and write the means."""
+        self.count += 1
+        for key, number in numbers.items():
+            self.sums[key] = self.sums.get(key, 0.0) + number
+        self.bar.update(1)
+        if (step + 1) % self.every == 0 or step + 1 == self.total:
+            means = {key: round(total / self.count, 5) for key, total in self.sums.items()}
+            seconds = (time.time() - self.since) / self.count
+            self.bar.set_postfix(means, refresh=False)
+            self.write({"stage": self.name, "step": step + 1, "of": self.total, "lr": lr, **means,
+                        "seconds_per_step": round(seconds, 4)})
+            self.sums, self.count, self.since = {}, 0, time.time()
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One JSON line."""
+        if self.shown:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self.bar.close()

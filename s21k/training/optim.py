@@ -1,0 +1,28 @@
+"""Optimisers: SGD with momentum and AdamW; what is not decayed (P50, P52, P60, G18, G24)."""
+import torch
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups: decayed, and not: biases, norms (all that has one dimension) and Swin's position tables (G18)."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.ndim == 1 or name.endswith("relative_position_bias_table")
+            (plain if exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+OPTIMIZERS = {"sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr=lr, momentum=momentum),
+              "adamw": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)}
+
+
+def build_optimizer(groups: list[dict], kind: str, lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:
+    """kind: a name of OPTIMIZERS."""
+    return OPTIMIZERS[kind](groups, lr, momentum)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The same rate for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,114 @@
+"""A run's folder: its resolved configuration, its checkpoints, and what it continues from."""
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from s21k.config import Config, save_config, training_difference
+from s21k.distributed import World, print0
+from s21k.errors import InputError
+from s21k.training.checkpoint import check_categories, latest, read, save
+
+AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def open_folder(cfg: Config, world: World, ignore: str) -> Path:
+    """Make the output folder, or check that what lies in it is of the same configuration.
+
+    ignore: a section ("stage2.") that the stage at hand does not depend on. InputError names the
+    keys that differ.
+    """
+    folder = Path(cfg.output_dir)
+    saved = folder / "config.yaml"
+    if saved.is_file() and (keys := training_difference(cfg, saved, ignore)):
+        raise InputError(f"{folder} holds a run of another configuration; different: {', '.join(keys)}; "
+                         "give another output_dir=, or remove the folder")
+    if world.rank == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_config(cfg, saved)
+        except OSError as error:
+            raise InputError(f"output folder {folder}: cannot be written ({error})") from None
+    if dist.is_initialized():
+        dist.barrier()
+    return folder
+
+
+def settle(cfg: Config, world: World) -> None:
+    """Deterministic algorithms where the configuration says so (None: yes on CPU, no on CUDA)."""
+    wanted = world.device.type == "cpu" if cfg.deterministic is None else cfg.deterministic
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def spread(model: nn.Module, cfg: Config, world: World) -> nn.Module:
+    """The model on its device, under DistributedDataParallel where there are several processes.
+
+    find_unused_parameters: stage I leaves layers of the pyramid without gradient; and without it
+    DDP rebuilds its buckets after the first step, so that a restarted run on three or more ranks
+    would add gradients in another order.
+    """
+    model = model.to(world.device)
+    if world.size == 1:
+        return model
+    if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) and cfg.model.norm == "sync_bn":
+        if world.device.type == "cpu":
+            raise InputError("model.norm=sync_bn needs CUDA with several processes, expected gn or frozen_bn on CPU")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return DistributedDataParallel(model, device_ids=[world.device.index] if world.device.type == "cuda" else None,
+                                   find_unused_parameters=True)
+
+
+def gradients_meet(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+    """Within a step of several parts, the processes add their gradients up in the last part only."""
+    if last or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
+
+
+def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
+             scaler: torch.amp.GradScaler, step: int, categories: dict[str, list[str]]) -> None:
+    """Rank 0 writes the checkpoint of a run that has done `step` steps."""
+    if world.rank == 0:
+        save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                    "step": step, "config": dataclasses.asdict(cfg), "categories": categories})
+
+
+def resume_run(path: Path, world: World, model: nn.Module, optimizer: torch.optim.Optimizer,
+               scaler: torch.amp.GradScaler, categories: dict[str, list[str]]) -> int:
+    """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done."""
+    found = latest(path)
+    if found is None:
+        return 0
+    content: dict[str, Any] = read(found, world.device)
+    check_categories(content.get("categories", {}), categories, found)
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    scaler.load_state_dict(content["scaler"])
+    print0(f"continuing {found} after {content['step']} steps")
+    return content["step"]
+
+
+def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
+    """What stage II starts from: stage2.init, else stage1.pt of this folder, else of the same words without
+    their stage-II changes. InputError when there is none."""
+    places = [Path(cfg.stage2.init)] if cfg.stage2.init else [Path(d) / "stage1.pt" for d in (cfg.output_dir, cfg.parent_dir)]
+    for place in places:
+        if place.is_file():
+            return place, read(place)
+    raise InputError(f"no stage-I checkpoint at {' or '.join(map(str, places))}: run train_stage1.py with the same words, "
+                     "or give stage2.init=PATH (or stage2.init=scratch for none)")
+
+
+def trained(cfg: Config) -> Path:
+    """The stage-II checkpoint to use: eval.checkpoint, else stage2.pt of the run. InputError when it is not there."""
+    path = Path(cfg.eval.checkpoint) if cfg.eval.checkpoint else latest(Path(cfg.output_dir) / "stage2.pt")
+    if path is None:
+        raise InputError(f"{cfg.output_dir}: no stage2.pt in it; run train_stage2.py with the same words, or give eval.checkpoint=PATH")
+    return path

@@ -1,0 +1,99 @@
+"""Stage I: train an image classifier as a detector's RoI head on one RoI, the entire image (Sec. 3.2).
+
+    python train_stage1.py r50 s2                          one process
+    torchrun --nproc-per-node=8 train_stage1.py r50 s2     eight; the same experiment
+    python train_stage1.py r18 tiny stage1.epochs=2        key=value overrides, the later word wins
+
+Words are files of s21k/configs or paths of YAML files. Writes runs/<words>/stage1.pt, log.jsonl and
+config.yaml; started again with the same words, it continues.
+"""
+import torch
+import torch.nn.functional as F
+
+from s21k.config import load_config
+from s21k.data.loaders import open_classification, stage1_batches, validation_batches
+from s21k.data.mixup import Mixup
+from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks
+from s21k.errors import run_command
+from s21k.images import normalize
+from s21k.models.classifier import build_classifier
+from s21k.models.roi_pool import roi_levels
+from s21k.randomness import set_seed
+from s21k.training.log import Log, check_finite
+from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
+from s21k.training.run import AMP, open_folder, resume_run, save_run, settle, spread
+from s21k.training.schedule import warmup_cosine
+
+
+@torch.no_grad()
+def top1_accuracy(model: torch.nn.Module, batches, world: World, amp: str) -> float:
+    """Share of the validation images whose most probable class is theirs; all processes together."""
+    model.eval()
+    counts = torch.zeros(2, device=world.device)                                 # right, all
+    for batch in batches:
+        batch = batch.to(world.device)
+        with torch.autocast(world.device.type, AMP[amp], enabled=amp != "off"):
+            logits = model(normalize(batch.images))                              # (B, C^)
+        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch)], device=world.device)
+    model.train()
+    right, total = sum_over_ranks(counts).tolist()
+    return right / total
+
+
+def main(words: list[str]) -> None:
+    cfg = load_config(words)
+    s = cfg.stage1
+    world = start_distributed()
+    settle(cfg, world)
+    train = open_classification(cfg, "train")
+    val = open_classification(cfg, "val", train.class_names) if cfg.data.cls.val else None
+    folder = open_folder(cfg, world, ignore="stage2.")
+    steps_per_epoch = max(1, len(train) // s.batch)
+    total, warmup = max(1, round(s.epochs * steps_per_epoch)), round(s.warmup_epochs * steps_per_epoch)
+
+    set_seed(cfg.seed, "initialisation")                                         # the same weights on every rank
+    classifier = build_classifier(cfg.model, cfg.data.cls.classes, s.drop_path)
+    model = spread(classifier, cfg, world)
+    optimizer = build_optimizer(parameter_groups(classifier, s.weight_decay), s.optimizer, s.lr, s.momentum)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
+    mixup = Mixup(cfg.data.cls.classes, s.mixup, s.cutmix, s.label_smoothing)
+    categories = {"cls": train.class_names}
+    first = resume_run(folder / "stage1.pt", world, classifier, optimizer, scaler, categories)
+
+    print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
+           f"whole-image RoI at {s.size} px -> P{int(roi_levels(torch.tensor([[0.0, 0, s.size, s.size]])))} by FPN's rule")
+    batches = stage1_batches(cfg, train, world, first) if first < total else None
+    log = Log(folder / "log.jsonl", first, total, s.log_every, world, "stage1")
+    model.train()
+    for step in range(first, total):
+        lr = warmup_cosine(step, total, warmup, s.lr, s.min_lr)
+        set_learning_rate(optimizer, lr)
+        set_seed(cfg.seed, world.rank, step)                                     # nothing random is stored
+        batch = next(batches).to(world.device)
+        images, soft_labels = mixup(normalize(batch.images), batch.labels())     # (B, 3, H, W), (B, C^)
+        with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+            logits = model(images, batch.seeds)                                  # (B, C^)
+        loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
+        numbers = check_finite({"loss": loss}, [batch], step)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        if s.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        log.update(step, numbers, lr)
+        done, last = step + 1, step + 1 == total
+        if done % s.save_every == 0 or last:
+            save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, categories)
+        if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
+            accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)
+            log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2), "val_top1": accuracy})
+            print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} images")
+    log.close()
+    print0(f"stage I done: {folder / 'stage1.pt'}")
+    stop_distributed()
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

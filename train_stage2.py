@@ -1,0 +1,89 @@
+"""Stage II: train boxes and image labels together, starting from stage I (Sec. 3.2, Fig. 2b).
+
+    python train_stage2.py r50 s2                          one process
+    torchrun --nproc-per-node=8 train_stage2.py r50 s2     eight; the same experiment
+    python train_stage2.py r50 s2 no_stage1                an ablation of Table 3
+
+Words are files of s21k/configs or paths of YAML files; key=value overrides. Starts from
+stage2.init=PATH, else from stage1.pt of the same words. Writes runs/<words>/stage2.pt, log.jsonl and
+config.yaml; started again with the same words, it continues.
+"""
+import torch
+
+from s21k.config import load_config
+from s21k.data.loaders import open_classification, open_detection, stage2_batches
+from s21k.distributed import print0, start_distributed, stop_distributed
+from s21k.errors import run_command
+from s21k.models.detector import build_detector
+from s21k.randomness import set_seed
+from s21k.training.checkpoint import check_categories
+from s21k.training.log import Log, check_finite
+from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
+from s21k.training.run import AMP, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread
+from s21k.training.schedule import warmup_steps
+
+
+def main(words: list[str]) -> None:
+    cfg = load_config(words)
+    s = cfg.stage2
+    world = start_distributed()
+    settle(cfg, world)
+    det_data = open_detection(cfg)
+    cls_data = open_classification(cfg, "train") if cfg.data.cls else None
+    categories = {"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {})
+    folder = open_folder(cfg, world, ignore="stage1.")
+
+    set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
+    detector = build_detector(cfg)
+    if s.init != "scratch":                                             # "-stage I" (P68) starts from nothing
+        source, content = initial_state(cfg)
+        check_categories(content.get("categories", {}), {k: v for k, v in categories.items() if k == "cls"}, source)
+        parts = detector.inherit(content["model"], s.load_image_classifier)
+        print0(f"from {source}: {', '.join(parts)}")
+    model = spread(detector, cfg, world)
+    optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
+    scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
+    first = resume_run(folder / "stage2.pt", world, detector, optimizer, scaler, categories)
+
+    micro_batch = s.det_batch // s.accumulate                           # images with boxes of one part of a step
+    with_cls = cls_data is not None and s.cls_per_det > 0
+    print0(f"stage II: {s.iterations} steps of {s.det_batch} images with boxes (of {len(det_data)}, {det_data.left_out} boxes "
+           f"left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
+    det_batches = cls_batches = None
+    if first < s.iterations:
+        det_batches = stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate)
+    if with_cls and det_batches is not None:                                      # 1 : 3 in each iteration (P57)
+        cls_batches = stage2_batches(cfg, cls_data, "cls", world, s.cls_per_det * micro_batch, first * s.accumulate)
+    milestones = [round(share * s.iterations) for share in s.milestones]
+    loss_weights = {"image_category": s.image_loss_weight}              # lambda (P61); every other loss has weight 1
+    log = Log(folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
+    model.train()
+    for step in range(first, s.iterations):
+        lr = warmup_steps(step, s.lr, s.warmup, milestones)
+        set_learning_rate(optimizer, lr)
+        set_seed(cfg.seed, world.rank, step)                            # nothing random is stored
+        for micro in range(s.accumulate):
+            det = next(det_batches).to(world.device)                    # b images with boxes
+            cls = next(cls_batches).to(world.device) if cls_batches is not None else None   # 3b images, one label each
+            with gradients_meet(model, micro == s.accumulate - 1):
+                with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+                    losses = model(det, cls)                            # one forward, so DDP sees one graph
+                numbers = check_finite(losses, [det, cls], step)
+                loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
+                scaler.scale(loss / s.accumulate).backward()
+        scaler.unscale_(optimizer)
+        if s.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        log.update(step, numbers, lr)
+        if (step + 1) % s.save_every == 0 or step + 1 == s.iterations:
+            save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, step + 1, categories)
+    log.close()
+    print0(f"stage II done: {folder / 'stage2.pt'}")
+    stop_distributed()
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
