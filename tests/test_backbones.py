@@ -1,0 +1,148 @@
+"""ResNet and Swin against torchvision and timm with copied weights: outputs and input gradients."""
+import pytest
+import timm
+import torch
+import torchvision
+from torchvision.ops import FrozenBatchNorm2d
+
+from s21k.models import resnet, swin
+
+
+def randomise(model):
+    """Norms and biases away from their neutral start, so that a forgotten one shows."""
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or "bias_table" in name:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=g))
+
+
+def compare(ours, theirs, size):
+    """Relative difference of the four levels and of the input gradient <= 1e-4."""
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    mine, other = ours(a), theirs(b)
+    assert len(mine) == len(other) == 4
+    g = torch.Generator().manual_seed(2)
+    weights = [torch.randn(level.shape, generator=g) for level in mine]
+    for m, o in zip(mine, other):
+        assert m.shape == o.shape
+        assert (m - o).norm() <= 1e-4 * o.norm()
+    sum((m * w).sum() for m, w in zip(mine, weights)).backward()
+    sum((o * w).sum() for o, w in zip(other, weights)).backward()
+    assert (a.grad - b.grad).norm() <= 1e-4 * b.grad.norm()
+
+
+class TorchvisionLevels(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        m = self.model
+        x = m.maxpool(m.relu(m.bn1(m.conv1(x))))
+        levels = []
+        for layer in (m.layer1, m.layer2, m.layer3, m.layer4):
+            x = layer(x)
+            levels.append(x)
+        return levels
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnet_equals_torchvision_and_timm(name):
+    theirs = getattr(torchvision.models, name)(weights=None)
+    randomise(theirs)
+    ours = getattr(resnet, name)("bn")
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+    ours.load_state_dict(state, strict=True)
+    compare(ours, TorchvisionLevels(theirs), (64, 96))
+    other = timm.create_model(name, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4))
+    other.load_state_dict(state, strict=True)
+    compare(ours.eval(), other.eval(), (64, 96))
+
+
+def test_frozen_bn_loads_what_bn_learnt_and_gives_the_same_in_eval():
+    """G17: stage I trains BN, stage II freezes it."""
+    trained = resnet.resnet18("bn")
+    randomise(trained)
+    trained(torch.randn(4, 3, 64, 64))
+    frozen = resnet.resnet18("frozen_bn")
+    frozen.load_state_dict(trained.state_dict(), strict=True)
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in frozen.modules())
+    compare(frozen.train(), trained.eval(), (64, 64))
+
+
+def swin_to_torchvision(key: str) -> str:
+    """Our (the authors') parameter name -> torchvision's."""
+    stages = {f"layers.{i}.blocks.": f"features.{2 * i + 1}." for i in range(4)}
+    stages |= {f"layers.{i}.downsample.": f"features.{2 * i + 2}." for i in range(3)}
+    for ours, theirs in {"patch_embed.proj.": "features.0.0.", "patch_embed.norm.": "features.0.2.", **stages,
+                         "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.3"}.items():
+        key = key.replace(ours, theirs)
+    return key
+
+
+class TorchvisionSwinLevels(torch.nn.Module):
+    def __init__(self, model, norms):
+        super().__init__()
+        self.model, self.norms = model, norms
+
+    def forward(self, x):
+        levels = []
+        for i, layer in enumerate(self.model.features):
+            x = layer(x)
+            if i % 2:
+                levels.append(self.norms[i // 2](x).permute(0, 3, 1, 2))
+        return levels
+
+
+@pytest.mark.parametrize("size", [(224, 224), (100, 180)])
+def test_swin_t_equals_torchvision(size):
+    """Also where the grid is no multiple of the window, and where one direction is a single window."""
+    theirs = torchvision.models.swin_t(weights=None).eval()
+    randomise(theirs)
+    ours = swin.swin_t().eval()
+    randomise(ours)
+    other = theirs.state_dict()
+    state = ours.state_dict()
+    for key in state:
+        if not key.startswith("norm"):
+            state[key] = other[swin_to_torchvision(key)]
+    ours.load_state_dict(state)
+    compare(ours, TorchvisionSwinLevels(theirs, [getattr(ours, f"norm{i}") for i in range(4)]), size)
+
+
+def test_swin_t_equals_timm():
+    """timm moves the merging to the start of a stage; everything else has our names."""
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, features_only=True).eval()
+    randomise(theirs)
+    ours = swin.swin_t().eval()
+    other, state = theirs.state_dict(), ours.state_dict()
+    for key in state:
+        if not key.startswith("norm"):
+            stage = key.split(".")[1]
+            name = key.replace(f"layers.{stage}.downsample", f"layers_{int(stage) + 1}.downsample" if stage.isdigit() else "")
+            state[key] = other[name.replace("layers.", "layers_")]
+    ours.load_state_dict(state)
+
+    class NormedTimm(torch.nn.Module):
+        def forward(self, x):
+            return [getattr(ours, f"norm{i}")(level).permute(0, 3, 1, 2) for i, level in enumerate(theirs(x))]
+
+    compare(ours, NormedTimm(), (224, 224))
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_branches():
+    """P52: an image's branch is dropped, or scaled up by 1 / (1 - p), according to its own number."""
+    block = swin.SwinBlock(12, 3, drop_path=0.25)
+    branch = torch.ones(4, 2, 2, 12)
+    kept = block.keep(branch, torch.tensor([0.1, 0.2, 0.3, 0.9]))
+    torch.testing.assert_close(kept[:, 0, 0, 0], torch.tensor([0.0, 0.0, 4 / 3, 4 / 3]))
+    assert block.keep(branch, None) is branch
+
+
+def test_any_picture_size_is_accepted_and_strides_round_up():
+    model = swin.swin_t().eval()
+    with torch.no_grad():
+        levels = model(torch.randn(1, 3, 65, 93))
+    assert [tuple(level.shape[1:]) for level in levels] == [(96, 17, 24), (192, 9, 12), (384, 5, 6), (768, 3, 3)]

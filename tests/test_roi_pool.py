@@ -1,0 +1,73 @@
+import torch
+from torchvision.ops.poolers import LevelMapper
+
+from s21k.models.roi_pool import pool_regions, roi_levels
+
+
+def square(side):
+    return torch.tensor([[0.0, 0.0, float(side), float(side)]])
+
+
+def test_the_level_table_of_the_fpn_paper():
+    """T4, G15: 224 px pools from P4, one pixel less from P3, 448 and more from P5."""
+    table = {50: 2, 111: 2, 112: 3, 223: 3, 224: 4, 447: 4, 448: 5, 1024: 5, 4000: 5}
+    assert {side: int(roi_levels(square(side))) for side in table} == table
+
+
+def test_levels_equal_torchvisions_mapper():
+    sides = torch.rand(500, 2) * 900 + 1
+    boxes = torch.cat([torch.zeros(500, 2), sides], 1)
+    mapper = LevelMapper(2, 5, eps=1e-8)
+    assert torch.equal(roi_levels(boxes), mapper([boxes]) + 2)
+
+
+def slow_roi_align(features, box, scale, out):
+    """RoIAlign by its definition: aligned pixels, ceil(bin size) samples a bin and direction, bilinear."""
+    import math
+    c, h, w = features.shape
+    x1, y1, x2, y2 = (float(v) * scale - 0.5 for v in box)
+    bin_h, bin_w = (y2 - y1) / out, (x2 - x1) / out
+    n_h, n_w = math.ceil(bin_h), math.ceil(bin_w)
+    result = torch.zeros(c, out, out)
+
+    def at(y, x):
+        if y < -1 or y > h or x < -1 or x > w:
+            return torch.zeros(c)
+        y, x = max(y, 0.0), max(x, 0.0)
+        y0, x0 = min(int(y), h - 1), min(int(x), w - 1)
+        y1_, x1_ = min(y0 + 1, h - 1), min(x0 + 1, w - 1)
+        fy, fx = (y - y0 if y0 < h - 1 else 0.0), (x - x0 if x0 < w - 1 else 0.0)
+        return ((1 - fy) * (1 - fx) * features[:, y0, x0] + (1 - fy) * fx * features[:, y0, x1_]
+                + fy * (1 - fx) * features[:, y1_, x0] + fy * fx * features[:, y1_, x1_])
+
+    for i in range(out):
+        for j in range(out):
+            samples = [at(y1 + (i + (a + 0.5) / n_h) * bin_h, x1 + (j + (b + 0.5) / n_w) * bin_w) for a in range(n_h) for b in range(n_w)]
+            result[:, i, j] = sum(samples) / len(samples)
+    return result
+
+
+def test_pooling_a_5_by_5_map_drawn_here():
+    """G14: features[y, x] = x at stride 4; an aligned box over columns 1 to 3 (pixels 4 to 16) has the means 1.5, 2, 2.5 - 0.5."""
+    features = torch.arange(5.0).repeat(5, 1)[None, None]                    # 5 x 5: each row is 0 1 2 3 4
+    pooled = pool_regions([features] * 4, [torch.tensor([[4.0, 4.0, 16.0, 16.0]])], out=3, levels=torch.tensor([2]))
+    # The box spans 0.5 .. 3.5 in feature coordinates (aligned): three bins of width 1 with centres 1, 2, 3.
+    torch.testing.assert_close(pooled[0, 0], torch.tensor([[1.0, 2.0, 3.0]]).repeat(3, 1))
+
+
+def test_pooling_equals_a_slow_loop_on_every_level():
+    g = torch.Generator().manual_seed(0)
+    pyramid = [torch.randn(2, 3, 256 // 2**k, 256 // 2**k, generator=g) for k in range(2, 6)]
+    boxes = [torch.tensor([[3.0, 5.0, 60.0, 90.0], [10.0, 20.0, 200.0, 180.0]]), torch.tensor([[0.0, 0.0, 250.0, 255.0], [-5.0, 30.0, 20.0, 44.0]])]
+    pooled = pool_regions(pyramid, boxes, out=7)
+    levels = roi_levels(torch.cat(boxes))
+    assert len(set(levels.tolist())) > 2
+    for i, (image, box) in enumerate([(0, b) for b in boxes[0]] + [(1, b) for b in boxes[1]]):
+        level = int(levels[i])
+        expected = slow_roi_align(pyramid[level - 2][image], box, 1 / 2**level, 7)
+        torch.testing.assert_close(pooled[i], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_regions_are_pooled_to_nothing():
+    pyramid = [torch.randn(1, 3, 8, 8)] * 4
+    assert pool_regions(pyramid, [torch.zeros(0, 4)]).shape == (0, 3, 7, 7)

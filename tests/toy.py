@@ -1,0 +1,49 @@
+"""A tiny world on disk and a configuration for it: seconds, not minutes. Used by the tests of whole commands."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from s21k.prepare.shapes import write_world
+from s21k.structures import Batch, Target
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["model.fpn_channels=16", "model.region_dim=32", "model.regions_per_image=16", "model.rpn_batch=32",
+         "model.rpn_pre_nms=[50,50]", "model.rpn_proposals=[20,20]", "stage1.batch=8", "stage1.epochs=1", "stage1.size=32",
+         "stage2.size=64", "stage2.det_batch=2", "stage2.iterations=4", "stage2.warmup=1", "stage1.log_every=1",
+         "stage2.log_every=1", "data.det.classes=2", "data.cls.classes=4", "data.workers=0", "eval.resize=[64,96]",
+         "eval.pictures=2", "amp=off"]
+
+
+def write_toy(root: Path) -> Path:
+    """4 categories, 2 of them base; 10 + 6 + 8 pictures under root/shapes. Returns root."""
+    write_world(root / "shapes", 4, 4, 6, 2, 48, seed=0, processes=1)
+    return root
+
+
+def words(root: Path, *more: str) -> list[str]:
+    """The words of the toy experiment on root's data, output in root/run unless said otherwise."""
+    return ["toy", *SMALL, f"data.root={root}", f"output_dir={root / 'run'}", *more]
+
+
+def run(script: str, *argv: str, processes: int = 1, module: bool = False) -> subprocess.CompletedProcess:
+    """A command of the project as a user runs it; two threads in all."""
+    start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                                                     f"--nproc-per-node={processes}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*start, *(["-m"] if module else []), script, *argv], cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+def batch(num_images: int, objects: int = 2, size: int = 64, seed: int = 0, first_seed: int = 0) -> Batch:
+    """num_images random images with `objects` random boxes of labels 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (num_images, 3, size, size), dtype=torch.uint8, generator=generator)
+    targets = []
+    for _ in range(num_images):
+        corner = torch.rand(objects, 2, generator=generator) * size * 0.5
+        sides = 10 + torch.rand(objects, 2, generator=generator) * size * 0.4
+        targets.append(Target(torch.cat([corner, corner + sides], 1), torch.randint(0, 2, (objects,), generator=generator)))
+    return Batch(images, [(size, size)] * num_images, targets, list(range(num_images)), [(1.0, 1.0)] * num_images,
+                 list(range(first_seed, first_seed + num_images)))
