@@ -1,5 +1,8 @@
 """A tiny world on disk and a configuration for it: seconds, not minutes. Used by the tests of whole commands."""
+import contextlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +32,28 @@ def words(root: Path, *more: str) -> list[str]:
 
 
 def run(script: str, *argv: str, processes: int = 1, module: bool = False) -> subprocess.CompletedProcess:
-    """A command of the project as a user runs it; two threads in all."""
-    start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                                                     f"--nproc-per-node={processes}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*start, *(["-m"] if module else []), script, *argv], cwd=ROOT, env=env, capture_output=True, text=True)
+    """A command of the project as a user runs it: in this process when alone (importing torch anew costs
+    seconds), under torchrun when there are several."""
+    if processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script, *argv]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before, folder = sys.argv, os.getcwd()
+    sys.argv = [script, *argv]
+    os.chdir(ROOT)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            if module:
+                runpy.run_module(script, run_name="__main__")
+            else:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = before
+        os.chdir(folder)
+    return subprocess.CompletedProcess([script, *argv], code, out.getvalue(), err.getvalue())
 
 
 def batch(num_images: int, objects: int = 2, size: int = 64, seed: int = 0, first_seed: int = 0) -> Batch:

@@ -1,0 +1,42 @@
+"""Run by test_detector.py, alone or under torchrun: the gradients of one stage-II step on a fixed global batch.
+
+    ddp_step.py OUT: 4 images with boxes and 12 with labels, shared by the processes; rank 0 writes the gradients to OUT.
+"""
+import sys
+
+import torch
+
+from s21k.config import load_config
+from s21k.distributed import start_distributed, stop_distributed
+from s21k.models.detector import build_detector
+from s21k.randomness import set_seed
+from s21k.training.run import settle, spread
+from tests.toy import SMALL, batch
+
+
+def share(whole, rank, size):
+    """This rank's images: position rank * local + i, as in the streams."""
+    local = len(whole) // size
+    part = slice(rank * local, (rank + 1) * local)
+    return type(whole)(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part], whole.scales[part], whole.seeds[part])
+
+
+def main(out: str, backbone: str) -> None:
+    cfg = load_config(["toy", *SMALL, f"model.backbone={backbone}", "stage2.drop_path=0.3"])
+    world = start_distributed()
+    settle(cfg, world)
+    set_seed(0, "initialisation")
+    detector = build_detector(cfg)
+    with torch.no_grad():                            # proposals that depend on the image, not on the initial near-zero deltas
+        detector.rpn.deltas.weight.mul_(5)
+    model = spread(detector, cfg, world)
+    det, cls = batch(4, objects=3), batch(12, objects=1, seed=1, first_seed=100)
+    losses = model(share(det, world.rank, world.size), share(cls, world.rank, world.size))
+    sum(losses.values()).backward()
+    if world.rank == 0:
+        torch.save({name: p.grad for name, p in detector.named_parameters()}, out)
+    stop_distributed()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,134 @@
+"""T10: our flat-array AP against pycocotools, every key, on random data with ties, crowds and empty categories."""
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from s21k.categories import CategoryMap
+from s21k.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALLS, AveragePrecision
+from s21k.evaluation.ground_truth import GroundTruth
+
+KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+COCO_MINI = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "coco-mini"
+
+
+def random_truth(rng, images=6, categories=4, crowds=True):
+    content = {"images": [{"id": 10 + i, "width": 400, "height": 300, "file_name": f"{i}.jpg"} for i in range(images)],
+               "categories": [{"id": 3 * c + 1, "name": f"c{c}"} for c in range(categories)], "annotations": []}
+    for image in content["images"]:
+        for _ in range(rng.integers(0, 9)):
+            w, h = (int(v) for v in rng.choice([8, 20, 32, 60, 96, 150], 2))
+            category = int(rng.integers(0, max(1, categories - 1)))               # the last category stays empty
+            content["annotations"].append({
+                "id": len(content["annotations"]) + 1, "image_id": image["id"], "category_id": 3 * category + 1,
+                "bbox": [int(rng.integers(0, 200)), int(rng.integers(0, 150)), w, h], "area": w * h * float(rng.choice([1.0, 0.6])),
+                "iscrowd": int(crowds and rng.random() < 0.15)})
+    return content
+
+
+def random_detections(rng, truth, per_image=30):
+    rows = []
+    for image in truth["images"]:
+        boxes = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+        for _ in range(rng.integers(0, per_image)):
+            if boxes and rng.random() < 0.7:
+                near = boxes[rng.integers(0, len(boxes))]
+                box = [v + float(rng.choice([0, 0, 1, 3, 7, -4])) for v in near["bbox"]]
+                category = near["category_id"] if rng.random() < 0.8 else int(rng.choice([c["id"] for c in truth["categories"]]))
+            else:
+                box = [float(v) for v in (*rng.integers(0, 200, 2), *rng.integers(0, 120, 2))]
+                category = int(rng.choice([c["id"] for c in truth["categories"]]))
+            rows.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": float(rng.choice([0.1, 0.3, 0.5, 0.9, rng.random()]))})
+    return rows
+
+
+def pycocotools_stats(path, rows):
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(path))
+        evaluator = COCOeval(coco, coco.loadRes(rows), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator
+
+
+def ours(path, rows, shards=1, categories=None):
+    gt = GroundTruth.load(path, categories)
+    metrics = [AveragePrecision(gt) for _ in range(shards)]
+    place = {int(c): i for i, c in enumerate(gt.category_ids)}
+    for row in rows:
+        image = gt.image_position(row["image_id"])
+        metrics[image % shards].add(np.array([image]), np.array([place[row["category_id"]]]), np.array([row["score"]]), np.array([row["bbox"]], float))
+    for other in metrics[1:]:
+        metrics[0].merge(other.state())
+    return metrics[0].compute()
+
+
+def test_the_grids_are_pycocotools():
+    """E12, E23: not decimals, to the last bit."""
+    from pycocotools.cocoeval import Params
+    assert np.array_equal(IOU_THRESHOLDS, Params("bbox").iouThrs) and np.array_equal(RECALLS, Params("bbox").recThrs)
+    assert [list(map(float, v)) for v in AREAS.values()] == [list(map(float, a)) for a in Params("bbox").areaRng]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_figure_equals_pycocotools_on_random_data(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    truth = random_truth(rng, images=int(rng.integers(1, 8)), categories=int(rng.integers(2, 6)))
+    rows = random_detections(rng, truth, per_image=300 if seed % 10 == 0 else 30)
+    if not rows:
+        rows = [{"image_id": truth["images"][0]["id"], "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(truth))
+    stats = pycocotools_stats(path, rows).stats
+    results = ours(path, rows, shards=1 + seed % 3)
+    assert [results[key] for key in KEYS] == pytest.approx(list(stats), abs=1e-9)
+
+
+def test_coco_mini_with_perturbed_detections_equals_pycocotools():
+    path = COCO_MINI / "annotations" / "instances_val2017.json"
+    if not path.is_file():
+        pytest.skip("data absent")
+    rng = np.random.default_rng(0)
+    truth = json.loads(path.read_text())
+    rows = []
+    for a in truth["annotations"]:
+        for _ in range(3):
+            box = np.array(a["bbox"]) + rng.normal(0, 0.08, 4) * np.array([a["bbox"][2], a["bbox"][3]] * 2)
+            category = a["category_id"] if rng.random() < 0.9 else 1
+            rows.append({"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(), "score": float(rng.random().__round__(2))})
+    results = ours(path, rows)
+    assert [results[key] for key in KEYS] == pytest.approx(list(pycocotools_stats(path, rows).stats), abs=1e-9)
+    assert results["AP50"] > 0.3
+
+
+def test_groups_are_means_over_their_categories_of_one_run(tmp_path):
+    import torch
+    rng = np.random.default_rng(3)
+    truth = random_truth(rng, images=8, categories=4)
+    rows = random_detections(rng, truth)
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(truth))
+    order = [2, 0, 3, 1]                                                       # the evaluation order is the categories JSON's
+    categories = CategoryMap([f"c{c}" for c in order], [None] * 4, ["novel", "base", "novel", "base"], torch.arange(4), torch.arange(4))
+    results = ours(path, rows, categories=categories)
+    precision = pycocotools_stats(path, rows).eval["precision"][:, :, :, 0, 2]                # (T, 101, K)
+    for group, members in (("base", [0, 1]), ("novel", [2, 3])):
+        part = precision[:, :, members]
+        assert results[f"AP_{group}"] == pytest.approx(part[part > -1].mean(), abs=1e-9)
+        assert results[f"AP50_{group}"] == pytest.approx(part[0][part[0] > -1].mean(), abs=1e-9)
+
+
+def test_no_detections_give_zero_where_there_is_truth_and_minus_one_where_not(tmp_path):
+    """E5, E21."""
+    truth = random_truth(np.random.default_rng(0))
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(truth))
+    assert ours(path, [])["AP"] == 0
+    path.write_text(json.dumps(truth | {"annotations": []}))
+    assert ours(path, [])["AP"] == -1

@@ -1,0 +1,128 @@
+"""Whole commands on a ten-image world: stage I -> II -> evaluate, on one process and on two; continuing; errors."""
+import json
+
+import pytest
+import torch
+
+from tests.toy import SMALL, run, words, write_toy
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A toy run on one process, all three scripts."""
+    root = write_toy(tmp_path_factory.mktemp("world"))
+    for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
+        done = run(script, *words(root))
+        assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+def model_of(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_the_three_scripts_leave_what_the_readme_says(trained):
+    folder = trained / "run"
+    for name in ("config.yaml", "stage1.pt", "stage2.pt", "log.jsonl", "metrics.json", "detections.json", "pictures/contact_sheet.png"):
+        assert (folder / name).exists(), name
+    results = json.loads((folder / "metrics.json").read_text())
+    for key in ("top1", "top5", "top5_classes", "gt_known", "top1_base", "gt_known_novel", "AP", "AP50_novel", "gt_known_whole_image"):
+        assert key in results
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert any("val_top1" in line for line in lines)
+    last = lines[-1]
+    assert last["step"] == last["of"] == 4 and {"rpn_objectness", "rpn_box", "region_score", "region_box", "image_category"} <= last.keys()
+    for row in json.loads((folder / "detections.json").read_text()):
+        assert row.keys() == {"image_id", "category_id", "bbox", "score"}
+
+
+def test_the_encoder_of_stage_one_is_where_stage_two_started(trained, tmp_path):
+    """P5: with a learning rate of zero stage II's encoder is stage I's, bit for bit."""
+    done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.lr=0"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = model_of(trained / "run" / "stage1.pt"), model_of(tmp_path / "stage2.pt")
+    assert all(torch.equal(value, two[key]) for key, value in one.items() if key.startswith("encoder."))
+    assert torch.equal(one["cls_classifier.weight"], two["box_head.cls_classifier.weight"])
+
+
+def test_two_processes_run_all_three_scripts_and_score_the_same(trained, tmp_path):
+    for script in ("train_stage1.py", "train_stage2.py"):
+        done = run(script, *words(trained, f"output_dir={tmp_path}"), processes=2)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for processes in (1, 2):
+        done = run("evaluate.py", *words(trained, f"output_dir={tmp_path / str(processes)}", f"eval.checkpoint={tmp_path / 'stage2.pt'}"), processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "12")
+    assert one == pytest.approx(two, abs=1e-6)
+
+
+@pytest.mark.parametrize("script, stop", [("train_stage1.py", None), ("train_stage2.py", 2)])
+def test_a_stopped_and_restarted_run_ends_with_the_weights_of_an_unbroken_one(trained, tmp_path, script, stop):
+    """T12, G32: bit for bit. The first part is a run whose checkpoint is set back to an earlier step."""
+    name = "stage1.pt" if "1" in script else "stage2.pt"
+    more = [f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage1.save_every=1", "stage2.save_every=1"]
+    assert run(script, *words(trained, *more)).returncode == 0
+    unbroken = model_of(tmp_path / name)
+    previous = tmp_path / name.replace(".pt", ".previous.pt")
+    (tmp_path / name).unlink()                                                # as if killed before the last save
+    assert torch.load(previous, weights_only=True)["step"] == torch.load(trained / "run" / name, weights_only=True)["step"] - 1
+    done = run(script, *words(trained, *more))
+    assert done.returncode == 0 and "continuing" in done.stdout
+    restarted = model_of(tmp_path / name)
+    assert unbroken.keys() == restarted.keys() and all(torch.equal(unbroken[k], restarted[k]) for k in unbroken)
+
+
+def test_accumulation_keeps_the_order_of_images(trained, tmp_path):
+    """G19: a step in two parts sees the same images; with group norm its loss is the same mean."""
+    done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.accumulate=2"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "stage2.pt").exists()
+
+
+@pytest.mark.parametrize("ablation", ["no_stage1", "det_only", "no_reform"])
+def test_the_ablations_run(trained, tmp_path, ablation):
+    scripts = ["train_stage2.py"] if ablation != "no_reform" else ["train_stage1.py", "train_stage2.py"]
+    more = [ablation, f"output_dir={tmp_path}"]
+    if ablation == "det_only":
+        more.append(f"parent_dir={trained / 'run'}")
+    for script in scripts:
+        done = run(script, *words(trained, *more))
+        assert done.returncode == 0, done.stderr[-2000:]
+    state = model_of(tmp_path / "stage2.pt")
+    stage1 = model_of(trained / "run" / "stage1.pt")
+    kept = torch.equal(state["box_head.cls_classifier.weight"], stage1["cls_classifier.weight"])
+    assert kept == (ablation == "det_only")                                   # g-hat untouched there, and only there
+
+
+@pytest.mark.parametrize("bad, says", [
+    (["toyy"], "did you mean 'toy'"), (["toy", "stage2.lrr=1"], "unknown key stage2.lrr"), (["toy", "stage2.lr=fast"], "stage2.lr: expected float"),
+    (["toy", "amp=bf17"], "none of off, bf16, fp16"), (["toy", "data.root=nowhere"], "nowhere"), ([], "no word given"),
+    (["toy", "stage2.accumulate=3"], "do not divide")])
+def test_a_wrong_word_is_one_line_and_exit_2(bad, says, tmp_path):
+    done = run("train_stage2.py", *bad, *([f"output_dir={tmp_path}"] if bad else []))
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_another_configuration_in_the_same_folder_is_refused(trained):
+    done = run("train_stage2.py", *words(trained, "stage2.lr=0.123"))
+    assert done.returncode == 2 and "stage2.lr (0.0003 before, now 0.123)" in done.stderr
+
+
+def test_help_works_everywhere():
+    for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
+        assert script in run(script, "--help").stdout
+    for module in ("s21k.demo", "s21k.predict", "s21k.prepare.shapes", "s21k.prepare.tiny_imagenet"):
+        assert module in run(module, "--help", module=True).stdout
+
+
+def test_predict_needs_pictures_only(trained, tmp_path):
+    pictures = trained / "shapes" / "val"
+    done = run("s21k.predict", *words(trained), str(pictures), "--threshold", "0", "--out", str(tmp_path), module=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "detections.json").read_text())
+    assert len(list(tmp_path.glob("0*.png"))) == 8 and rows and {"file", "category", "wnid", "score", "bbox"} == rows[0].keys()
+    name = rows[0]["category"]
+    done = run("s21k.predict", *words(trained), str(pictures), "--threshold", "0", "--categories", name, "--out", str(tmp_path), module=True)
+    assert {row["category"] for row in json.loads((tmp_path / "detections.json").read_text())} == {name}
+    done = run("s21k.predict", *words(trained), str(pictures), "--categories", "unicorn", module=True)
+    assert done.returncode == 2 and "'unicorn' is none of the 4 categories" in done.stderr

@@ -1,0 +1,53 @@
+import itertools
+
+import torch
+
+from s21k.data.samplers import Share, Shuffle
+from s21k.randomness import derive_seed, seeded, uniform
+
+
+def take(share, steps, local):
+    return list(itertools.islice(iter(share), steps * local))
+
+
+def test_every_image_once_an_epoch_and_epochs_differ():
+    order = Shuffle(10, 0, "cls")
+    first, second = [order[p] for p in range(10)], [order[p] for p in range(10, 20)]
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+    assert first != [Shuffle(10, 0, "det")[p] for p in range(10)]
+
+
+def test_processes_share_a_stream_without_gap_or_repeat():
+    """T8 and design 1.11: the images of each step are the same for one, two and four processes."""
+    order = Shuffle(100, 0, "det")
+    alone = take(Share(order, 0, 8, 0, 1), 5, 8)
+    for ranks in (2, 4):
+        parts = [take(Share(order, 0, 8, rank, ranks), 5, 8 // ranks) for rank in range(ranks)]
+        local = 8 // ranks
+        joined = [part[step * local + i] for step in range(5) for part in parts for i in range(local)]
+        assert joined == alone
+
+
+def test_a_stream_starts_anywhere():
+    order = Shuffle(13, 1, "cls")
+    assert take(Share(order, 0, 6, 0, 1), 9, 6)[24:] == take(Share(order, 4, 6, 0, 1), 5, 6)
+
+
+def test_uniform_is_even_repeatable_and_different_for_each_seed():
+    x = uniform(7, 100_000)
+    assert torch.equal(x, uniform(7, 100_000)) and torch.equal(x[:50], uniform(7, 50))
+    histogram = torch.histc(x, 20, 0, 1)
+    assert x.min() >= 0 and x.max() < 1 and (histogram - 5000).abs().max() < 5 * 5000**0.5
+    assert abs(torch.corrcoef(torch.stack([x, uniform(8, 100_000)]))[0, 1]) < 0.02
+    assert abs(torch.corrcoef(torch.stack([x[1:], x[:-1]]))[0, 1]) < 0.02
+
+
+def test_seeds_differ_in_every_part_and_seeded_leaves_no_trace():
+    assert len({derive_seed(a, b, c) for a in range(5) for b in ("x", "y") for c in range(5)}) == 50
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with seeded(3):
+        first = torch.rand(3)
+    assert torch.equal(before, torch.get_rng_state())
+    with seeded(3):
+        assert torch.equal(first, torch.rand(3))
