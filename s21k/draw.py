@@ -10,7 +10,7 @@ SMALLEST = 240                              # pictures are enlarged to this side
 def color_of(name: str) -> tuple[int, int, int]:
     """A bright colour that is always the same for a name."""
     hue = (sum(ord(c) * 31 ** (i % 5) for i, c in enumerate(name)) % 360) / 360
-    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
+    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.6, 1.0))
 
 
 def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None) -> Image.Image:

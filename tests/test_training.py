@@ -1,0 +1,140 @@
+"""Schedules, parameter groups, checkpoints, configuration."""
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from s21k.config import CONFIG_FOLDER, load_config, save_config, training_difference
+from s21k.errors import InputError, TrainingFault
+from s21k.models.swin import swin_t
+from s21k.training.checkpoint import check_categories, latest, read, save
+from s21k.training.log import check_finite
+from s21k.training.optim import parameter_groups
+from s21k.training.schedule import warmup_cosine, warmup_steps
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_cosine_rises_linearly_and_falls_to_its_end():
+    """P50."""
+    assert warmup_cosine(0, 100, 10, 1.0) == pytest.approx(0.001)
+    assert warmup_cosine(5, 100, 10, 1.0) == pytest.approx(0.5005)
+    assert warmup_cosine(10, 100, 10, 1.0) == 1.0 and warmup_cosine(55, 100, 10, 1.0) == pytest.approx(0.5)
+    assert warmup_cosine(100, 100, 10, 1.0, 0.1) == pytest.approx(0.1)
+
+
+def test_cosine_equals_torchs_after_the_warm_up():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50, eta_min=0.01)
+    for step in range(50):
+        assert warmup_cosine(step, 50, 0, 0.3, 0.01) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_steps_fall_tenfold_at_each_milestone():
+    """G20, G21."""
+    assert warmup_steps(0, 1.0, 10, [50, 80]) == pytest.approx(0.001)
+    assert [warmup_steps(s, 1.0, 10, [50, 80]) for s in (10, 49, 50, 79, 80)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_norms_biases_and_position_tables_are_not_decayed():
+    """G18."""
+    model = swin_t()
+    decayed, plain = parameter_groups(model, 0.05)
+    assert decayed["weight_decay"] == 0.05 and plain["weight_decay"] == 0
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+    assert all(n.endswith((".bias", "relative_position_bias_table")) or "norm" in n for n in (names[id(p)] for p in plain["params"]))
+    assert all("norm" not in names[id(p)] and p.ndim > 1 for p in decayed["params"])
+
+
+def test_a_save_keeps_the_one_before_and_a_cut_write_harms_nothing(tmp_path):
+    path = tmp_path / "stage1.pt"
+    save(path, {"model": {"a": torch.ones(1)}, "step": 1})
+    save(path, {"model": {"a": torch.ones(1)}, "step": 2})
+    assert read(path)["step"] == 2 and read(tmp_path / "stage1.previous.pt")["step"] == 1
+    path.unlink()                                                             # between the two renamings
+    assert read(latest(path))["step"] == 1
+    (tmp_path / "stage1.writing").write_bytes(b"half")
+    assert latest(path).name == "stage1.previous.pt"
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harm",))
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    torch.save({"model": Evil()}, tmp_path / "evil2.pt")
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 cut")
+    for name in ("evil.pt", "evil2.pt", "cut.pt", "missing.pt"):
+        with pytest.raises(InputError, match=name):
+            read(tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_permuted_category_list_is_refused_with_the_first_difference(tmp_path):
+    with pytest.raises(InputError, match="row 1 of its cls classifier is 'b', in the data it is 'c'"):
+        check_categories({"cls": ["a", "b", "c"]}, {"cls": ["a", "c", "b"]}, tmp_path)
+    with pytest.raises(InputError, match="has 1 categories, the data has 2"):
+        check_categories({"det": ["a"]}, {"det": ["a", "b"]}, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_losses():
+    assert check_finite({"a": torch.tensor(1.5)}, [None], 3) == {"a": 1.5}
+    with pytest.raises(TrainingFault, match="step 3.*b nan"):
+        check_finite({"a": torch.tensor(1.5), "b": torch.tensor(float("nan"))}, [None], 3)
+
+
+# --- configuration ---
+
+@pytest.mark.parametrize("words", [["toy"], ["r18", "tiny"], ["r18", "tiny", "no_reform"], ["r18", "tiny", "no_stage1"], ["r18", "tiny", "det_only"],
+                                   ["swin_t", "tiny"], ["swin_s", "tiny"], ["swin_b", "tiny"], ["r50", "tiny"]])
+def test_every_sum_of_words_in_the_readme_loads(words):
+    cfg = load_config(words)
+    assert cfg.output_dir == "runs/" + "-".join(words)
+
+
+def test_every_file_is_a_word_and_unknown_keys_are_named():
+    for path in CONFIG_FOLDER.glob("*.yaml"):
+        load_config([path.stem])
+    with pytest.raises(InputError, match="did you mean 'lr'"):
+        load_config(["toy", "stage2.lrr=1"])
+
+
+def test_the_later_word_wins_and_numbers_without_a_point_are_numbers():
+    """PyYAML reads 1e-4 as text."""
+    cfg = load_config(["toy", "stage2.lr=1e-4", "stage2.lr=3e-4", "stage2.scale=[0.5,2]"])
+    assert cfg.stage2.lr == 3e-4 and cfg.stage2.scale == (0.5, 2.0)
+
+
+def test_folders_are_named_by_words_and_changes_of_training_only():
+    plain = load_config(["toy"])
+    changed = load_config(["toy", "stage2.lr=1e-3"])
+    assert plain.output_dir == "runs/toy" and changed.output_dir.startswith("runs/toy-") and len(changed.output_dir) == len("runs/toy-") + 6
+    assert changed.parent_dir == "runs/toy"                                   # stage I is shared
+    assert load_config(["toy", "eval.threshold=0.1", "data.workers=0"]).output_dir == "runs/toy"
+    assert load_config(["toy", "no_stage1"]).parent_dir == "runs/toy" and load_config(["toy", "no_reform"]).parent_dir == "runs/toy-no_reform"
+
+
+def test_the_saved_configuration_is_the_same_experiment(tmp_path):
+    cfg = load_config(["r18", "tiny", "stage2.lr=1e-3"])
+    save_config(cfg, tmp_path / "config.yaml")
+    assert load_config([str(tmp_path / "config.yaml")]) == cfg
+    assert training_difference(cfg, tmp_path / "config.yaml", "stage1.") == []
+    other = load_config(["r18", "tiny", "stage2.lr=1e-3", "stage1.lr=0.5", "data.workers=0"])
+    assert training_difference(other, tmp_path / "config.yaml", "stage1.") == []
+    assert training_difference(other, tmp_path / "config.yaml", "stage2.") == ["stage1.lr (0.001 before, now 0.5)"]
+
+
+def test_the_ratio_of_the_two_kinds_of_images_is_one_to_three():
+    """P57, and the other values of Sec. 4.1: P54, P55, P58 to P60."""
+    stage2 = load_config(["r50"]).stage2
+    assert (stage2.cls_per_det, stage2.size, stage2.scale, stage2.weight_decay) == (3, 1024, (0.1, 2.0), 0.05)
+    assert stage2.lr == 3e-4 and stage2.iterations * stage2.det_batch == 4_320_000
+    assert [round(m * stage2.iterations) for m in stage2.milestones] == [210_000, 250_000]
+    stage1 = load_config(["r50"]).stage1
+    assert (stage1.optimizer, stage1.lr, stage1.weight_decay, stage1.epochs) == ("sgd", 0.1, 1e-4, 100)
+    swin = load_config(["swin_t"]).stage1
+    assert (swin.optimizer, swin.epochs, swin.rand_augment, swin.mixup, swin.cutmix, swin.erasing, swin.drop_path) == ("adamw", 300, True, 0.8, 1.0, 0.25, 0.2)
