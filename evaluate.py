@@ -4,7 +4,7 @@
     torchrun --nproc-per-node=8 evaluate.py r50 s2         eight; the same figures
 
 Words as for training. Reads runs/<words>/stage2.pt (or eval.checkpoint=PATH); writes metrics.json,
-detections.json and pictures/ into the same folder.
+detections.json and .npz, and pictures/ into the same folder.
 """
 import json
 from pathlib import Path
@@ -32,12 +32,23 @@ METRICS = {"localization": lambda gt, test: LocalizationAccuracy(gt),
            "box_ap": lambda gt, test: AveragePrecision(gt, max(test.max_detections, 100))}
 
 
-def as_rows(image_id: int, detections: Detections, category_ids: np.ndarray) -> list[dict]:
-    """COCO's results format, one dict a detection."""
-    boxes = xyxy_to_xywh(detections.boxes.cpu().numpy())
-    return [{"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": [round(v, 2) for v in box.tolist()],
-             "score": score}
-            for box, score, label in zip(boxes, detections.scores.tolist(), detections.labels.tolist())]
+def as_columns(image_id: int, detections: Detections, category_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """One image's detections as columns: ids of the annotation file, boxes [x, y, w, h] in original pixels."""
+    labels = detections.labels.cpu().numpy()
+    return {"image_id": np.full(len(labels), image_id, dtype=np.int64), "category_id": category_ids[labels],
+            "score": detections.scores.cpu().numpy(), "bbox": xyxy_to_xywh(detections.boxes.cpu().numpy()).astype(np.float32)}
+
+
+def write_detections(folder: Path, parts: list[dict[str, np.ndarray]]) -> None:
+    """detections.npz (columns) and detections.json (COCO's results format), in ascending image id."""
+    parts = sorted((part for part in parts if len(part["score"])), key=lambda part: part["image_id"][0])
+    columns = {key: np.concatenate([part[key] for part in parts]) if parts else np.zeros((0, 4) if key == "bbox" else 0)
+               for key in ("image_id", "category_id", "score", "bbox")}
+    np.savez(folder / "detections.npz", **columns)
+    rows = zip(*(columns[key].tolist() for key in ("image_id", "category_id", "score", "bbox")))
+    (folder / "detections.json").write_text(json.dumps([
+        {"image_id": int(image), "category_id": int(category), "bbox": [round(v, 2) for v in box], "score": score}
+        for image, category, score, box in rows]))
 
 
 def draw_pictures(folder: Path, shown: dict[int, Detections], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> None:
@@ -93,7 +104,7 @@ def main(words: list[str]) -> None:
     metrics = {name: METRICS[name](gt, test) for name in test.metrics}
 
     pictured = set(gt.image_ids[np.linspace(0, len(gt.image_ids) - 1, min(test.pictures, len(gt.image_ids))).round().astype(int)].tolist())
-    rows: list[dict] = []
+    columns: list[dict[str, np.ndarray]] = []
     shown: dict[int, Detections] = {}
     for batch in eval_batches(cfg, data, world):
         batch = batch.to(world.device)
@@ -102,16 +113,16 @@ def main(words: list[str]) -> None:
                 prediction = prediction.in_picture(scale)
                 for metric in metrics.values():
                     metric.update(image_id, prediction if isinstance(metric, LocalizationAccuracy) else prediction.detections)
-                rows += as_rows(image_id, prediction.detections, gt.category_ids)
+                columns.append(as_columns(image_id, prediction.detections, gt.category_ids))
                 if image_id in pictured:
                     shown[image_id] = prediction.detections.to(torch.device("cpu"))
 
-    gathered = gather_objects(({name: metric.state() for name, metric in metrics.items()}, rows, shown))
+    gathered = gather_objects(({name: metric.state() for name, metric in metrics.items()}, columns, shown))
     if world.rank == 0:
-        for states, other_rows, other_shown in gathered[1:]:
+        for states, other_columns, other_shown in gathered[1:]:
             for name, metric in metrics.items():
                 metric.merge(states[name])
-            rows += other_rows
+            columns += other_columns
             shown |= other_shown
         results = {}
         for metric in metrics.values():
@@ -121,11 +132,11 @@ def main(words: list[str]) -> None:
         folder = Path(cfg.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps(results, indent=1))
-        (folder / "detections.json").write_text(json.dumps(sorted(rows, key=lambda r: r["image_id"])))
+        write_detections(folder, columns)
         draw_pictures(folder / "pictures", shown, data, gt, categories)
         print0(f"{len(gt.image_ids)} images, {len(categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")
         print_table(results, list(gt.groups))
-        print0(f"written: {folder / 'metrics.json'}, detections.json, pictures/")
+        print0(f"written: {folder / 'metrics.json'}, detections.json, detections.npz, pictures/")
     stop_distributed()
 
 

@@ -31,5 +31,8 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     try:
         main(argv)
     except (InputError, TrainingFault) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error)
+        if "Original Traceback" in text:                # raised in a loader process, which sends its whole trace along
+            text = text.strip().splitlines()[-1].partition("Error: ")[2]
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 3)

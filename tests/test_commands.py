@@ -23,7 +23,7 @@ def model_of(path):
 
 def test_the_three_scripts_leave_what_the_readme_says(trained):
     folder = trained / "run"
-    for name in ("config.yaml", "stage1.pt", "stage2.pt", "log.jsonl", "metrics.json", "detections.json", "pictures/contact_sheet.png"):
+    for name in ("config.yaml", "stage1.pt", "stage2.pt", "log.jsonl", "metrics.json", "detections.json", "detections.npz", "pictures/contact_sheet.png"):
         assert (folder / name).exists(), name
     results = json.loads((folder / "metrics.json").read_text())
     for key in ("top1", "top5", "top5_classes", "gt_known", "top1_base", "gt_known_novel", "AP", "AP50_novel", "gt_known_whole_image"):
@@ -77,6 +77,29 @@ def test_accumulation_keeps_the_order_of_images(trained, tmp_path):
     done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.accumulate=2"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "stage2.pt").exists()
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_trains_and_stays_near_full_precision(trained, tmp_path, amp):
+    """G21: fp16 with its scaler; the first step's losses agree to a few per cent."""
+    first = []
+    for mode in ("off", amp):
+        more = [f"output_dir={tmp_path / mode}", f"stage2.init={trained / 'run' / 'stage1.pt'}", f"amp={mode}"]
+        done = run("train_stage2.py", *words(trained, *more))
+        assert done.returncode == 0, done.stderr[-2000:]
+        first.append(json.loads((tmp_path / mode / "log.jsonl").read_text().splitlines()[0]))
+    for name in ("rpn_objectness", "region_score", "image_category"):
+        assert first[0][name] == pytest.approx(first[1][name], rel=0.05), name
+
+
+def test_a_picture_that_goes_bad_in_a_loader_process_is_one_line(trained, tmp_path):
+    import shutil
+    world = tmp_path / "world"
+    shutil.copytree(trained / "shapes", world / "shapes")
+    for path in (world / "shapes" / "cls_train").rglob("*.jpg"):
+        path.write_bytes(b"no picture")
+    done = run("train_stage1.py", *words(world, "data.workers=1"))
+    assert done.returncode == 2 and "not a readable picture" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("ablation", ["no_stage1", "det_only", "no_reform"])

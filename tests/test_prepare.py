@@ -14,7 +14,7 @@ from s21k.data.classification import ClassificationData
 from s21k.errors import InputError
 from s21k.prepare.shapes import Category, _object, draw_picture, make_categories
 from s21k.prepare.tiny_imagenet import prepare
-from tests.toy import write_toy
+from tests.toy import SMALL, run, write_toy
 
 
 def test_any_number_of_categories_with_unique_names_half_of_them_base():
@@ -56,7 +56,7 @@ def test_the_world_has_boxes_for_base_categories_only(tmp_path):
     base = [name for name, group in zip(categories.names, categories.groups) if group == "base"]
     assert table.category_names == base and set(categories.groups) == {"base", "novel"}
     assert [categories.names[k] for k in sorted((k for k in range(4) if categories.det_index[k] >= 0), key=lambda k: int(categories.det_index[k]))] == base
-    train = ClassificationData(root / "train.tsv")
+    train = ClassificationData(root / "cls_train")
     assert [train.class_names[row] for row in categories.cls_index.tolist()] == categories.names
     assert len(load_annotations(root / "val.json").boxes) == 8
 
@@ -121,3 +121,16 @@ def test_the_given_tiny_imagenet_has_the_baselines_it_should(tmp_path):
     results = box_baselines(LocalizationAccuracy(GroundTruth.load(tmp_path / "val.json")))
     assert len(lines) == 5000 and round(100 * results["gt_known_whole_image"], 1) == 51.9
     assert round(100 * results["gt_known_centred_box"], 1) == 58.0
+
+
+def test_own_data_becomes_a_word_that_trains_and_evaluates(tmp_path):
+    """A folder per class and a COCO JSON: names join the two; toy sizes, own data."""
+    shapes = write_toy(tmp_path) / "shapes"
+    done = run("s21k.prepare.own_data", "--photos", str(shapes / "cls_train"), "--boxes", str(shapes / "det_train.json"), "--images", str(shapes / "det_train"),
+               "--val-boxes", str(shapes / "val.json"), "--val-images", str(shapes / "val"), "--out", str(tmp_path / "mine.yaml"), module=True)
+    assert done.returncode == 0 and "4 classes with photos, 2 with boxes, 2 with both" in done.stdout
+    small = [word for word in SMALL if not word.startswith("data.")] + ["data.workers=0", f"output_dir={tmp_path / 'run'}"]
+    for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
+        done = run(script, "toy", str(tmp_path / "mine.yaml"), *small)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert "top1_novel" in json.loads((tmp_path / "run" / "metrics.json").read_text())

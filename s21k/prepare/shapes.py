@@ -7,8 +7,8 @@ for. Half of them, the base categories, have boxes in the detection set; the nov
 Every picture of a category shows one object, anywhere, rotated, partly hidden, among plain clutter
 on a textured background. Picture i of a set is a function of (seed, set, i).
 
-Writes det_train.json + det_train/, cls_train.tsv + cls_train/, val.json + val/, cls_val.tsv,
-categories.json.
+Writes cls_train/<category>/ (labelled pictures), det_train.json + det_train/ (with boxes), val.json +
+val/ and val.tsv (the same validation pictures as a list), categories.json.
 """
 import argparse
 import json
@@ -242,11 +242,14 @@ def _draw_one(job: tuple) -> tuple[int, int, list, list]:
     return image.height, image.width, boxes, placed
 
 
-def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Category]], size: int,
-              scale: tuple[float, float]) -> list[tuple]:
-    """Draw one set's pictures to out/name/000000.jpg ..; (h, w, boxes, placed) of each."""
-    (out / name).mkdir(parents=True, exist_ok=True)
-    jobs = [(out / name / f"{i:06d}.jpg", derive_seed(seed, name, i), content, size, scale) for i, content in enumerate(contents)]
+def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Category]], size: int, scale: tuple[float, float],
+              by_category: bool = False) -> list[tuple]:
+    """Draw one set's pictures to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed) of each."""
+    jobs = []
+    for i, content in enumerate(contents):
+        folder = out / name / content[0].name if by_category else out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs.append((folder / f"{i:06d}.jpg", derive_seed(seed, name, i), content, size, scale))
     return pool.map(_draw_one, jobs, chunksize=32)
 
 
@@ -276,14 +279,12 @@ def write_world(out: Path, num_categories: int, per_category: int, det_images: i
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error})") from None
     with Pool(processes) as pool:
-        _draw_set(pool, out, "cls_train", seed, cls_contents, size, (0.4, 0.9))
+        _draw_set(pool, out, "cls_train", seed, cls_contents, size, (0.4, 0.9), by_category=True)
         val = _draw_set(pool, out, "val", seed, val_contents, size, (0.3, 0.65))
         det = _draw_set(pool, out, "det_train", seed, det_contents, size, (0.25, 0.6))
     (out / "det_train.json").write_text(json.dumps(_coco(det, det_contents, base)))
     (out / "val.json").write_text(json.dumps(_coco(val, val_contents, categories)))
-    for name, contents in (("cls_train", cls_contents), ("val", val_contents)):
-        lines = [f"{name}/{i:06d}.jpg\t{content[0].name}" for i, content in enumerate(contents)]
-        (out / f"{name.replace('cls_', '')}.tsv").write_text("\n".join(lines) + "\n")
+    (out / "val.tsv").write_text("".join(f"val/{i:06d}.jpg\t{content[0].name}\n" for i, content in enumerate(val_contents)))
     det_row = {c.name: i for i, c in enumerate(base)}
     cls_row = {name: i for i, name in enumerate(sorted(c.name for c in categories))}
     CategoryMap([c.name for c in categories], [None] * len(categories), [c.group for c in categories],
