@@ -1,7 +1,7 @@
 """Detect on the evaluation images and score: localization accuracy and average precision.
 
-    python evaluate.py r50 s2                              one process
-    torchrun --nproc-per-node=8 evaluate.py r50 s2         eight; the same figures
+    python evaluate.py r18 tiny                            one process
+    torchrun --nproc-per-node=8 evaluate.py r18 tiny       eight; the same figures
 
 Words as for training. Reads runs/<words>/stage2.pt (or eval.checkpoint=PATH); writes metrics.json,
 detections.json and .npz, and pictures/ into the same folder.

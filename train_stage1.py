@@ -1,7 +1,7 @@
 """Stage I: train an image classifier as a detector's RoI head on one RoI, the entire image (Sec. 3.2).
 
-    python train_stage1.py r50 s2                          one process
-    torchrun --nproc-per-node=8 train_stage1.py r50 s2     eight; the same experiment
+    python train_stage1.py r18 tiny                        one process
+    torchrun --nproc-per-node=8 train_stage1.py r18 tiny   eight; the same experiment
     python train_stage1.py r18 tiny stage1.epochs=2        key=value overrides, the later word wins
 
 Words are files of s21k/configs or paths of YAML files. Writes runs/<words>/stage1.pt, log.jsonl and
@@ -47,7 +47,7 @@ def main(words: list[str]) -> None:
     settle(cfg, world)
     train = open_classification(cfg, "train")
     val = open_classification(cfg, "val", train.class_names) if cfg.data.cls.val else None
-    folder = open_folder(cfg, world, ignore="stage2.")
+    folder = open_folder(cfg, world)
     steps_per_epoch = max(1, len(train) // s.batch)
     total, warmup = max(1, round(s.epochs * steps_per_epoch)), round(s.warmup_epochs * steps_per_epoch)
 
@@ -58,7 +58,7 @@ def main(words: list[str]) -> None:
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
     mixup = Mixup(cfg.data.cls.classes, s.mixup, s.cutmix, s.label_smoothing)
     categories = {"cls": train.class_names}
-    first = resume_run(folder / "stage1.pt", world, classifier, optimizer, scaler, categories)
+    first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, categories, ignore="stage2.")
 
     print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
            f"whole-image RoI at {s.size} px -> P{int(roi_levels(torch.tensor([[0.0, 0, s.size, s.size]])))} by FPN's rule")
@@ -74,7 +74,7 @@ def main(words: list[str]) -> None:
         with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
             logits = model(images, batch.seeds)                                  # (B, C^)
         loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
-        numbers = check_finite({"loss": loss}, [batch], step)
+        log.add(check_finite({"loss": loss}, [batch], step))
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         if s.clip_norm > 0:
@@ -82,7 +82,7 @@ def main(words: list[str]) -> None:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        log.update(step, numbers, lr)
+        log.step_done(step, lr)
         done, last = step + 1, step + 1 == total
         if done % s.save_every == 0 or last:
             save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, categories)

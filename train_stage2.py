@@ -1,8 +1,8 @@
 """Stage II: train boxes and image labels together, starting from stage I (Sec. 3.2, Fig. 2b).
 
-    python train_stage2.py r50 s2                          one process
-    torchrun --nproc-per-node=8 train_stage2.py r50 s2     eight; the same experiment
-    python train_stage2.py r50 s2 no_stage1                an ablation of Table 3
+    python train_stage2.py r18 tiny                        one process
+    torchrun --nproc-per-node=8 train_stage2.py r18 tiny   eight; the same experiment
+    python train_stage2.py r18 tiny no_stage1              an ablation of Tables 2 and 3
 
 Words are files of s21k/configs or paths of YAML files; key=value overrides. Starts from
 stage2.init=PATH, else from stage1.pt of the same words. Writes runs/<words>/stage2.pt, log.jsonl and
@@ -31,7 +31,7 @@ def main(words: list[str]) -> None:
     det_data = open_detection(cfg)
     cls_data = open_classification(cfg, "train") if cfg.data.cls else None
     categories = {"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {})
-    folder = open_folder(cfg, world, ignore="stage1.")
+    folder = open_folder(cfg, world)
 
     set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
     detector = build_detector(cfg)
@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
     model = spread(detector, cfg, world)
     optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
-    first = resume_run(folder / "stage2.pt", world, detector, optimizer, scaler, categories)
+    first = resume_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, categories, ignore="stage1.")
 
     micro_batch = s.det_batch // s.accumulate                           # images with boxes of one part of a step
     with_cls = cls_data is not None and s.cls_per_det > 0
@@ -65,10 +65,10 @@ def main(words: list[str]) -> None:
         for micro in range(s.accumulate):
             det = next(det_batches).to(world.device)                    # b images with boxes
             cls = next(cls_batches).to(world.device) if cls_batches is not None else None   # 3b images, one label each
-            with gradients_meet(model, micro == s.accumulate - 1):
+            with gradients_meet(model, micro == s.accumulate - 1):              # processes add up in the last part
                 with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
                     losses = model(det, cls)                            # one forward, so DDP sees one graph
-                numbers = check_finite(losses, [det, cls], step)
+                log.add(check_finite(losses, [det, cls], step))
                 loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
                 scaler.scale(loss / s.accumulate).backward()
         scaler.unscale_(optimizer)
@@ -77,7 +77,7 @@ def main(words: list[str]) -> None:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        log.update(step, numbers, lr)
+        log.step_done(step, lr)
         if (step + 1) % s.save_every == 0 or step + 1 == s.iterations:
             save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, step + 1, categories)
     log.close()

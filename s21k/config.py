@@ -1,6 +1,6 @@
 """The configuration: frozen dataclasses, and an experiment as a sum of small YAML files.
 
-    load_config(["r50", "s2", "no_reform", "stage2.lr=3e-4"])
+    load_config(["r18", "tiny", "no_reform", "stage2.lr=3e-4"])
 
 A word is a file in s21k/configs or a path to a YAML file; key=value overrides; the later word
 wins. Unknown keys, wrong types and values out of range are refused before any data is read.
@@ -8,15 +8,14 @@ The default of each key gives its source; audit.md has the P- and G-numbers.
 """
 import dataclasses
 import hashlib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
 from s21k.errors import InputError, nearest
+from s21k.trees import build, leaves, merge
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
@@ -29,7 +28,6 @@ class DetectionDataConfig:
     annotations: str                        # COCO-format JSON, relative to data.root
     images: str                             # folder of the pictures
     classes: int                            # C, checked against the JSON
-    repeat_threshold: float = 0.0           # repeat-factor sampling (P90, G23); 0: each image equally often
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,6 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-# --- from words to a tree of plain values --------------------------------------------------------------------------
-
 def _word_to_tree(word: str) -> dict[str, Any]:
     """One word -> nested dict: a YAML file of s21k/configs, a path, or key=value."""
     if "=" in word:
@@ -177,77 +173,6 @@ def _word_to_tree(word: str) -> dict[str, Any]:
     return tree
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """above over below, key by key; a value that is no dict replaces the other whole."""
-    merged = dict(below)
-    for key, value in above.items():
-        both_dicts = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_dicts else value
-    return merged
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-# --- from plain values to typed ones -------------------------------------------------------------------------------
-
-def _convert(value: Any, kind: Any, name: str) -> Any:
-    """value as the field's type `kind`, or InputError naming the key. PyYAML reads 1e-4 as text: floats take it."""
-    expected = getattr(kind, "__name__", str(kind))
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{name}: expected keys and values, found {value!r}")
-        return _build(kind, value, f"{name}.")
-    if get_origin(kind) in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(value, next(k for k in get_args(kind) if k is not type(None)), name)
-    if get_origin(kind) is Literal:
-        if value is False and "off" in get_args(kind):          # YAML 1.1 reads the word off as false
-            value = "off"
-        if value in get_args(kind):
-            return value
-        raise InputError(f"{name}: {value!r} is none of {', '.join(map(str, get_args(kind)))}"
-                         + nearest(str(value), map(str, get_args(kind))))
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if isinstance(value, (list, tuple)) and (kinds[-1] is Ellipsis or len(kinds) == len(value)):
-            return tuple(_convert(v, kinds[0], name) for v in value)
-        count = "any number" if kinds[-1] is Ellipsis else len(kinds)
-        raise InputError(f"{name}: expected a list of {count} {kinds[0].__name__} values, found {value!r}")
-    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if number - number == 0:                                # neither nan nor infinite
-            return number
-    elif kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif kind in (bool, str) and isinstance(value, kind):
-        return value
-    raise InputError(f"{name}: expected {expected}, found {value!r}")
-
-
-def _build(kind: type, tree: dict[str, Any], prefix: str = "") -> Any:
-    """The dataclass `kind` from a tree; every key must be one of its fields."""
-    hints = get_type_hints(kind)
-    for key in tree:
-        if key not in hints:
-            raise InputError(f"unknown key {prefix}{key}, expected one of {', '.join(hints)}" + nearest(str(key), hints))
-    missing = [f.name for f in dataclasses.fields(kind)
-               if f.name not in tree and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    if missing:
-        raise InputError(f"{prefix}{missing[0]}: missing, and it has no default")
-    return kind(**{key: _convert(value, hints[key], f"{prefix}{key}") for key, value in tree.items()})
-
-
 AT_LEAST = {"seed": 0, "data.workers": 0, "model.fpn_channels": 1, "model.region_dim": 1, "model.anchor_scale": 1e-3,
             "model.rpn_batch": 1, "model.regions_per_image": 1, "stage1.size": 32, "stage1.batch": 1,
             "stage1.epochs": 0, "stage1.lr": 0, "stage1.save_every": 1, "stage1.log_every": 1,
@@ -258,7 +183,7 @@ AT_LEAST = {"seed": 0, "data.workers": 0, "model.fpn_channels": 1, "model.region
 
 def _check_ranges(config: Config) -> None:
     """InputError for a number below AT_LEAST or a range that is upside down."""
-    flat = _leaves(dataclasses.asdict(config))
+    flat = leaves(dataclasses.asdict(config))
     for name, least in AT_LEAST.items():
         if flat[name] < least:
             raise InputError(f"{name}: {flat[name]} is less than {least}")
@@ -270,8 +195,6 @@ def _check_ranges(config: Config) -> None:
             raise InputError(f"{name}: expected 0 < low <= high, found {list(flat[name])}")
 
 
-# --- the public functions ------------------------------------------------------------------------------------------
-
 def _is_neutral(key: str) -> bool:
     return any(key == name or (name.endswith(".") and key.startswith(name)) for name in NEUTRAL)
 
@@ -279,7 +202,7 @@ def _is_neutral(key: str) -> bool:
 def _folder(words: list[str]) -> str:
     """runs/<stems of the words joined by ->[-<6 hex of the overrides that change training>]."""
     stems = [Path(word).stem for word in words if "=" not in word]
-    overrides = sorted(f"{k}={v}" for w in words if "=" in w for k, v in _leaves(_word_to_tree(w)).items()
+    overrides = sorted(f"{k}={v}" for w in words if "=" in w for k, v in leaves(_word_to_tree(w)).items()
                        if not _is_neutral(k))
     if overrides:
         stems.append(hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6])
@@ -294,12 +217,12 @@ def load_config(words: list[str]) -> Config:
     trees = [_word_to_tree(word) for word in words]
     tree: dict[str, Any] = {}
     for above in trees:
-        tree = _merge(tree, above)
+        tree = merge(tree, above)
     # Stage I does not depend on words that only change stage II: its folder is that of the others.
-    stage1_words = [w for w, t in zip(words, trees) if not all(k.startswith("stage2.") for k in _leaves(t))]
+    stage1_words = [w for w, t in zip(words, trees) if not all(k.startswith("stage2.") for k in leaves(t))]
     tree["output_dir"] = tree.get("output_dir") or _folder(words)
     tree["parent_dir"] = tree.get("parent_dir") or _folder(stage1_words)
-    config = _build(Config, tree)
+    config = build(Config, tree)
     _check_ranges(config)
     return config
 
@@ -313,8 +236,10 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False))
 
 
-def training_difference(config: Config, path: Path, ignore: str) -> list[str]:
-    """Keys that change training, do not start with `ignore`, and differ from the configuration in the file."""
-    old, new = _leaves(dataclasses.asdict(load_config([str(path)]))), _leaves(dataclasses.asdict(config))
+def training_difference(config: Config, before: dict[str, Any], ignore: str) -> list[str]:
+    """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a tree."""
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+    old, new = ({k: plain(v) for k, v in leaves(tree).items()} for tree in (before, dataclasses.asdict(config)))
     return [f"{key} ({old.get(key)} before, now {new.get(key)})" for key in sorted({*old, *new})
             if not _is_neutral(key) and not key.startswith(ignore) and old.get(key) != new.get(key)]

@@ -1,8 +1,8 @@
 """Detect in pictures: names and scores on each, and detections.json. No annotations needed.
 
-    python -m s21k.predict r50 s2 photos/                               a folder, or single pictures
-    python -m s21k.predict r50 s2 photos/ --categories dog,n02084071    only these, by name or wnid
-    python -m s21k.predict r50 s2 photos/ --threshold 0.3 --out DIR
+    python -m s21k.predict r18 tiny photos/                             a folder, or single pictures
+    python -m s21k.predict r18 tiny photos/ --categories dog,n02084071  only these, by name or wnid
+    python -m s21k.predict r18 tiny photos/ --threshold 0.3 --out DIR
 
 The words are those of training, key=value included; whatever else exists as a file or folder is
 a picture source. Default --out: predictions/ in the run's folder.

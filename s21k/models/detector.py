@@ -64,7 +64,7 @@ class Detector(nn.Module):
             regions = self.box_head.region_scores(x, proposals[i], size, categories.det_index, categories.cls_index,
                                                   test.fusion, test.fusion_exponent)
             yield Prediction(regions, postprocess(regions, test.threshold, test.nms, test.max_detections),
-                             postprocess(regions, -1.0, test.nms, 5))
+                             postprocess(regions, -1.0, test.nms, 5))                # any score: Top-5 has no threshold (P83)
 
     def inherit(self, state: dict[str, Tensor], load_image_classifier: bool = True) -> list[str]:
         """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly.
@@ -74,11 +74,11 @@ class Detector(nn.Module):
         when one does not fit.
         """
         parts = {"encoder.": self.encoder, "rpn.": self.rpn}
-        if any(key.startswith("backbone.") for key in state):
+        if any(key.startswith("backbone.") for key in state):            # a pooled classifier, "-reform."
             parts = {"backbone.": self.encoder.backbone}
         elif load_image_classifier and self.box_head.cls_classifier is not None:
-            parts["cls_classifier."] = self.box_head.cls_classifier
-            parts["box_head.cls_classifier."] = self.box_head.cls_classifier
+            parts["cls_classifier."] = self.box_head.cls_classifier              # its name in stage I,
+            parts["box_head.cls_classifier."] = self.box_head.cls_classifier     # and in stage II
         taken = [prefix for prefix, module in parts.items() if load_part(module, prefix, state)]
         if not taken:
             raise InputError(f"the checkpoint holds none of {list(parts)}; its keys start {sorted(state)[:3]}")

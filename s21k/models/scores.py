@@ -33,6 +33,7 @@ def region_nll(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
     """
     fg_logits, logits = fg_logits.float(), logits.float()
     is_object = labels != BACKGROUND
+    # Of an object -log S_fg - log S_c, of the background -log(1 - S_fg): Eq. 4 in logarithms.
     foreground = F.binary_cross_entropy_with_logits(fg_logits, is_object.float(), reduction="sum")
     category = F.cross_entropy(logits[is_object], labels[is_object], reduction="sum")
     return foreground / normalizer + category / (normalizer if category_normalizer is None else category_normalizer)
@@ -54,7 +55,7 @@ def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
 def image_nll(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log of Eq. 3 over B whole-image regions: logits (B, C^), labels (B,).
 
-    Every classification sample counts as foreground, f takes no part (P19, P26). B = 0 gives 0.
+    Every classification sample counts as foreground, as if S_fg = 1; f takes no part (P19, P26). B = 0 gives 0.
     """
     return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
 
@@ -82,4 +83,4 @@ def fuse(fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: T
     if both.any():
         det, cls = probability(det_logits, det_index[both]), probability(cls_logits, cls_index[both])
         scores[:, both] = FUSIONS[fusion](det, cls, exponent)
-    return torch.sigmoid(fg_logits.float())[:, None] * scores
+    return torch.sigmoid(fg_logits.float())[:, None] * scores                                        # Eq. 4

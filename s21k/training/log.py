@@ -37,21 +37,24 @@ class Log:
         self.bar = tqdm(total=total, initial=first, desc=name, disable=not self.shown, mininterval=5.0,
                         dynamic_ncols=True)
         self.sums: dict[str, float] = {}
-        self.count, self.since = 0, time.time()
+        self.count, self.steps, self.since = 0, 0, time.time()
 
-    def update(self, step: int, numbers: dict[str, float], lr: float) -> None:
-        """Add one step; every `every` steps, and at the last, print and write the means."""
+    def add(self, numbers: dict[str, float]) -> None:
+        """The losses of one part of a step."""
         self.count += 1
         for key, number in numbers.items():
             self.sums[key] = self.sums.get(key, 0.0) + number
+
+    def step_done(self, step: int, lr: float) -> None:
+        """Every `every` steps, and at the last, print and write the means since the last time."""
         self.bar.update(1)
+        self.steps += 1
         if (step + 1) % self.every == 0 or step + 1 == self.total:
             means = {key: round(total / self.count, 5) for key, total in self.sums.items()}
-            seconds = (time.time() - self.since) / self.count
             self.bar.set_postfix(means, refresh=False)
             self.write({"stage": self.name, "step": step + 1, "of": self.total, "lr": lr, **means,
-                        "seconds_per_step": round(seconds, 4)})
-            self.sums, self.count, self.since = {}, 0, time.time()
+                        "seconds_per_step": round((time.time() - self.since) / self.steps, 4)})
+            self.sums, self.count, self.steps, self.since = {}, 0, 0, time.time()
 
     def write(self, line: dict[str, Any]) -> None:
         """One JSON line."""

@@ -17,21 +17,13 @@ from s21k.training.checkpoint import check_categories, latest, read, save
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def open_folder(cfg: Config, world: World, ignore: str) -> Path:
-    """Make the output folder, or check that what lies in it is of the same configuration.
-
-    ignore: a section ("stage2.") that the stage at hand does not depend on. InputError names the
-    keys that differ.
-    """
+def open_folder(cfg: Config, world: World) -> Path:
+    """Make the output folder and write config.yaml, the whole resolved configuration."""
     folder = Path(cfg.output_dir)
-    saved = folder / "config.yaml"
-    if saved.is_file() and (keys := training_difference(cfg, saved, ignore)):
-        raise InputError(f"{folder} holds a run of another configuration; different: {', '.join(keys)}; "
-                         "give another output_dir=, or remove the folder")
     if world.rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_config(cfg, saved)
+            save_config(cfg, folder / "config.yaml")
         except OSError as error:
             raise InputError(f"output folder {folder}: cannot be written ({error})") from None
     if dist.is_initialized():
@@ -80,13 +72,20 @@ def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer:
                     "step": step, "config": dataclasses.asdict(cfg), "categories": categories})
 
 
-def resume_run(path: Path, world: World, model: nn.Module, optimizer: torch.optim.Optimizer,
-               scaler: torch.amp.GradScaler, categories: dict[str, list[str]]) -> int:
-    """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done."""
+def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
+               scaler: torch.amp.GradScaler, categories: dict[str, list[str]], ignore: str) -> int:
+    """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done.
+
+    ignore: the section of the other stage ("stage2."), whose keys may differ. InputError: the
+    checkpoint was made with another configuration or other categories.
+    """
     found = latest(path)
     if found is None:
         return 0
     content: dict[str, Any] = read(found, world.device)
+    if keys := training_difference(cfg, content.get("config", {}), ignore):
+        raise InputError(f"{found} was made with another configuration; different: {', '.join(keys)}; "
+                         "give another output_dir=, or remove the folder")
     check_categories(content.get("categories", {}), categories, found)
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
