@@ -17,8 +17,10 @@ from s21k.distributed import World, print0, start_distributed, stop_distributed,
 from s21k.errors import run_command
 from s21k.images import normalize
 from s21k.models.classifier import build_classifier
+from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import roi_levels
 from s21k.randomness import set_seed
+from s21k.training.checkpoint import read
 from s21k.training.log import Log, check_finite
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
 from s21k.training.run import AMP, open_folder, resume_run, save_run, settle, spread
@@ -53,6 +55,8 @@ def main(words: list[str]) -> None:
 
     set_seed(cfg.seed, "initialisation")                                         # the same weights on every rank
     classifier = build_classifier(cfg.model, cfg.data.cls.classes, s.drop_path)
+    if s.init is not None:
+        print0(load_backbone(classifier.backbone, read(s.init)))
     model = spread(classifier, cfg, world)
     optimizer = build_optimizer(parameter_groups(classifier, s.weight_decay), s.optimizer, s.lr, s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")

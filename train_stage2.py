@@ -15,8 +15,9 @@ from s21k.data.loaders import open_classification, open_detection, stage2_batche
 from s21k.distributed import print0, start_distributed, stop_distributed
 from s21k.errors import run_command
 from s21k.models.detector import build_detector
+from s21k.models.pretrained import load_backbone
 from s21k.randomness import set_seed
-from s21k.training.checkpoint import check_categories
+from s21k.training.checkpoint import check_categories, is_ours
 from s21k.training.log import Log, check_finite
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
 from s21k.training.run import AMP, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread
@@ -37,9 +38,11 @@ def main(words: list[str]) -> None:
     detector = build_detector(cfg)
     if s.init != "scratch":                                             # "-stage I" (P68) starts from nothing
         source, content = initial_state(cfg)
-        check_categories(content.get("categories", {}), {k: v for k, v in categories.items() if k == "cls"}, source)
-        parts = detector.inherit(content["model"], s.load_image_classifier)
-        print0(f"from {source}: {', '.join(parts)}")
+        if is_ours(content):
+            check_categories(content["categories"], {k: v for k, v in categories.items() if k == "cls"}, source)
+            print0(f"from {source}: {', '.join(detector.inherit(content['model'], s.load_image_classifier))}")
+        else:
+            print0(load_backbone(detector.encoder.backbone, content))
     model = spread(detector, cfg, world)
     optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")

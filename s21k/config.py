@@ -71,6 +71,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Stage1Config:
+    init: str | None = None                 # public weights for the backbone (models/pretrained.py); None: random
     size: int = 224                         # P11
     batch: int = 256                        # images a step over all processes (G24)
     epochs: float = 100.0                   # P50, P53
@@ -97,7 +98,8 @@ class Stage1Config:
 
 @dataclass(frozen=True)
 class Stage2Config:
-    init: str | None = None                 # a stage-I checkpoint; None: this run's own; "scratch": none, "-stage I" (P68)
+    init: str | None = None                 # a checkpoint, or public weights for the backbone; None: this run's own stage I;
+                                            # "scratch": none, "-stage I" (P68)
     load_image_classifier: bool = True      # stage I's g-hat continues: "except for the last layer" can be read both ways (P30, G7)
     size: int = 1024                        # P54
     scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter (P55)

@@ -92,6 +92,15 @@ def test_mixed_precision_trains_and_stays_near_full_precision(trained, tmp_path,
         assert first[0][name] == pytest.approx(first[1][name], rel=0.05), name
 
 
+def test_public_weights_start_either_stage_and_the_load_is_reported(trained, tmp_path):
+    import torchvision
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "public.pt")
+    more = ["model.norm=frozen_bn", f"output_dir={tmp_path / 'run'}"]
+    for script, key in (("train_stage1.py", "stage1.init"), ("train_stage2.py", "stage2.init")):
+        done = run(script, *words(trained, *more, f"{key}={tmp_path / 'public.pt'}"))
+        assert done.returncode == 0 and "ResNet weights: " in done.stdout and "100.0 % of the backbone's parameters" in done.stdout, done.stderr
+
+
 def test_a_picture_that_goes_bad_in_a_loader_process_is_one_line(trained, tmp_path):
     import shutil
     world = tmp_path / "world"

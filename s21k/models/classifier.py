@@ -15,6 +15,10 @@ class RegionClassifier(nn.Module):
         nn.init.normal_(self.cls_classifier.weight, std=0.01)
         nn.init.zeros_(self.cls_classifier.bias)
 
+    @property
+    def backbone(self) -> nn.Module:
+        return self.encoder.backbone
+
     def forward(self, images: Tensor, seeds: list[int] | None = None) -> Tensor:
         """images (B, 3, H, W) without padding -> logits (B, C^) of Eq. 3."""
         pyramid = self.encoder.pyramid(images, seeds)                        # P2..P6

@@ -117,7 +117,9 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
     InputError: the categories JSON speaks of rows that the checkpoint's classifiers do not have, or
     the weights do not fit the configuration.
     """
-    rows = content.get("categories", {})
+    if not isinstance(content.get("model"), dict) or "categories" not in content:
+        raise InputError("the checkpoint is not one of stage II: it has no model and categories")
+    rows = content["categories"]
     categories.check_rows(rows.get("det", []), rows.get("cls", []))
     detector = build_detector(cfg)
     load_part(detector, "", content["model"])

@@ -26,8 +26,15 @@ def save(path: Path, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def is_ours(content: dict[str, Any]) -> bool:
+    """A checkpoint of this project, not public weights."""
+    return isinstance(content.get("model"), dict) and "categories" in content
+
+
 def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint. InputError: not there, damaged, or holding more than tensors and plain values."""
+    """The content of a checkpoint or of a file of public weights.
+
+    InputError: not there, damaged, or holding more than tensors and plain values."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file")
@@ -35,8 +42,8 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
         content = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(f"checkpoint {path}: cannot be read ({str(error).splitlines()[0]:.120})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise InputError(f"checkpoint {path}: expected a dict with a model")
+    if not isinstance(content, dict):
+        raise InputError(f"checkpoint {path}: expected a dict of tensors, found a {type(content).__name__}")
     return content
 
 
