@@ -28,19 +28,19 @@ from s21k.structures import Detections
 from s21k.training.checkpoint import read
 from s21k.training.run import AMP, settle, trained
 
-METRICS = {"localization": lambda gt, test: LocalizationAccuracy(gt),
-           "box_ap": lambda gt, test: AveragePrecision(gt, max(test.max_detections, 100))}
+METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision}
 
 
 def as_columns(image_id: int, detections: Detections, category_ids: np.ndarray) -> dict[str, np.ndarray]:
     """One image's detections as columns: ids of the annotation file, boxes [x, y, w, h] in original pixels."""
     labels = detections.labels.cpu().numpy()
-    return {"image_id": np.full(len(labels), image_id, dtype=np.int64), "category_id": category_ids[labels],
-            "score": detections.scores.cpu().numpy(), "bbox": xyxy_to_xywh(detections.boxes.cpu().numpy()).astype(np.float32)}
+    known = category_ids[labels] >= 0                                    # the file may lack a category: it has no id there
+    return {"image_id": np.full(known.sum(), image_id, dtype=np.int64), "category_id": category_ids[labels][known],
+            "score": detections.scores.cpu().numpy()[known], "bbox": xyxy_to_xywh(detections.boxes.cpu().numpy())[known]}
 
 
 def write_detections(folder: Path, parts: list[dict[str, np.ndarray]]) -> None:
-    """detections.npz (columns) and detections.json (COCO's results format), in ascending image id."""
+    """detections.npz (columns, exact) and detections.json (COCO's results format, boxes to 0.01 pixel), in ascending image id."""
     parts = sorted((part for part in parts if len(part["score"])), key=lambda part: part["image_id"][0])
     columns = {key: np.concatenate([part[key] for part in parts]) if parts else np.zeros((0, 4) if key == "bbox" else 0)
                for key in ("image_id", "category_id", "score", "bbox")}
@@ -94,14 +94,16 @@ def main(words: list[str]) -> None:
     if unknown := [name for name in test.metrics if name not in METRICS]:
         raise InputError(f"eval.metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
     world = start_distributed()
-    settle(cfg, world)
+    settle(cfg, world, one_size=False)
     root = Path(cfg.data.root)
     categories = CategoryMap.load(root / where.categories)
     gt = GroundTruth.load(root / where.annotations, categories)
     data = DetectionData(root / where.annotations, root / where.images)
+    if absent := int((gt.category_ids < 0).sum()):
+        print0(f"{absent} of the {len(categories)} categories are not in {where.annotations}: they have no boxes to find there")
     detector = restore_detector(cfg, read(trained(cfg)), categories).to(world.device)
     categories = categories.to(world.device)
-    metrics = {name: METRICS[name](gt, test) for name in test.metrics}
+    metrics = {name: METRICS[name](gt) for name in test.metrics}
 
     pictured = set(gt.image_ids[np.linspace(0, len(gt.image_ids) - 1, min(test.pictures, len(gt.image_ids))).round().astype(int)].tolist())
     columns: list[dict[str, np.ndarray]] = []

@@ -7,6 +7,8 @@
 Words are files of s21k/configs or paths of YAML files. Writes runs/<words>/stage1.pt, log.jsonl and
 config.yaml; started again with the same words, it continues.
 """
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -18,7 +20,7 @@ from s21k.errors import run_command
 from s21k.images import normalize
 from s21k.models.classifier import build_classifier
 from s21k.models.pretrained import load_backbone
-from s21k.models.roi_pool import roi_levels
+from s21k.models.roi_pool import level_shares
 from s21k.randomness import set_seed
 from s21k.training.checkpoint import read
 from s21k.training.log import Log, check_finite
@@ -65,7 +67,7 @@ def main(words: list[str]) -> None:
     first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, categories, ignore="stage2.")
 
     print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
-           f"whole-image RoI at {s.size} px -> P{int(roi_levels(torch.tensor([[0.0, 0, s.size, s.size]])))} by FPN's rule")
+           f"whole-image RoI at {s.size} px: {level_shares(torch.tensor([float(s.size)]))} by FPN's rule")
     batches = stage1_batches(cfg, train, world, first) if first < total else None
     log = Log(folder / "log.jsonl", first, total, s.log_every, world, "stage1")
     model.train()
@@ -81,15 +83,14 @@ def main(words: list[str]) -> None:
         log.add(check_finite({"loss": loss}, [batch], step))
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
-        if s.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)      # 0: no clipping
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         log.step_done(step, lr)
         done, last = step + 1, step + 1 == total
         if done % s.save_every == 0 or last:
-            save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, categories)
+            save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, categories, norm)
         if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
             accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)
             log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2), "val_top1": accuracy})

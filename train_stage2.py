@@ -8,6 +8,8 @@ Words are files of s21k/configs or paths of YAML files; key=value overrides. Sta
 stage2.init=PATH, else from stage1.pt of the same words. Writes runs/<words>/stage2.pt, log.jsonl and
 config.yaml; started again with the same words, it continues.
 """
+import math
+
 import torch
 
 from s21k.config import load_config
@@ -16,8 +18,9 @@ from s21k.distributed import print0, start_distributed, stop_distributed
 from s21k.errors import run_command
 from s21k.models.detector import build_detector
 from s21k.models.pretrained import load_backbone
+from s21k.models.roi_pool import level_shares
 from s21k.randomness import set_seed
-from s21k.training.checkpoint import check_categories, is_ours
+from s21k.training.checkpoint import check_categories, is_ours, latest
 from s21k.training.log import Log, check_finite
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
 from s21k.training.run import AMP, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread
@@ -36,7 +39,7 @@ def main(words: list[str]) -> None:
 
     set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
     detector = build_detector(cfg)
-    if s.init != "scratch":                                             # "-stage I" (P68) starts from nothing
+    if s.init != "scratch" and latest(folder / "stage2.pt") is None:    # "-stage I" (P68) starts from nothing
         source, content = initial_state(cfg)
         if is_ours(content):
             check_categories(content["categories"], {k: v for k, v in categories.items() if k == "cls"}, source)
@@ -52,6 +55,8 @@ def main(words: list[str]) -> None:
     with_cls = cls_data is not None and s.cls_per_det > 0
     print0(f"stage II: {s.iterations} steps of {s.det_batch} images with boxes (of {len(det_data)}, {det_data.left_out} boxes "
            f"left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
+    sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
+    print0(f"whole-image RoI of a square picture under the jitter: {level_shares(sides)} by FPN's rule")
     det_batches = cls_batches = None
     if first < s.iterations:
         det_batches = stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate)
@@ -75,14 +80,13 @@ def main(words: list[str]) -> None:
                 loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
                 scaler.scale(loss / s.accumulate).backward()
         scaler.unscale_(optimizer)
-        if s.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm or math.inf)      # 0: no clipping
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         log.step_done(step, lr)
         if (step + 1) % s.save_every == 0 or step + 1 == s.iterations:
-            save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, step + 1, categories)
+            save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, step + 1, s.iterations, categories, norm)
     log.close()
     print0(f"stage II done: {folder / 'stage2.pt'}")
     stop_distributed()

@@ -175,20 +175,29 @@ def _word_to_tree(word: str) -> dict[str, Any]:
     return tree
 
 
-AT_LEAST = {"seed": 0, "data.workers": 0, "model.fpn_channels": 1, "model.region_dim": 1, "model.anchor_scale": 1e-3,
-            "model.rpn_batch": 1, "model.regions_per_image": 1, "stage1.size": 32, "stage1.batch": 1,
-            "stage1.epochs": 0, "stage1.lr": 0, "stage1.save_every": 1, "stage1.log_every": 1,
-            "stage1.validate_every": 1, "stage2.size": 32, "stage2.det_batch": 1, "stage2.cls_per_det": 0,
-            "stage2.accumulate": 1, "stage2.iterations": 1, "stage2.lr": 0, "stage2.save_every": 1,
-            "stage2.log_every": 1, "stage2.warmup": 0, "eval.batch": 1, "eval.max_detections": -1, "eval.nms": 0}
+INF = float("inf")
+RANGES = {"seed": (0, INF), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
+          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF),
+          "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF), "stage1.epochs": (0, INF),
+          "stage1.lr": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
+          "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1), "stage1.mixup": (0, INF),
+          "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99), "stage1.validate_every": (1, INF),
+          "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF), "stage2.det_batch": (1, INF),
+          "stage2.cls_per_det": (0, INF), "stage2.accumulate": (1, INF), "stage2.iterations": (1, INF), "stage2.lr": (0, INF),
+          "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF), "stage2.image_loss_weight": (0, INF),
+          "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF), "eval.batch": (1, INF),
+          "eval.fusion_exponent": (0, 1), "eval.nms": (0, 1), "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
 
 
 def _check_ranges(config: Config) -> None:
-    """InputError for a number below AT_LEAST or a range that is upside down."""
+    """InputError for a number outside RANGES, or a pair that is upside down."""
     flat = leaves(dataclasses.asdict(config))
-    for name, least in AT_LEAST.items():
-        if flat[name] < least:
-            raise InputError(f"{name}: {flat[name]} is less than {least}")
+    for name, (least, most) in RANGES.items():
+        if flat.get(name) is not None and not least <= flat[name] <= most:
+            raise InputError(f"{name}: {flat[name]} is not between {least} and {most}")
+    for name in ("model.rpn_pre_nms", "model.rpn_proposals"):
+        if min(flat[name]) < 1:
+            raise InputError(f"{name}: expected numbers of at least 1, found {list(flat[name])}")
     if config.stage2.det_batch % config.stage2.accumulate:
         raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into {config.stage2.accumulate} parts")
     for name in ("stage1.crop_scale", "stage2.scale", "eval.resize"):
@@ -201,13 +210,14 @@ def _is_neutral(key: str) -> bool:
     return any(key == name or (name.endswith(".") and key.startswith(name)) for name in NEUTRAL)
 
 
-def _folder(words: list[str]) -> str:
-    """runs/<stems of the words joined by ->[-<6 hex of the overrides that change training>]."""
+def _folder(words: list[str], config: Config) -> str:
+    """runs/<stems of the words joined by ->[-<6 hex of the overrides that change training, by their final values>]."""
     stems = [Path(word).stem for word in words if "=" not in word]
-    overrides = sorted(f"{k}={v}" for w in words if "=" in w for k, v in leaves(_word_to_tree(w)).items()
-                       if not _is_neutral(k))
-    if overrides:
-        stems.append(hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6])
+    final = leaves(dataclasses.asdict(config))
+    keys = {key for word in words if "=" in word for key in leaves(_word_to_tree(word)) if not _is_neutral(key)}
+    if keys:
+        values = "\n".join(f"{key}={final.get(key)!r}" for key in sorted(keys))
+        stems.append(hashlib.sha256(values.encode()).hexdigest()[:6])
     return str(Path("runs") / "-".join(stems))
 
 
@@ -220,13 +230,12 @@ def load_config(words: list[str]) -> Config:
     tree: dict[str, Any] = {}
     for above in trees:
         tree = merge(tree, above)
-    # Stage I does not depend on words that only change stage II: its folder is that of the others.
-    stage1_words = [w for w, t in zip(words, trees) if not all(k.startswith("stage2.") for k in leaves(t))]
-    tree["output_dir"] = tree.get("output_dir") or _folder(words)
-    tree["parent_dir"] = tree.get("parent_dir") or _folder(stage1_words)
     config = build(Config, tree)
     _check_ranges(config)
-    return config
+    # Stage I does not depend on words that only change stage II: its folder is that of the others.
+    stage1_words = [w for w, t in zip(words, trees) if not all(k.startswith("stage2.") for k in leaves(t))]
+    return dataclasses.replace(config, output_dir=config.output_dir or _folder(words, config),
+                               parent_dir=config.parent_dir or _folder(stage1_words, config))
 
 
 def save_config(config: Config, path: Path) -> None:

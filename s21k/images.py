@@ -16,7 +16,7 @@ from s21k.errors import InputError
 MAX_PIXELS = 120_000_000                            # larger pictures are refused before they are decoded
 MEAN = (123.675, 116.28, 103.53)                    # ImageNet, RGB, of values 0..255 (G23)
 STD = (58.395, 57.12, 57.375)
-_ORIENTATION = 0x0112                               # EXIF tag; 5..8 swap width and height
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 Source = str | Path | BinaryIO
 
 
@@ -31,11 +31,20 @@ def _open(source: Source) -> Image.Image:
     return image
 
 
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8 (5 to 8 swap width and height); 1 where it is absent or damaged."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:                               # Pillow parses EXIF with whatever error its bytes lead to
+        return 1
+    return value if value in range(1, 9) else 1
+
+
 def image_size(source: Source) -> tuple[int, int]:
     """(h, w) as read_image would give it, from the header alone."""
     image = _open(source)
     w, h = image.size
-    return (w, h) if image.getexif().get(_ORIENTATION, 1) >= 5 else (h, w)
+    return (w, h) if _orientation(image) >= 5 else (h, w)
 
 
 def read_image(source: Source, at_least: int | None = None, expected: tuple[int, int] | None = None) -> Image.Image:
@@ -48,7 +57,7 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
     decoded at 1/2, 1/4 or 1/8 of its size where that is enough, which is several times cheaper.
     """
     image = _open(source)
-    rotated = image.getexif().get(_ORIENTATION, 1)
+    rotated = _orientation(image)
     upright = (image.width, image.height) if rotated >= 5 else (image.height, image.width)
     if expected is not None and upright != expected:
         if (image.height, image.width) != expected:
@@ -59,9 +68,7 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
             factor = max(1.0, min(image.size) / max(at_least, 1))
             image.draft("RGB", (int(image.width / factor), int(image.height / factor)))
         image.load()
-        if rotated != 1:
-            image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+        return _to_rgb(image if rotated == 1 else ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{source}: cannot be decoded ({error})") from None
 

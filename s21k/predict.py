@@ -17,12 +17,11 @@ from PIL import Image
 from s21k.categories import CategoryMap
 from s21k.config import load_config
 from s21k.data.augment_stage2 import ResizeShortestEdge
-from s21k.data.classification import ENDINGS
 from s21k.data.loaders import collate
 from s21k.distributed import start_distributed
 from s21k.draw import contact_sheet, draw_boxes
 from s21k.errors import InputError, nearest, run_command
-from s21k.images import read_image
+from s21k.images import ENDINGS, read_image
 from s21k.models.detector import restore_detector
 from s21k.structures import Detections, Sample, Target
 from s21k.training.checkpoint import read
@@ -81,7 +80,11 @@ def main(argv: list[str]) -> None:
     detector = restore_detector(cfg, read(trained(cfg)), everything).to(world.device)
     categories = choose_categories(everything, a.categories).to(world.device)
     out = a.out or Path(cfg.output_dir) / "predictions"
-    out.mkdir(parents=True, exist_ok=True)
+    paths = [path for path in paths if out.resolve() not in path.resolve().parents]      # not what an earlier call wrote
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error})") from None
 
     resize = ResizeShortestEdge(*cfg.eval.resize)
     nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
@@ -104,7 +107,7 @@ def main(argv: list[str]) -> None:
             rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
                          "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
         picture = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist())
-        picture.save(out / f"{path.stem}.png")
+        picture.save(out / f"{number:04d}-{path.stem}.png")              # numbered: a/1.jpg and b/1.jpg stay apart
         picture.thumbnail((320, 320), Image.Resampling.LANCZOS)
         drawn.append(picture)
         print(f"{path}: {len(found.scores)} detections" + (f", best {names[0]} {float(found.scores[0]):.2f}" if names else ""))

@@ -135,9 +135,35 @@ def test_a_wrong_word_is_one_line_and_exit_2(bad, says, tmp_path):
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
+def test_frozen_norms_without_weights_are_refused(trained, tmp_path):
+    """G17."""
+    done = run("train_stage2.py", *words(trained, "no_stage1", "model.norm=frozen_bn", f"output_dir={tmp_path}"))
+    assert done.returncode == 2 and "frozen BN cannot train random weights" in done.stderr
+
+
+def test_a_detector_is_not_evaluated_with_another_model_than_it_was_trained_with(trained):
+    done = run("evaluate.py", *words(trained, "model.anchor_scale=7"))
+    assert done.returncode == 2 and "trained with model.anchor_scale=4.0, the configuration says 7.0" in done.stderr
+
+
+def test_scores_do_not_depend_on_the_evaluation_batch(trained, tmp_path):
+    """Pictures of different sizes, group norm: each is padded as if it were alone."""
+    import numpy as np
+    found = []
+    for size in (1, 5):
+        folder = tmp_path / str(size)
+        done = run("evaluate.py", *words(trained, f"output_dir={folder}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", f"eval.batch={size}"))
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(np.load(folder / "detections.npz", allow_pickle=False))
+    assert np.array_equal(found[0]["category_id"], found[1]["category_id"])
+    assert np.abs(found[0]["score"] - found[1]["score"]).max() < 1e-5 and np.abs(found[0]["bbox"] - found[1]["bbox"]).max() < 1e-2
+
+
 def test_another_configuration_in_the_same_folder_is_refused(trained):
+    before = (trained / "run" / "config.yaml").read_text()
     done = run("train_stage2.py", *words(trained, "stage2.lr=0.123"))
     assert done.returncode == 2 and "stage2.lr (0.0003 before, now 0.123)" in done.stderr
+    assert (trained / "run" / "config.yaml").read_text() == before
 
 
 def test_help_works_everywhere():
@@ -152,7 +178,7 @@ def test_predict_needs_pictures_only(trained, tmp_path):
     done = run("s21k.predict", *words(trained), str(pictures), "--threshold", "0", "--out", str(tmp_path), module=True)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "detections.json").read_text())
-    assert len(list(tmp_path.glob("0*.png"))) == 8 and rows and {"file", "category", "wnid", "score", "bbox"} == rows[0].keys()
+    assert len(list(tmp_path.glob("000?-*.png"))) == 8 and rows and {"file", "category", "wnid", "score", "bbox"} == rows[0].keys()
     name = rows[0]["category"]
     done = run("s21k.predict", *words(trained), str(pictures), "--threshold", "0", "--categories", name, "--out", str(tmp_path), module=True)
     assert {row["category"] for row in json.loads((tmp_path / "detections.json").read_text())} == {name}

@@ -65,6 +65,18 @@ def test_no_picture_a_cut_one_and_a_wrong_size_are_refused(tmp_path):
         read_image(tmp_path / "good.jpg", expected=(80, 90))
 
 
+def test_damaged_exif_is_no_orientation_and_a_cut_png_is_refused(tmp_path):
+    text = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0"       # a text where a number belongs
+    gradient(20, 10).save(tmp_path / "text.jpg", exif=text)
+    gradient(20, 10).save(tmp_path / "bad.png", exif=b"Exif\x00\x00nonsense")
+    for name in ("text.jpg", "bad.png"):
+        assert read_image(tmp_path / name).size == (20, 10) and image_size(tmp_path / name) == (10, 20)
+    gradient(300, 200).save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
+    with pytest.raises(InputError, match="cut.png"):
+        read_image(tmp_path / "cut.png")
+
+
 def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     with pytest.raises(InputError, match="bomb.png"):

@@ -1,7 +1,7 @@
 import torch
 from torchvision.ops.poolers import LevelMapper
 
-from s21k.models.roi_pool import pool_regions, roi_levels
+from s21k.models.roi_pool import level_shares, pool_regions, roi_levels
 
 
 def square(side):
@@ -19,6 +19,13 @@ def test_levels_equal_torchvisions_mapper():
     boxes = torch.cat([torch.zeros(500, 2), sides], 1)
     mapper = LevelMapper(2, 5, eps=1e-8)
     assert torch.equal(roi_levels(boxes), mapper([boxes]) + 2)
+
+
+def test_most_jittered_pictures_pool_from_p5_at_the_papers_size():
+    """G15: U(0.1, 2) at 1024 px; the 224 of stage I pools from P4."""
+    sides = 1024 * torch.linspace(0.1, 2.0, 1000).clamp(max=1.0)
+    assert level_shares(sides) == "P2 0 %, P3 6 %, P4 12 %, P5 82 %" or level_shares(sides).endswith("P5 82 %")
+    assert level_shares(torch.tensor([224.0])) == "P4 100 %"
 
 
 def slow_roi_align(features, box, scale, out):
@@ -71,3 +78,14 @@ def test_pooling_equals_a_slow_loop_on_every_level():
 def test_no_regions_are_pooled_to_nothing():
     pyramid = [torch.randn(1, 3, 8, 8)] * 4
     assert pool_regions(pyramid, [torch.zeros(0, 4)]).shape == (0, 3, 7, 7)
+
+
+def test_coordinates_are_not_rounded_under_mixed_precision():
+    """bfloat16 has 8 bits: as a coordinate 1001 would become 1000."""
+    g = torch.Generator().manual_seed(0)
+    pyramid = [torch.randn(1, 4, 1024 // 2**k, 1024 // 2**k, generator=g) for k in range(2, 6)]
+    box = [torch.tensor([[1001.0, 1001.0, 1013.0, 1013.0]])]
+    exact = pool_regions(pyramid, box)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = pool_regions([level.bfloat16() for level in pyramid], box)
+    assert mixed.dtype == torch.bfloat16 and (mixed.float() - exact).norm() < 0.01 * exact.norm()

@@ -74,6 +74,12 @@ def test_losses_stay_finite_at_extreme_logits():
         assert region_bce(fg, logits, labels, 2).isfinite()
 
 
+def test_a_confident_wrong_background_still_pulls_f_down_in_region_bce():
+    fg = torch.tensor([15.0], requires_grad=True)
+    region_bce(fg, torch.tensor([[30.0, -30.0]]), torch.tensor([-1]), 1).backward()
+    assert fg.grad.item() > 0.9
+
+
 def test_no_regions_give_zero_tied_to_the_graph():
     logits = torch.zeros(0, 5, requires_grad=True)
     loss = region_nll(logits.sum(1), logits, torch.zeros(0, dtype=torch.int64), 1) + image_nll(logits, torch.zeros(0, dtype=torch.int64))

@@ -119,6 +119,18 @@ def test_folders_are_named_by_words_and_changes_of_training_only():
     assert load_config(["toy", "no_stage1"]).parent_dir == "runs/toy" and load_config(["toy", "no_reform"]).parent_dir == "runs/toy-no_reform"
 
 
+def test_the_same_final_values_have_the_same_folder_whatever_their_spelling_or_order():
+    a, b, c = (load_config(["toy", *w]).output_dir for w in (["stage2.lr=1e-3"], ["stage2.lr=5e-4", "stage2.lr=0.001"], ["stage2.lr=1e-3", "stage2.lr=5e-4"]))
+    assert a == b != c
+
+
+@pytest.mark.parametrize("word", ["stage1.val_crop=0", "stage1.mixup=-1", "eval.pictures=-1", "stage2.drop_path=1.0", "model.rpn_proposals=[0,0]",
+                                  "stage1.label_smoothing=2", "data.cls.classes=0", "eval.fusion_exponent=-1", "stage2.scale=[2,1]", "seed=-1"])
+def test_numbers_out_of_range_are_refused_by_name(word):
+    with pytest.raises(InputError, match=word.split("=")[0]):
+        load_config(["toy", word])
+
+
 def test_the_saved_configuration_is_the_same_experiment(tmp_path):
     cfg = load_config(["r18", "tiny", "stage2.lr=1e-3"])
     save_config(cfg, tmp_path / "config.yaml")

@@ -67,10 +67,14 @@ class ResizeShortestEdge:
     def __init__(self, shortest: int, longest: int) -> None:
         self.shortest, self.longest = shortest, longest
 
-    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target) -> Augmented:
+    def new_size(self, annotated: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the original -> (h, w) of the network's input."""
         h, w = annotated
         ratio = min(self.shortest / min(h, w), self.longest / max(h, w))
-        new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))
+        return max(1, round(h * ratio)), max(1, round(w * ratio))
+
+    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target) -> Augmented:
+        (h, w), (new_h, new_w) = annotated, self.new_size(annotated)
         tensor = to_tensor(image.resize((new_w, new_h), Image.Resampling.BILINEAR))
         scale = (new_w / w, new_h / h)
         return tensor, move_target(target, scale, (0, 0), (new_h, new_w)), scale

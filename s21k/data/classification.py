@@ -7,9 +7,7 @@ from PIL import Image
 
 from s21k.annotations import PackedStrings
 from s21k.errors import InputError
-from s21k.images import read_image
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+from s21k.images import ENDINGS, read_image
 
 
 def _from_folder(root: Path) -> tuple[list[str], list[str]]:

@@ -150,7 +150,14 @@ def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: 
 
 
 def eval_batches(cfg: Config, data: DetectionData, world: World) -> DataLoader:
-    """Every evaluation image once, over all processes, without padding or repeats, at the test size."""
-    mine = list(range(world.rank, len(data), world.size))
-    return DataLoader(TestStream(data, ResizeShortestEdge(*cfg.eval.resize)), batch_size=cfg.eval.batch, sampler=mine,
-                      num_workers=cfg.data.workers, collate_fn=collate, pin_memory=world.device.type == "cuda")
+    """Every evaluation image once, over all processes, without repeats, at the test size.
+
+    Only images of one canvas share a batch, so that an image's padding, and with it its scores, do
+    not depend on the batch size, on the number of processes, or on its neighbours.
+    """
+    resize = ResizeShortestEdge(*cfg.eval.resize)
+    by_canvas: dict[tuple[int, ...], list[int]] = {}
+    for index in range(world.rank, len(data), world.size):
+        by_canvas.setdefault(tuple(-(-side // 32) for side in resize.new_size(data.size(index))), []).append(index)
+    batches = [group[i:i + cfg.eval.batch] for group in by_canvas.values() for i in range(0, len(group), cfg.eval.batch)]
+    return DataLoader(TestStream(data, resize), batch_sampler=batches, num_workers=cfg.data.workers, collate_fn=collate, pin_memory=world.device.type == "cuda")

@@ -35,30 +35,31 @@ class GroundTruth:
     def load(path: str | Path, categories: CategoryMap | None = None) -> "GroundTruth":
         """Read a COCO-format file; categories None: the file's own, without groups.
 
-        A category is found in the file by its wnid or, failing that, its name. InputError: one is not there.
+        A category is found in the file by its wnid or, failing that, its name. One that is not there has
+        no boxes, and -1 as its id. InputError: none is there.
         """
         table = load_annotations(path)
         if categories is None:
             return GroundTruth.of_table(table, np.arange(len(table.category_ids)), {})
         place = {name: i for i, name in enumerate(table.category_names)}
         place |= {wnid: i for i, wnid in enumerate(table.category_wnids) if wnid is not None}
-        missing = [name for name, wnid in zip(categories.names, categories.wnids) if wnid not in place and name not in place]
-        if missing:
-            raise InputError(f"{path}: has no category {missing[0]!r} ({len(missing)} of the {len(categories)} are missing)")
-        chosen = np.array([place[wnid] if wnid in place else place[name] for name, wnid in zip(categories.names, categories.wnids)])
+        chosen = np.array([place.get(wnid, place.get(name, -1)) for name, wnid in zip(categories.names, categories.wnids)])
+        if (chosen < 0).all():
+            raise InputError(f"{path}: has none of the {len(categories)} categories, the first being {categories.names[0]!r}")
         group = np.array(categories.groups)
         names = list(dict.fromkeys(categories.groups))
         return GroundTruth.of_table(table, chosen, {name: group == name for name in names} if len(names) > 1 else {})
 
     @staticmethod
     def of_table(table: AnnotationTable, chosen: np.ndarray, groups: dict[str, np.ndarray]) -> "GroundTruth":
-        """chosen (K,): positions in the table's categories."""
+        """chosen (K,): positions in the table's categories, -1 where it has none."""
         position = np.full(len(table.category_ids), -1, dtype=np.int32)
-        position[chosen] = np.arange(len(chosen))
+        there = chosen >= 0
+        position[chosen[there]] = np.flatnonzero(there)
         category = position[table.category_index]
         kept = category >= 0
-        return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1), table.category_ids[chosen],
-                           [table.category_names[c] for c in chosen], groups, table.image_index[kept], category[kept],
+        return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1), np.where(there, table.category_ids[chosen], -1),
+                           [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept], category[kept],
                            table.boxes[kept], table.areas[kept], table.crowd[kept])
 
     def image_position(self, image_id: int) -> int:

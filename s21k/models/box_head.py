@@ -31,12 +31,15 @@ class BoxHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, d) -> f (R,), g (R, C), deltas (R, 4)."""
-        return self.foreground(x).squeeze(1), self.det_classifier(x), self.box_regressor(x)
+        """x (R, d) -> f (R,), g (R, C), deltas (R, 4), in float32 also under autocast: scores and boxes are not rounded."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            return self.foreground(x).squeeze(1), self.det_classifier(x), self.box_regressor(x)
 
     def classify(self, x: Tensor) -> Tensor:
-        """x (R, d) -> g-hat (R, C^)."""
-        return x.new_zeros(len(x), 0) if self.cls_classifier is None else self.cls_classifier(x)
+        """x (R, d) -> g-hat (R, C^), in float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return x.new_zeros(len(x), 0) if self.cls_classifier is None else self.cls_classifier(x.float())
 
     def region_losses(self, x: Tensor, regions: list[Regions]) -> dict[str, Tensor]:
         """x (R, d) of the sampled regions of B images -> {"region_score", "region_box"}.

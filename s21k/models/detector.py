@@ -3,6 +3,7 @@
 One forward pass of the encoder serves the images with boxes and those with one label each; the
 RPN and the box losses see only the first (G12), the whole-image RoI only the second.
 """
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -102,6 +103,9 @@ def build_detector(cfg: Config) -> Detector:
     if cfg.data.det is None:
         raise InputError("data.det: missing, and a detector needs images with boxes")
     model = cfg.model
+    if cfg.stage2.init == "scratch" and model.norm == "frozen_bn" and model.backbone.startswith("resnet"):
+        raise InputError("stage2.init=scratch with model.norm=frozen_bn: frozen BN cannot train random weights, "
+                         "expected model.norm=sync_bn or gn (G17)")
     norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
     backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
@@ -119,6 +123,13 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
     """
     if not isinstance(content.get("model"), dict) or "categories" not in content:
         raise InputError("the checkpoint is not one of stage II: it has no model and categories")
+    trained, now = content.get("config", {}).get("model", {}), dataclasses.asdict(cfg.model)
+    for key in sorted(trained.keys() & now.keys() - {"rpn_pre_nms", "rpn_proposals"}):       # those two may differ at test time
+        if trained[key] != now[key]:
+            raise InputError(f"the checkpoint was trained with model.{key}={trained[key]}, the configuration says {now[key]}")
+    for key, value in content["model"].items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"the checkpoint's {key} is not finite: its training diverged")
     rows = content["categories"]
     categories.check_rows(rows.get("det", []), rows.get("cls", []))
     detector = build_detector(cfg)

@@ -42,13 +42,19 @@ def region_nll(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
 def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Tensor | float) -> Tensor:
     """The other reading of P25: binary cross-entropy on each product S_fg * S_c of Eq. 4 (G3).
 
-    Shapes as in region_nll. log(1 - S') is computed from log S', which keeps it finite near one.
+    Shapes as in region_nll. 1 - S' = (1 - S_fg) + S_fg (1 - S_c), each term in log space: finite near one,
+    and f keeps its gradient there.
     """
-    log_score = F.logsigmoid(fg_logits.float())[:, None] + F.log_softmax(logits.float(), dim=1)      # (R, C)
+    log_fg, log_bg = F.logsigmoid(fg_logits.float())[:, None], F.logsigmoid(-fg_logits.float())[:, None]     # (R, 1)
+    log_category = F.log_softmax(logits.float(), dim=1)                                              # (R, C)
+    # log(1 - S_c): of the likeliest category, whose S_c may be 1 to the last bit, as the sum over all others.
+    likeliest = F.one_hot(log_category.argmax(1), log_category.shape[1]).bool()
+    rest = log_category.masked_fill(likeliest, -1e4).logsumexp(1, keepdim=True)                      # (R, 1)
+    log_other = torch.where(likeliest, rest, torch.log(-torch.expm1(log_category.clamp(max=-1e-3))))
+    log_score, log_rest = log_fg + log_category, torch.logaddexp(log_bg, log_fg + log_other)         # (R, C)
     is_object = labels != BACKGROUND
     wanted = torch.zeros_like(log_score)
     wanted[is_object, labels[is_object]] = 1.0
-    log_rest = torch.log(-torch.expm1(log_score.clamp(max=-1e-6)))
     return -(wanted * log_score + (1 - wanted) * log_rest).sum() / normalizer
 
 

@@ -11,12 +11,14 @@ is in the group "base", one without in "novel".
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
 from s21k.annotations import load_annotations
 from s21k.categories import CategoryMap
 from s21k.errors import InputError, run_command
+from s21k.images import ENDINGS
 
 
 def make_categories(folders: list[str], boxed: list[str]) -> CategoryMap:
@@ -38,18 +40,23 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--photos {a.photos}: no such folder, expected one with a folder for each class")
     if a.out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {a.out}: expected the name of a .yaml file")
-    folders = sorted(entry.name for entry in a.photos.iterdir() if entry.is_dir())
+    folders = sorted(entry.name for entry in a.photos.iterdir()
+                     if entry.is_dir() and any(p.suffix.lower() in ENDINGS for p in entry.rglob("*")))
     if not folders:
-        raise InputError(f"--photos {a.photos}: no folders in it, expected one for each class")
+        raise InputError(f"--photos {a.photos}: no folders with pictures in it, expected one for each class")
     boxed = load_annotations(a.boxes).category_keys()
     categories = make_categories(folders, boxed)
+    val = load_annotations(a.val_boxes or a.boxes)
+    # Localization accuracy is for pictures of one category each (E44); AP is for all.
+    one_category = all(len(set(val.category_index[val.image_index == image])) <= 1 for image in np.unique(val.image_index))
     path = a.out.with_suffix(".categories.json")
     data = {"root": ".", "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
             "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
             "eval": {"annotations": str(a.val_boxes or a.boxes), "images": str(a.val_images or a.images), "categories": str(path)}}
     a.out.parent.mkdir(parents=True, exist_ok=True)
     categories.save(path)
-    a.out.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
+    metrics = ["localization", "box_ap"] if one_category else ["box_ap"]
+    a.out.write_text(yaml.safe_dump({"data": data, "eval": {"metrics": metrics}}, sort_keys=False))
     both = sum(name in set(boxed) for name in folders)
     print(f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {both} with both: "
           f"{', '.join(name for name in folders if name in set(boxed))[:200] or 'no name is in both'}")

@@ -12,6 +12,7 @@ val/ and val.tsv (the same validation pictures as a list), categories.json.
 """
 import argparse
 import json
+import shutil
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -56,7 +57,11 @@ def _coco(results: list[tuple], contents: list[list[Category]], listed: list[Cat
 
 def write_world(out: Path, num_categories: int, per_category: int, det_images: int, val_per_category: int, size: int,
                 seed: int, processes: int) -> list[Category]:
-    """Draw all sets below `out`. Returns the categories."""
+    """Draw all sets below `out`, which must not exist: first beside it, then renamed. Returns the categories."""
+    if out.exists():
+        raise InputError(f"--out {out}: exists already; remove it, or give another folder")
+    final, out = out, out.with_name(out.name + ".unfinished")
+    shutil.rmtree(out, ignore_errors=True)                               # of a run that was interrupted
     categories = make_categories(num_categories, seed)
     base = [c for c in categories if c.group == "base"]
     rng = np.random.default_rng(derive_seed(seed, "contents"))
@@ -79,6 +84,7 @@ def write_world(out: Path, num_categories: int, per_category: int, det_images: i
     CategoryMap([c.name for c in categories], [None] * len(categories), [c.group for c in categories],
                 torch.tensor([det_row.get(c.name, -1) for c in categories]),
                 torch.tensor([cls_row[c.name] for c in categories])).save(out / "categories.json")
+    out.rename(final)
     return categories
 
 

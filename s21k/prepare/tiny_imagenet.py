@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -35,15 +36,19 @@ def _box(fields: list[str], size: tuple[int, int], where: str) -> list[float]:
 
 
 def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
+    """The lines of a text member that are not blank."""
     try:
-        return archive.read(name).decode().splitlines()
-    except KeyError:
-        raise InputError(f"{archive.filename}: no {name} in it, expected the official tiny-imagenet-200.zip") from None
+        return [line for line in archive.read(name).decode().splitlines() if line.strip()]
+    except (KeyError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error):
+        raise InputError(f"{archive.filename}: no readable {name} in it, expected the official tiny-imagenet-200.zip") from None
 
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, int]:
     """Write one picture to target; its (h, w)."""
-    content = archive.read(name)
+    try:
+        content = archive.read(name)
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{archive.filename}: {name} is damaged ({error})") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
     return image_size(io.BytesIO(content))
@@ -80,12 +85,14 @@ def prepare(source: Path, out: Path) -> dict[str, int]:
                     train.append((target, size, wnid, _box(corners, size, f"{source}: {wnid}_boxes.txt: {name}")))
         val: list[tuple] = []
         for line in _lines(archive, ROOT + "val/val_annotations.txt"):
-            name, wnid, *corners = line.split()
+            name, wnid, *corners = (line.split() + [""])[:6]
             if (member := f"{ROOT}val/images/{name}") in members:
                 if wnid not in wnids:
                     raise InputError(f"{source}: val_annotations.txt: {name} is of {wnid!r}, which wnids.txt does not list")
                 size = _extract(archive, member, out / f"val/{Path(name).name}")
                 val.append((f"val/{Path(name).name}", size, wnid, _box(corners, size, f"{source}: val_annotations.txt: {name}")))
+    if not train or not val:
+        raise InputError(f"{source}: holds {len(train)} training and {len(val)} validation pictures, expected some of each")
     with_boxes = [picture for picture in train if picture[2] in set(base)]
     (out / "train.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in train))
     (out / "val.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in val))

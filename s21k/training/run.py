@@ -1,6 +1,7 @@
 """A run's folder: its resolved configuration, its checkpoints, and what it continues from."""
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from s21k.config import Config, save_config, training_difference
 from s21k.distributed import World, print0
-from s21k.errors import InputError
+from s21k.errors import InputError, TrainingFault
 from s21k.training.checkpoint import check_categories, latest, read, save
 
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_folder(cfg: Config, world: World) -> Path:
-    """Make the output folder and write config.yaml, the whole resolved configuration."""
+    """Make the output folder."""
     folder = Path(cfg.output_dir)
     if world.rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_config(cfg, folder / "config.yaml")
         except OSError as error:
             raise InputError(f"output folder {folder}: cannot be written ({error})") from None
     if dist.is_initialized():
@@ -31,11 +31,16 @@ def open_folder(cfg: Config, world: World) -> Path:
     return folder
 
 
-def settle(cfg: Config, world: World) -> None:
-    """Deterministic algorithms where the configuration says so (None: yes on CPU, no on CUDA)."""
+def settle(cfg: Config, world: World, one_size: bool = True) -> None:
+    """Deterministic algorithms where the configuration says so (None: yes on CPU, no on CUDA).
+
+    one_size: all batches have one size, so that cuDNN's search for the fastest algorithm pays.
+    """
     wanted = world.device.type == "cpu" if cfg.deterministic is None else cfg.deterministic
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")      # cuBLAS asks for it; read when CUDA starts
     torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = not wanted
+    torch.backends.cudnn.benchmark = one_size and not wanted
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
@@ -65,24 +70,38 @@ def gradients_meet(model: nn.Module, last: bool) -> contextlib.AbstractContextMa
 
 
 def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, step: int, categories: dict[str, list[str]]) -> None:
-    """Rank 0 writes the checkpoint of a run that has done `step` steps."""
+             scaler: torch.amp.GradScaler, step: int, total: int, categories: dict[str, list[str]], norm: torch.Tensor) -> None:
+    """Rank 0 writes the checkpoint of a run that has done `step` of `total` steps.
+
+    norm: of the last gradient, the same on every rank. TrainingFault when it is not finite: the
+    weights are lost then, and the last good checkpoint must stand. (fp16 skips such steps by itself.)
+    """
+    if not scaler.is_enabled() and not norm.isfinite():
+        raise TrainingFault(f"step {step}: the gradient is not finite; the checkpoint before stands")
     if world.rank == 0:
         save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                    "step": step, "config": dataclasses.asdict(cfg), "categories": categories})
+                    "step": step, "total": total, "config": dataclasses.asdict(cfg), "categories": categories})
 
 
 def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
                scaler: torch.amp.GradScaler, categories: dict[str, list[str]], ignore: str) -> int:
     """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done.
 
-    ignore: the section of the other stage ("stage2."), whose keys may differ. InputError: the
+    Then writes config.yaml, the whole resolved configuration, beside it. ignore: the section of the other stage ("stage2."), whose keys may differ. InputError: the
     checkpoint was made with another configuration or other categories.
     """
     found = latest(path)
-    if found is None:
-        return 0
-    content: dict[str, Any] = read(found, world.device)
+    content: dict[str, Any] = {"step": 0} if found is None else read(found, world.device)
+    if found is not None:
+        _restore(content, found, cfg, model, optimizer, scaler, categories, ignore)
+        print0(f"continuing {found} after {content['step']} steps")
+    if world.rank == 0:
+        save_config(cfg, path.parent / "config.yaml")
+    return content["step"]
+
+
+def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
+             scaler: torch.amp.GradScaler, categories: dict[str, list[str]], ignore: str) -> None:
     if keys := training_difference(cfg, content.get("config", {}), ignore):
         raise InputError(f"{found} was made with another configuration; different: {', '.join(keys)}; "
                          "give another output_dir=, or remove the folder")
@@ -90,17 +109,17 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     scaler.load_state_dict(content["scaler"])
-    print0(f"continuing {found} after {content['step']} steps")
-    return content["step"]
 
 
 def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
     """What stage II starts from: stage2.init, else stage1.pt of this folder, else of the same words without
     their stage-II changes. InputError when there is none."""
     places = [Path(cfg.stage2.init)] if cfg.stage2.init else [Path(d) / "stage1.pt" for d in (cfg.output_dir, cfg.parent_dir)]
-    for place in places:
-        if place.is_file():
-            return place, read(place)
+    for place in filter(None, map(latest, places)):
+        content = read(place)
+        if content.get("step", 0) < content.get("total", 0):
+            print0(f"warning: {place} is unfinished: {content['step']} of {content['total']} steps")
+        return place, content
     raise InputError(f"no stage-I checkpoint at {' or '.join(map(str, places))}: run train_stage1.py with the same words, "
                      "or give stage2.init=PATH (or stage2.init=scratch for none)")
 
