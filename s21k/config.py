@@ -131,7 +131,7 @@ class EvalConfig:
     nms: float = 0.5                        # IoU above which the worse box of one category goes (G26)
     max_detections: int = 100               # an image; -1: all (P85, G26)
     metrics: tuple[str, ...] = ("localization", "box_ap")       # names of evaluate.METRICS
-    pictures: int = 24                      # drawn beside the ground truth
+    pictures: int = 12                      # drawn beside the ground truth
 
 
 @dataclass(frozen=True)

@@ -147,21 +147,24 @@ def _background(rng: np.random.Generator, h: int, w: int) -> Image.Image:
     return Image.fromarray((layers[0] + layers[1] + grain).clip(0, 255).astype(np.uint8))
 
 
-def _clutter(rng: np.random.Generator, image: Image.Image, count: int) -> None:
-    """Plain things without texture: strokes and blobs of one colour. They are no category."""
-    draw = ImageDraw.Draw(image)
+def _clutter(rng: np.random.Generator, image: Image.Image, count: int) -> Image.Image:
+    """Plain things without texture on the picture: strokes and blobs of one colour. They are no category."""
     w, h = image.size
+    layer = Image.new("RGBA", (w * SMOOTH, h * SMOOTH))
+    draw = ImageDraw.Draw(layer)
     for _ in range(count):
-        color = tuple(int(v) for v in rng.integers(20, 236, 3))
+        color = (*(int(v) for v in rng.integers(20, 236, 3)), 255)
         x, y = rng.uniform(0, w), rng.uniform(0, h)
         length, angle = rng.uniform(0.05, 0.3) * min(w, h), rng.uniform(0, 2 * math.pi)
         dx, dy = length * math.cos(angle), length * math.sin(angle)
         if rng.random() < 0.5:
-            draw.line([x - dx, y - dy, x + dx, y + dy], fill=color, width=int(rng.integers(1, 4)))
+            ends = [v * SMOOTH for v in (x - dx, y - dy, x + dx, y + dy)]
+            draw.line(ends, fill=color, width=int(rng.integers(1, 4)) * SMOOTH)
         else:
-            points = [(x + r * math.cos(a), y + r * math.sin(a)) for a, r in
+            points = [((x + r * math.cos(a)) * SMOOTH, (y + r * math.sin(a)) * SMOOTH) for a, r in
                       zip(np.sort(rng.uniform(0, 2 * math.pi, 5)), rng.uniform(0.3, 0.6, 5) * length)]
             draw.polygon(points, fill=color)
+    return Image.alpha_composite(image.convert("RGBA"), layer.reduce(SMOOTH)).convert("RGB")
 
 
 def _object(rng: np.random.Generator, category: Category, size: float) -> tuple[np.ndarray, np.ndarray]:
@@ -197,8 +200,7 @@ def draw_picture(seed: int, categories: list[Category], size: int, scale: tuple[
     """
     rng = np.random.default_rng(seed)
     h, w = (int(size * rng.uniform(0.85, 1.15)) for _ in range(2))
-    image = _background(rng, h, w)
-    _clutter(rng, image, int(rng.integers(3, 9)))
+    image = _clutter(rng, _background(rng, h, w), int(rng.integers(3, 9)))
     canvas = np.asarray(image, dtype=np.float32).copy()
     boxes: list[list[float]] = []
     placed: list[int] = []
@@ -213,6 +215,5 @@ def draw_picture(seed: int, categories: list[Category], size: int, scale: tuple[
                 boxes.append([float(x), float(y), float(ow), float(oh)])
                 placed.append(number)
                 break
-    image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
-    _clutter(rng, image, int(rng.integers(0, 3)))
+    image = _clutter(rng, Image.fromarray(canvas.clip(0, 255).astype(np.uint8)), int(rng.integers(0, 3)))
     return image, boxes, placed
