@@ -20,7 +20,7 @@ from s21k.trees import build, leaves, merge
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
 NEUTRAL = ("output_dir", "parent_dir", "eval.", "data.root", "data.workers", "data.eval.",
-           "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
+           "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class ModelConfig:
     region_dim: int = 1024                  # d of Eqs. 1-3 (G8)
     image_roi_level: Literal["fpn_rule", "p5", "all_mean", "random"] = "fpn_rule"   # of the whole image (G15)
     image_roi: Literal["valid", "canvas"] = "valid"             # "entire image" without or with the padding (G16)
+    checkpoint_activations: bool = False    # compute the backbone's activations twice and store them once (G19)
     anchor_scale: float = 8.0               # anchor side / stride: 32, 64, .. 512 on P2..P6 (G10)
     rpn_batch: int = 256                    # sampled anchors an image, half positive at most (G11)
     rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test (G11)
@@ -200,6 +201,8 @@ def _check_ranges(config: Config) -> None:
             raise InputError(f"{name}: expected numbers of at least 1, found {list(flat[name])}")
     if config.stage2.det_batch % config.stage2.accumulate:
         raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into {config.stage2.accumulate} parts")
+    if config.model.checkpoint_activations and config.model.norm == "sync_bn":
+        raise InputError("model.checkpoint_activations with model.norm=sync_bn: BN would count each batch twice")
     for name in ("stage1.crop_scale", "stage2.scale", "eval.resize"):
         low, high = flat[name]
         if not 0 < low <= high:

@@ -146,3 +146,18 @@ def test_any_picture_size_is_accepted_and_strides_round_up():
     with torch.no_grad():
         levels = model(torch.randn(1, 3, 65, 93))
     assert [tuple(level.shape[1:]) for level in levels] == [(96, 17, 24), (192, 9, 12), (384, 5, 6), (768, 3, 3)]
+
+
+@pytest.mark.parametrize("make", [lambda again: resnet.resnet18("gn", checkpoint=again), lambda again: swin.swin_t(drop_path=0.3, checkpoint=again)])
+def test_recomputed_activations_change_no_gradient(make):
+    """model.checkpoint_activations: the same losses and gradients, drop path included."""
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = make(again).train()
+        noise = torch.rand(2, model.num_noise, generator=torch.Generator().manual_seed(1)) if model.num_noise else None
+        levels = model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)), noise)
+        sum(level.square().mean() for level in levels).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)

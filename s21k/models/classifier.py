@@ -47,7 +47,9 @@ class PooledClassifier(nn.Module):
 def build_classifier(cfg: ModelConfig, num_classes: int, drop_path: float) -> nn.Module:
     """The stage-I network of a configuration. BN is trained here even where stage II freezes it (G17)."""
     norm = "gn" if cfg.norm == "gn" else "bn"
-    backbone = BACKBONES[cfg.backbone](norm=norm, drop_path=drop_path)
+    # Recomputing a BN layer would count its batch twice; a ResNet of stage I keeps its activations then.
+    again = cfg.checkpoint_activations and not (norm == "bn" and cfg.backbone.startswith("resnet"))
+    backbone = BACKBONES[cfg.backbone](norm=norm, drop_path=drop_path, checkpoint=again)
     if not cfg.reformulated:
         return PooledClassifier(backbone, num_classes)
     encoder = RegionEncoder(backbone, cfg.fpn_channels, cfg.region_dim, cfg.image_roi_level, cfg.image_roi)

@@ -107,7 +107,7 @@ def build_detector(cfg: Config) -> Detector:
         raise InputError("stage2.init=scratch with model.norm=frozen_bn: frozen BN cannot train random weights, "
                          "expected model.norm=sync_bn or gn (G17)")
     norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
-    backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path)
+    backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path, checkpoint=model.checkpoint_activations)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
     rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals)
     box_head = BoxHead(model.region_dim, cfg.data.det.classes, cfg.data.cls.classes if cfg.data.cls else None,
@@ -124,7 +124,8 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
     if not isinstance(content.get("model"), dict) or "categories" not in content:
         raise InputError("the checkpoint is not one of stage II: it has no model and categories")
     trained, now = content.get("config", {}).get("model", {}), dataclasses.asdict(cfg.model)
-    for key in sorted(trained.keys() & now.keys() - {"rpn_pre_nms", "rpn_proposals"}):       # those two may differ at test time
+    free = {"rpn_pre_nms", "rpn_proposals", "checkpoint_activations"}    # these may differ at test time
+    for key in sorted((trained.keys() & now.keys()) - free):
         if trained[key] != now[key]:
             raise InputError(f"the checkpoint was trained with model.{key}={trained[key]}, the configuration says {now[key]}")
     for key, value in content["model"].items():

@@ -5,8 +5,10 @@ bottleneck carries the stride. The norm is chosen by a function of the channels 
 """
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
@@ -77,11 +79,16 @@ def shortcut(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Sequential | 
 
 
 class ResNet(nn.Module):
-    """channels: those of C2..C5. There is no chance inside: num_noise is 0."""
+    """channels: those of C2..C5. There is no chance inside: num_noise is 0.
+
+    checkpoint: forget each block's activations and compute them again in the backward pass.
+    """
     num_noise = 0
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], norm: Norm) -> None:
+    def __init__(self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], norm: Norm,
+                 checkpoint: bool = False) -> None:
         super().__init__()
+        self.checkpoint = checkpoint
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
@@ -111,24 +118,26 @@ class ResNet(nn.Module):
         """images (B, 3, H, W) -> [C2 (B, c2, H/4, W/4), .., C5 (B, c5, H/32, W/32)], rounded up."""
         x = self.relu(self.bn1(self.conv1(images)))      # (B, 64, H/2, W/2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)      # (B, 64, H/4, W/4)
-        c2 = self.layer1(x)
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        c5 = self.layer4(c4)
-        return [c2, c3, c4, c5]
+        levels = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in layer:
+                again = self.checkpoint and torch.is_grad_enabled()
+                x = recompute(block, x, use_reentrant=False) if again else block(x)
+            levels.append(x)
+        return levels
 
 
-def resnet18(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), NORMS[norm])
+def resnet18(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), NORMS[norm], checkpoint)
 
 
-def resnet34(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
-    return ResNet(BasicBlock, (3, 4, 6, 3), NORMS[norm])
+def resnet34(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> ResNet:
+    return ResNet(BasicBlock, (3, 4, 6, 3), NORMS[norm], checkpoint)
 
 
-def resnet50(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 6, 3), NORMS[norm])
+def resnet50(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), NORMS[norm], checkpoint)
 
 
-def resnet101(norm: str = "bn", drop_path: float = 0.0) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 23, 3), NORMS[norm])
+def resnet101(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), NORMS[norm], checkpoint)

@@ -9,6 +9,7 @@ inside each block, hence any picture size.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 WINDOW = 7
 
@@ -145,8 +146,9 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """Blocks with windows in place and shifted in turn, then (but for the last stage) the merging."""
 
-    def __init__(self, dim: int, heads: int, drop_paths: list[float], merge: bool) -> None:
+    def __init__(self, dim: int, heads: int, drop_paths: list[float], merge: bool, checkpoint: bool) -> None:
         super().__init__()
+        self.checkpoint = checkpoint
         self.blocks = nn.ModuleList([SwinBlock(dim, heads, rate) for rate in drop_paths])
         self.downsample = PatchMerging(dim) if merge else None
 
@@ -155,7 +157,9 @@ class SwinStage(nn.Module):
         h, w = (side + -side % WINDOW for side in x.shape[1:3])
         mask = shift_mask(h, w, x.device) if max(h, w) > WINDOW else None    # a single window cannot be shifted
         for i, block in enumerate(self.blocks):
-            x = block(x, mask if i % 2 else None, None if noise is None else noise[:, 2 * i:2 * i + 2])
+            inputs = (x, mask if i % 2 else None, None if noise is None else noise[:, 2 * i:2 * i + 2])
+            again = self.checkpoint and torch.is_grad_enabled()
+            x = recompute(block, *inputs, use_reentrant=False) if again else block(*inputs)
         return x
 
 
@@ -174,9 +178,12 @@ class PatchEmbed(nn.Module):
 
 
 class Swin(nn.Module):
-    """channels: those of C2..C5; num_noise: numbers an image's drop path needs."""
+    """channels: those of C2..C5; num_noise: numbers an image's drop path needs.
 
-    def __init__(self, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], drop_path: float) -> None:
+    checkpoint: forget each block's activations and compute them again in the backward pass.
+    """
+
+    def __init__(self, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], drop_path: float, checkpoint: bool) -> None:
         super().__init__()
         self.channels = [dim * 2 ** i for i in range(4)]
         self.num_noise = 2 * sum(depths)
@@ -185,7 +192,7 @@ class Swin(nn.Module):
         self.layers = nn.ModuleList()
         for i, (depth, head) in enumerate(zip(depths, heads)):
             start = sum(depths[:i])
-            self.layers.append(SwinStage(self.channels[i], head, rates[start:start + depth], merge=i < 3))
+            self.layers.append(SwinStage(self.channels[i], head, rates[start:start + depth], i < 3, checkpoint))
             self.add_module(f"norm{i}", nn.LayerNorm(self.channels[i]))
         self.apply(self._initialise)
 
@@ -210,13 +217,13 @@ class Swin(nn.Module):
         return levels
 
 
-def swin_t(norm: str = "bn", drop_path: float = 0.0) -> Swin:
-    return Swin(96, (2, 2, 6, 2), (3, 6, 12, 24), drop_path)
+def swin_t(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> Swin:
+    return Swin(96, (2, 2, 6, 2), (3, 6, 12, 24), drop_path, checkpoint)
 
 
-def swin_s(norm: str = "bn", drop_path: float = 0.0) -> Swin:
-    return Swin(96, (2, 2, 18, 2), (3, 6, 12, 24), drop_path)
+def swin_s(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> Swin:
+    return Swin(96, (2, 2, 18, 2), (3, 6, 12, 24), drop_path, checkpoint)
 
 
-def swin_b(norm: str = "bn", drop_path: float = 0.0) -> Swin:
-    return Swin(128, (2, 2, 18, 2), (4, 8, 16, 32), drop_path)
+def swin_b(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> Swin:
+    return Swin(128, (2, 2, 18, 2), (4, 8, 16, 32), drop_path, checkpoint)
