@@ -63,7 +63,7 @@ def ours(path, rows, shards=1, categories=None):
     place = {int(c): i for i, c in enumerate(gt.category_ids)}
     for row in rows:
         image = gt.image_position(row["image_id"])
-        metrics[image % shards].add(np.array([image]), np.array([place[row["category_id"]]]), np.array([row["score"]]), np.array([row["bbox"]], float))
+        metrics[image % shards].add_all(np.array([image]), np.array([place[row["category_id"]]]), np.array([row["score"]]), np.array([row["bbox"]], float))
     for other in metrics[1:]:
         metrics[0].merge(other.state())
     return metrics[0].compute()

@@ -10,19 +10,12 @@ right ones down the ranking of its category: for them a count is enough.
 import numpy as np
 
 from s21k.errors import InputError
-from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
+from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, starts, xyxy_to_xywh
 from s21k.structures import Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # E12
 RECALLS = np.linspace(0.0, 1.0, 101)                # E23
 AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # E18
-
-
-def starts(sorted_keys: np.ndarray) -> np.ndarray:
-    """For each element of a sorted array the position where its run of equals begins."""
-    first = np.ones(len(sorted_keys), dtype=bool)
-    first[1:] = sorted_keys[1:] != sorted_keys[:-1]
-    return np.maximum.accumulate(np.where(first, np.arange(len(sorted_keys)), 0))
 
 
 def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.ndarray:
@@ -55,10 +48,10 @@ class AveragePrecision:
         scores = detections.scores.cpu().numpy().astype(np.float64)
         if not np.isfinite(scores).all():
             raise InputError(f"image {image_id}: a detection's score is not finite (E10)")
-        self.add(np.full(len(scores), image, dtype=np.int32), detections.labels.cpu().numpy().astype(np.int32), scores,
+        self.add_all(np.full(len(scores), image, dtype=np.int32), detections.labels.cpu().numpy().astype(np.int32), scores,
                  xyxy_to_xywh(detections.boxes.cpu().numpy()))
 
-    def add(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> None:
+    def add_all(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> None:
         """Many detections: positions of images and categories (N,), scores (N,), boxes (N, 4) [x, y, w, h]."""
         self.parts.append((image, category, scores, boxes))
 

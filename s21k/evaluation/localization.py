@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from s21k.errors import InputError
-from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
+from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, starts, xyxy_to_xywh
 from s21k.structures import Prediction, RegionScores
 
 KEYS = ("top1", "top5", "top5_classes", "gt_known", "has_gt_class_det", "cls_top1", "cls_top5")
@@ -59,10 +59,7 @@ class LocalizationAccuracy:
 
     def right_boxes(self, image: int, boxes: np.ndarray) -> np.ndarray:
         """boxes (n, 4) xyxy -> (n,) bool: IoU over the threshold with one of the image's boxes."""
-        truth = self.boxes[self.offsets[image]:self.offsets[image + 1]]
-        pairs = iou_xywh(np.repeat(xyxy_to_xywh(boxes), len(truth), axis=0), np.tile(truth, (len(boxes), 1)))
-        best = pairs.reshape(len(boxes), len(truth)).max(axis=1)
-        return best >= self.iou_threshold if self.at_least else best > self.iou_threshold
+        return self._right_pairs(np.full(len(boxes), image), xyxy_to_xywh(boxes))
 
     def update(self, image_id: int, prediction: Prediction) -> None:
         """One image; boxes in the pixels of the original picture. Images without boxes are not counted (E38)."""
@@ -85,6 +82,38 @@ class LocalizationAccuracy:
             "has_gt_class_det": bool((prediction.detections.labels == truth).any()),
             "cls_top1": of_truth[0],
             "cls_top5": of_truth.any()})
+
+    def add_all(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> None:
+        """All detections of many images at once: positions of images and categories (N,), scores (N,), boxes (N, 4)
+        [x, y, w, h]. Of equal scores the first in the file (E39). The figures of `update` where nothing was cut off."""
+        seen = self.image_category[image] >= 0
+        order = np.lexsort((-scores[seen], image[seen]))                               # stable
+        image, category, boxes = image[seen][order], category[seen][order], boxes[seen][order]
+        truth = self.image_category[image]
+        right = self._right_pairs(image, boxes) & (category == truth)
+        rank = np.arange(len(image)) - starts(image)
+        # The first of each (image, category) is that category's best box; its rank among those counts categories.
+        cell = image.astype(np.int64) * len(self.gt.category_ids) + category
+        by_cell = np.argsort(cell, kind="stable")
+        best = np.zeros(len(image), dtype=bool)
+        best[by_cell[starts(cell[by_cell]) == np.arange(len(cell))]] = True
+        before = np.cumsum(best) - best
+        class_rank = before - before[starts(image)]
+        marks = {"top1": right & (rank == 0), "top5": right & (rank < 5), "top5_classes": right & best & (class_rank < 5),
+                 "gt_known": right & best, "has_gt_class_det": category == truth, "cls_top1": (category == truth) & (rank == 0),
+                 "cls_top5": (category == truth) & best & (class_rank < 5)}
+        hits = {key: set(np.unique(image[mark]).tolist()) for key, mark in marks.items()}
+        for one in np.unique(image).tolist():
+            self.add(int(self.image_category[one]), {key: one in images for key, images in hits.items()})
+
+    def _right_pairs(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """boxes (N, 4) [x, y, w, h], each on its image (N,) with at least one true box -> (N,) bool."""
+        count = self.offsets[image + 1] - self.offsets[image]
+        begin = np.cumsum(count) - count
+        within = np.arange(count.sum()) - np.repeat(begin, count)
+        iou = iou_xywh(np.repeat(boxes, count, axis=0), self.boxes[np.repeat(self.offsets[image], count) + within])
+        best = np.maximum.reduceat(iou, begin) if len(iou) else np.zeros(0)
+        return best >= self.iou_threshold if self.at_least else best > self.iou_threshold
 
     def add(self, category: int, right: dict[str, bool]) -> None:
         """Count one image of this category."""

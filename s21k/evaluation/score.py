@@ -1,0 +1,83 @@
+"""Score a saved detections file against an annotation file.
+
+    python -m s21k.evaluation.score --metric coco --annotations gt.json --detections dets.npz --out metrics.json
+
+--metric coco   average precision as COCO defines it: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl
+--metric loc    localization accuracy of pictures of one category: top1 top5 top5_classes gt_known has_gt_class_det
+                cls_top1 cls_top5 images
+--groups G      JSON {"base": [category ids], "novel": [..]}: AP_<group> AP50_<group>, or <key>_<group>
+--max-dets N    of each (image, category), the best N (100); coco only
+--iou-threshold T (0.5), --iou-at-least (>= instead of >): loc only
+--per-category  adds {"per_category": {category id: [AP, AP50]}}; coco only
+
+Detections: COCO's results JSON, or an .npz with image_id, category_id, score (N,) and bbox (N, 4) [x, y, w, h], which
+reads many times faster. Values are fractions; -1 where there is nothing to find.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from s21k.errors import InputError, run_command
+from s21k.evaluation.average_precision import AveragePrecision
+from s21k.evaluation.detections_file import locate, read_detections
+from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.localization import LocalizationAccuracy
+
+
+def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:
+    """name -> (K,) bool. InputError: not of the form {"name": [ids]}, or an id that gt does not have."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--groups {path}: cannot be read ({error})") from None
+    if not isinstance(content, dict) or not all(isinstance(ids, list) for ids in content.values()):
+        raise InputError(f'--groups {path}: expected {{"name": [category ids], ..}}')
+    known = set(gt.category_ids.tolist())
+    for name, ids in content.items():
+        if unknown := [i for i in ids if not isinstance(i, int) or i not in known]:
+            raise InputError(f"--groups {path}: {name}: {unknown[0]!r} is no category id of {gt.path}")
+    return {name: np.isin(gt.category_ids, ids) for name, ids in content.items()}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m s21k.evaluation.score")
+    parser.add_argument("--metric", choices=("coco", "loc"), required=True)
+    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--detections", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--groups", type=Path)
+    parser.add_argument("--max-dets", type=int, default=100)
+    parser.add_argument("--iou-threshold", type=float, default=0.5)
+    parser.add_argument("--iou-at-least", action="store_true")
+    parser.add_argument("--per-category", action="store_true")
+    a = parser.parse_args(argv)
+    if a.max_dets < 1 or not 0 <= a.iou_threshold <= 1:
+        raise InputError("expected --max-dets of at least 1, --iou-threshold between 0 and 1")
+    gt = GroundTruth.load(a.annotations)
+    if a.groups:
+        gt.groups = read_groups(a.groups, gt)
+    detections = locate(read_detections(a.detections), gt)
+    if a.metric == "coco":
+        metric = AveragePrecision(gt, a.max_dets)
+        print(f"AP as COCO defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {a.max_dets} of each image and category")
+    else:
+        metric = LocalizationAccuracy(gt, a.iou_threshold, a.iou_at_least)
+        print(f"localization accuracy, IoU {'>=' if a.iou_at_least else '>'} {a.iou_threshold}")
+    metric.add_all(*detections)
+    results: dict = metric.compute()
+    for key, value in results.items():
+        print(f"  {key:<20} {value if key.startswith('images') else round(100 * value, 2) if value >= 0 else '-'}")
+    if a.per_category and a.metric == "coco":
+        ap = metric.per_category
+        results["per_category"] = {str(i): [float(ap[:, k].mean()), float(ap[0, k])] for k, i in enumerate(gt.category_ids.tolist())}
+    if a.out:
+        try:
+            a.out.write_text(json.dumps(results, indent=1))
+        except OSError as error:
+            raise InputError(f"--out {a.out}: cannot be written ({error})") from None
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
