@@ -22,13 +22,14 @@ from s21k.errors import InputError, run_command
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.ground_truth import GroundTruth, xyxy_to_xywh
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
+from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.images import read_image
 from s21k.models.detector import restore_detector
 from s21k.structures import Detections
 from s21k.training.checkpoint import read
 from s21k.training.run import AMP, settle, trained
 
-METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision}
+METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "lvis_box_ap": LvisAveragePrecision}
 
 
 def as_columns(image_id: int, detections: Detections, category_ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -31,8 +31,10 @@ class AnnotationTable:
     """One annotation file. Boxes are COCO's [x, y, w, h] in float64, as written (E14).
 
     image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names,
-    category_wnids C each; then a row an annotation: image_index, category_index into the above,
-    boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd (A,) bool.
+    category_wnids, frequencies (LVIS: r, c, f) C each; then a row an annotation: image_index,
+    category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd
+    (A,) and ignore (A,) bool (E6). LVIS only: negative and not_exhaustive (n, 2), pairs of image and
+    category positions that were checked to be absent, or not boxed completely (E30, E31).
     """
     path: str
     image_ids: np.ndarray
@@ -42,11 +44,15 @@ class AnnotationTable:
     category_ids: np.ndarray
     category_names: list[str]
     category_wnids: list[str | None]
+    frequencies: list[str | None]
     image_index: np.ndarray
     category_index: np.ndarray
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    ignore: np.ndarray
+    negative: np.ndarray
+    not_exhaustive: np.ndarray
 
     def category_keys(self) -> list[str]:
         """What identifies each category: its wnid where the file has one, else its name."""
@@ -67,13 +73,26 @@ def _column(path: Path, part: str, rows: list, key: str, kind: type, default: ob
     values = []
     for position, row in enumerate(rows):
         value = row.get(key, default) if isinstance(row, dict) else None
-        if not isinstance(value, numbers) or (isinstance(value, bool) and key != "iscrowd"):
+        if not isinstance(value, numbers) or (isinstance(value, bool) and key not in ("iscrowd", "ignore")):
             raise InputError(f"{path}: {part}[{position}] has {key} {value!r:.40}, expected {kind.__name__}")
         values.append(value)
     try:
         return np.array(values, dtype=np.float64 if kind is float else np.int64)
     except OverflowError:
         raise InputError(f"{path}: {part}: a value of {key} is too large") from None
+
+
+def _listed_pairs(path: Path, images: list[dict], key: str, category_ids: np.ndarray) -> np.ndarray:
+    """(n, 2): position of each image and of each category in its list `key`; unlisted categories are dropped."""
+    rows, ids = [], []
+    for position, image in enumerate(images):
+        listed = image.get(key, [])
+        if not isinstance(listed, list) or not all(isinstance(i, int) for i in listed):
+            raise InputError(f"{path}: image {image['id']} has {key} {listed!r:.40}, expected a list of category ids")
+        rows += [position] * len(listed)
+        ids += listed
+    category = _index_of(category_ids, np.array(ids, dtype=np.int64))
+    return np.stack([np.array(rows, dtype=np.int64), category], axis=1)[category >= 0]
 
 
 def _unique(path: Path, part: str, ids: np.ndarray) -> None:
@@ -128,12 +147,15 @@ def load_annotations(path: str | Path) -> AnnotationTable:
         raise InputError(f"{path}: annotations[{np.argwhere(~np.isfinite(boxes))[0][0]}]: bbox is not finite")
     areas = _column(path, "annotations", annotations, "area", float, float("nan"))
     crowd = _column(path, "annotations", annotations, "iscrowd", int, 0) != 0
+    ignore = _column(path, "annotations", annotations, "ignore", int, 0) != 0
+    ordered_images = [images[i] for i in by_image]
     image_index = _index_of(image_ids, _column(path, "annotations", annotations, "image_id", int))
     category_index = _index_of(category_ids, _column(path, "annotations", annotations, "category_id", int))
     listed = (image_index >= 0) & (category_index >= 0)
     return AnnotationTable(
         str(path), image_ids, heights[by_image].astype(np.int32), widths[by_image].astype(np.int32),
         PackedStrings(names), category_ids, [categories[i]["name"] for i in by_category],
-        [categories[i].get("wnid") for i in by_category],
+        [categories[i].get("wnid") for i in by_category], [categories[i].get("frequency") for i in by_category],
         image_index[listed].astype(np.int32), category_index[listed].astype(np.int32), boxes[listed], areas[listed],
-        crowd[listed])
+        crowd[listed], ignore[listed], _listed_pairs(path, ordered_images, "neg_category_ids", category_ids),
+        _listed_pairs(path, ordered_images, "not_exhaustive_category_ids", category_ids))

@@ -32,6 +32,11 @@ def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.nd
     return values
 
 
+def mean(values: np.ndarray) -> float:
+    """Of the entries above -1; -1 where there are none (E21)."""
+    return float(values[values > -1].mean()) if (values > -1).any() else -1.0
+
+
 class AveragePrecision:
     """Box AP over categories; max_detections is per (image, category) and the last AR's (E11)."""
 
@@ -40,6 +45,8 @@ class AveragePrecision:
             row = int(np.flatnonzero(np.isnan(gt.areas))[0])
             raise InputError(f"{gt.path}: a box of image {gt.image_ids[gt.image[row]]} has no area, which AP needs (E7)")
         self.gt, self.max_detections = gt, max_detections
+        self.crowd = self.ignored = gt.crowd                             # a crowd is ignored, and may match again and again
+        self.recall_at = (1, 10, max_detections)                         # AR of the best so many of each cell (E24)
         self.parts: list[tuple[np.ndarray, ...]] = []
 
     def update(self, image_id: int, detections: Detections) -> None:
@@ -64,30 +71,44 @@ class AveragePrecision:
 
     # --- the computation -------------------------------------------------------------------------------------------
 
+    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Which detections take part, ascending: the best max_detections of each (image, category) (E11)."""
+        cell = self._cell(image, category)
+        order = np.lexsort((-scores, cell))                              # stable: the place in the image decides ties
+        return np.sort(order[np.arange(len(order)) - starts(cell[order]) < self.max_detections])
+
+    def _excused(self) -> np.ndarray:
+        """(N,) bool: unmatched detections that are nevertheless not wrong. COCO has none."""
+        return np.zeros(len(self.cell), dtype=bool)
+
+    def _cell(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """One number for each (image, category)."""
+        return category.astype(np.int64) * len(self.gt.image_ids) + image
+
     def _ranked(self) -> None:
-        """All detections in the order of E20: category, score, image, place in the image; capped for each cell (E11)."""
+        """The detections that take part, in the order of E20: category, score, image, place in the image."""
         empty = (np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros((0, 4)))
         image, category, scores, boxes = (np.concatenate(column) for column in zip(empty, *self.parts))
-        cell = category.astype(np.int64) * len(self.gt.image_ids) + image
-        order = np.lexsort((-scores, cell))                              # stable: the place in the image decides ties
-        rank = np.arange(len(order)) - starts(cell[order])
-        kept = np.sort(order[rank < self.max_detections])
-        rank_of = np.empty(len(order), dtype=np.int64)
-        rank_of[order] = rank
-        order = kept[np.lexsort((image[kept], -scores[kept], category[kept]))]
-        self.cell, self.rank, self.category, self.boxes = cell[order], rank_of[order], category[order], boxes[order]
+        kept = self._select(image, category, scores, boxes)
+        image, category, scores, boxes = image[kept], category[kept], scores[kept], boxes[kept]
+        order = np.lexsort((image, -scores, category))
+        self.cell, self.category, self.boxes = self._cell(image, category)[order], category[order], boxes[order]
         self.det_area = self.boxes[:, 2] * self.boxes[:, 3]
+        # The rank within the cell: a stable sort by cell keeps the order of scores and places.
+        by_cell = np.argsort(self.cell, kind="stable")
+        self.rank = np.empty(len(order), dtype=np.int64)
+        self.rank[by_cell] = np.arange(len(order)) - starts(self.cell[by_cell])
 
     def _pairs(self) -> None:
         """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,), box (P,), iou (P,)."""
-        gt_cell = self.gt.category.astype(np.int64) * len(self.gt.image_ids) + self.gt.image
+        gt_cell = self._cell(self.gt.image, self.gt.category)
         by_cell = np.argsort(gt_cell, kind="stable")
         low = np.searchsorted(gt_cell[by_cell], self.cell, "left")
         count = np.searchsorted(gt_cell[by_cell], self.cell, "right") - low
         det = np.repeat(np.arange(len(self.cell)), count)
         within = np.arange(len(det)) - np.repeat(np.cumsum(count) - count, count)
         box = by_cell[np.repeat(low, count) + within]
-        iou = iou_xywh(self.boxes[det], self.gt.boxes[box], self.gt.crowd[box])
+        iou = iou_xywh(self.boxes[det], self.gt.boxes[box], self.crowd[box])
         near = iou >= min(IOU_THRESHOLDS[0], 1 - 1e-10)
         self.pair_det, self.pair_box, self.pair_iou = det[near], box[near], iou[near]
 
@@ -112,7 +133,7 @@ class AveragePrecision:
         rounds = np.searchsorted(turn[det], np.arange(turn[det[-1]] + 2))
         for begin, end in zip(rounds[:-1], rounds[1:]):
             here = slice(begin, end)
-            free = enough[:, here] & (~taken[:, box[here]] | self.gt.crowd[box[here]])
+            free = enough[:, here] & (~taken[:, box[here]] | self.crowd[box[here]])
             runs = np.flatnonzero(np.r_[True, det[here][1:] != det[here][:-1]])       # where each detection's pairs begin
             place = np.where(free, np.arange(end - begin), end - begin)
             first = np.minimum.reduceat(place, runs, axis=1)                          # (T, detections of this round)
@@ -126,15 +147,15 @@ class AveragePrecision:
         """One area range: AP (T, K) and {n: recall (T, K) of the n best detections of each cell}; -1 without boxes (E21)."""
         num_categories = len(self.gt.category_ids)
         low, high = area
-        gt_ignored = self.gt.crowd | (self.gt.areas < low) | (self.gt.areas > high)
+        gt_ignored = self.ignored | (self.gt.areas < low) | (self.gt.areas > high)
         num_boxes = np.bincount(self.gt.category[~gt_ignored], minlength=num_categories)                 # npig (K,)
-        counts_alone = (self.det_area >= low) & (self.det_area <= high)                # unmatched, it is wrong (E18)
+        counts_alone = (self.det_area >= low) & (self.det_area <= high) & ~self._excused()       # unmatched, it is wrong (E18)
         before = np.cumsum(counts_alone) - counts_alone
         category_start = np.searchsorted(self.category, np.arange(num_categories))
         before_category = np.append(before, counts_alone.sum())[category_start]
         matched = self._match(gt_ignored)
         ap = np.full((len(IOU_THRESHOLDS), num_categories), -1.0)
-        recalls = {n: np.full_like(ap, -1.0) for n in (1, 10, self.max_detections)}
+        recalls = {n: np.full_like(ap, -1.0) for n in self.recall_at}
         has_boxes = num_boxes > 0
         for t in range(len(IOU_THRESHOLDS)):
             det = np.flatnonzero(matched[t] >= 0)                                      # in ranking order
@@ -177,22 +198,21 @@ class AveragePrecision:
         there is no box (E21, E25)."""
         self._ranked()
         self._pairs()
-
-        def mean(values: np.ndarray) -> float:
-            return float(values[values > -1].mean()) if (values > -1).any() else -1.0
-
         results: dict[str, float] = {}
         recall_results: dict[str, float] = {}
         for suffix, area in AREAS.items():
             ap, recalls = self._curves(area)
             results[f"AP{suffix}"] = mean(ap)
             if suffix:
-                recall_results[f"AR{suffix}"] = mean(recalls[self.max_detections])
+                recall_results[f"AR{suffix}"] = mean(recalls[self.recall_at[-1]])
             else:
                 results |= {"AP50": mean(ap[0]), "AP75": mean(ap[5])}
                 recall_results |= {f"AR{n}": mean(recall) for n, recall in recalls.items()}
                 self.per_category = ap                                                 # (T, K)
         results |= recall_results
-        for name, members in self.gt.groups.items():
-            results |= {f"AP_{name}": mean(self.per_category[:, members]), f"AP50_{name}": mean(self.per_category[0, members])}
-        return results
+        return results | self._group_results()
+
+    def _group_results(self) -> dict[str, float]:
+        """AP_<group> and AP50_<group>: means over the categories of each group of one joint run (E34)."""
+        return {f"{key}_{name}": mean(self.per_category[rows, members]) for name, members in self.gt.groups.items()
+                for key, rows in (("AP", slice(None)), ("AP50", 0))}

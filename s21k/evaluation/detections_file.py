@@ -73,9 +73,9 @@ def _read_json(path: Path) -> DetectionColumns:
         raise InputError(f"{path}: a number in it is too large") from None
 
 
-def locate(columns: DetectionColumns, gt: GroundTruth) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """-> positions of images and of categories in gt, scores, boxes. Unknown categories are dropped (E2), an unknown
-    image is an InputError."""
+def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """-> positions of images and of categories in gt, scores, boxes. Unknown categories are dropped (E2), or kept as -1;
+    an unknown image is an InputError."""
     image = np.searchsorted(gt.image_ids, columns.image_ids).clip(max=max(len(gt.image_ids) - 1, 0))
     if len(columns.image_ids) and (len(gt.image_ids) == 0 or (wrong := gt.image_ids[image] != columns.image_ids).any()):
         position = int(np.flatnonzero(wrong)[0]) if len(gt.image_ids) else 0
@@ -83,4 +83,6 @@ def locate(columns: DetectionColumns, gt: GroundTruth) -> tuple[np.ndarray, np.n
     order = np.argsort(gt.category_ids)
     at = np.searchsorted(gt.category_ids[order], columns.category_ids).clip(max=max(len(order) - 1, 0))
     known = gt.category_ids[order][at] == columns.category_ids if len(order) else np.zeros(len(at), dtype=bool)
-    return image[known], order[at[known]] if len(order) else at[known], columns.scores[known], columns.boxes[known]
+    category = np.where(known, order[at] if len(order) else -1, -1)
+    kept = known | keep_unknown
+    return image[kept], category[kept], columns.scores[kept], columns.boxes[kept]

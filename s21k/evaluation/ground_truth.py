@@ -17,7 +17,8 @@ class GroundTruth:
     """image_ids (I,) ascending, sizes (I, 2) as (h, w); category_ids, category_names K each, in evaluation order; groups: name -> (K,) bool.
 
     A row a box, in file order: image, category (positions in the above), boxes (G, 4) as
-    [x, y, w, h] float64, areas, crowd. Boxes of categories outside the K are dropped (E3).
+    [x, y, w, h] float64, areas, crowd, ignore. Boxes of categories outside the K are dropped (E3).
+    LVIS only: frequencies K letters, negative and not_exhaustive (n, 2) pairs of image and category.
     """
     path: str
     image_ids: np.ndarray
@@ -30,6 +31,10 @@ class GroundTruth:
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    ignore: np.ndarray
+    frequencies: list[str | None]
+    negative: np.ndarray
+    not_exhaustive: np.ndarray
 
     @staticmethod
     def load(path: str | Path, categories: CategoryMap | None = None) -> "GroundTruth":
@@ -58,9 +63,16 @@ class GroundTruth:
         position[chosen[there]] = np.flatnonzero(there)
         category = position[table.category_index]
         kept = category >= 0
+
+        def pairs(listed: np.ndarray) -> np.ndarray:
+            moved = np.stack([listed[:, 0], position[listed[:, 1]]], axis=1)
+            return moved[moved[:, 1] >= 0]
+
         return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1), np.where(there, table.category_ids[chosen], -1),
                            [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept], category[kept],
-                           table.boxes[kept], table.areas[kept], table.crowd[kept])
+                           table.boxes[kept], table.areas[kept], table.crowd[kept], table.ignore[kept],
+                           [table.frequencies[c] if c >= 0 else None for c in chosen], pairs(table.negative),
+                           pairs(table.not_exhaustive))
 
     def image_position(self, image_id: int) -> int:
         """Where image_id stands in image_ids. InputError: the file has no such image (E2)."""

@@ -3,12 +3,13 @@
     python -m s21k.evaluation.score --metric coco --annotations gt.json --detections dets.npz --out metrics.json
 
 --metric coco   average precision as COCO defines it: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl
+--metric lvis   as LVIS defines it: AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300
 --metric loc    localization accuracy of pictures of one category: top1 top5 top5_classes gt_known has_gt_class_det
                 cls_top1 cls_top5 images
 --groups G      JSON {"base": [category ids], "novel": [..]}: AP_<group> AP50_<group>, or <key>_<group>
---max-dets N    of each (image, category), the best N (100); coco only
+--max-dets N    coco: of each (image, category), the best N (100); lvis: of each image (300), -1 for all
 --iou-threshold T (0.5), --iou-at-least (>= instead of >): loc only
---per-category  adds {"per_category": {category id: [AP, AP50]}}; coco only
+--per-category  adds {"per_category": {category id: [AP, AP50]}}; coco and lvis
 
 Detections: COCO's results JSON, or an .npz with image_id, category_id, score (N,) and bbox (N, 4) [x, y, w, h], which
 reads many times faster. Values are fractions; -1 where there is nothing to find.
@@ -23,6 +24,7 @@ from s21k.errors import InputError, run_command
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.localization import LocalizationAccuracy
 
 
@@ -43,25 +45,29 @@ def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.evaluation.score")
-    parser.add_argument("--metric", choices=("coco", "loc"), required=True)
+    parser.add_argument("--metric", choices=("coco", "lvis", "loc"), required=True)
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--detections", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--groups", type=Path)
-    parser.add_argument("--max-dets", type=int, default=100)
+    parser.add_argument("--max-dets", type=int)
     parser.add_argument("--iou-threshold", type=float, default=0.5)
     parser.add_argument("--iou-at-least", action="store_true")
     parser.add_argument("--per-category", action="store_true")
     a = parser.parse_args(argv)
-    if a.max_dets < 1 or not 0 <= a.iou_threshold <= 1:
-        raise InputError("expected --max-dets of at least 1, --iou-threshold between 0 and 1")
+    max_dets = {"coco": 100, "lvis": 300, "loc": 1}[a.metric] if a.max_dets is None else a.max_dets
+    if not (max_dets >= 1 or (a.metric == "lvis" and max_dets == -1)) or not 0 <= a.iou_threshold <= 1:
+        raise InputError("expected --max-dets of at least 1 (lvis: or -1), --iou-threshold between 0 and 1")
     gt = GroundTruth.load(a.annotations)
     if a.groups:
         gt.groups = read_groups(a.groups, gt)
-    detections = locate(read_detections(a.detections), gt)
+    detections = locate(read_detections(a.detections), gt, keep_unknown=a.metric == "lvis")
     if a.metric == "coco":
-        metric = AveragePrecision(gt, a.max_dets)
-        print(f"AP as COCO defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {a.max_dets} of each image and category")
+        metric = AveragePrecision(gt, max_dets)
+        print(f"AP as COCO defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} of each image and category")
+    elif a.metric == "lvis":
+        metric = LvisAveragePrecision(gt, max_dets)
+        print(f"AP as LVIS defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} of each image (-1: all)")
     else:
         metric = LocalizationAccuracy(gt, a.iou_threshold, a.iou_at_least)
         print(f"localization accuracy, IoU {'>=' if a.iou_at_least else '>'} {a.iou_threshold}")
@@ -69,7 +75,7 @@ def main(argv: list[str]) -> None:
     results: dict = metric.compute()
     for key, value in results.items():
         print(f"  {key:<20} {value if key.startswith('images') else round(100 * value, 2) if value >= 0 else '-'}")
-    if a.per_category and a.metric == "coco":
+    if a.per_category and a.metric != "loc":
         ap = metric.per_category
         results["per_category"] = {str(i): [float(ap[:, k].mean()), float(ap[0, k])] for k, i in enumerate(gt.category_ids.tolist())}
     if a.out:

@@ -1,0 +1,55 @@
+"""LVIS's average precision (E27-E34): federated truth, a budget of detections for each image.
+
+An image is judged for a category only where that category has a box in it or was checked to be
+absent; of categories that were not boxed completely, unmatched detections are not wrong.
+"""
+import dataclasses
+
+import numpy as np
+
+from s21k.errors import InputError
+from s21k.evaluation.average_precision import AveragePrecision, mean
+from s21k.evaluation.ground_truth import GroundTruth, starts
+
+FREQUENCIES = "rcf"                         # rare, common, frequent (E33)
+
+
+class LvisAveragePrecision(AveragePrecision):
+    """max_detections is of an image over all categories, before anything is dropped (E28); -1: no cap."""
+
+    def __init__(self, gt: GroundTruth, max_detections: int = 300) -> None:
+        super().__init__(gt, max_detections)
+        if bad := [letter for letter in gt.frequencies if letter not in ("r", "c", "f")]:
+            raise InputError(f"{gt.path}: a category has frequency {bad[0]!r}, expected r, c or f (E33)")
+        kept = (gt.areas > 0) & np.isfinite(gt.areas)                    # E29
+        self.gt = dataclasses.replace(gt, image=gt.image[kept], category=gt.category[kept], boxes=gt.boxes[kept], areas=gt.areas[kept],
+                                      crowd=np.zeros(kept.sum(), dtype=bool), ignore=gt.ignore[kept])
+        self.crowd, self.ignored = self.gt.crowd, self.gt.ignore         # no crowds here; `ignore` is honoured (E6, E32)
+        self.recall_at = (np.iinfo(np.int64).max,)
+
+    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """The best of each image; of those, the ones with an area (E29) whose category is judged there (E30).
+
+        category -1 is one that the file does not list: it uses up the budget and is then dropped (E28).
+        """
+        order = np.lexsort((-scores, image))
+        if self.max_detections >= 0:
+            order = order[np.arange(len(order)) - starts(image[order]) < self.max_detections]
+        kept = np.sort(order)
+        area = boxes[kept, 2] * boxes[kept, 3]
+        judged = np.union1d(self._cell(self.gt.image, self.gt.category), self._cell(*self.gt.negative.T))
+        return kept[(category[kept] >= 0) & (area > 0) & np.isin(self._cell(image[kept], category[kept]), judged)]
+
+    def _excused(self) -> np.ndarray:
+        """Of a category that was not boxed completely in that image (E31)."""
+        return np.isin(self.cell, self._cell(*self.gt.not_exhaustive.T))
+
+    def compute(self) -> dict[str, float]:
+        """AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300 and AP_<group>, AP50_<group>."""
+        results = super().compute()
+        names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+        letters = np.array(self.gt.frequencies)
+        return ({name: results[name] for name in names}
+                | {f"AP{letter}": mean(self.per_category[:, letters == letter]) for letter in FREQUENCIES}
+                | {"AR@300": results[f"AR{self.recall_at[0]}"]} | {f"AR{size}@300": results[f"AR{size}"] for size in "sml"}
+                | self._group_results())
