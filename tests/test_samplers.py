@@ -51,3 +51,22 @@ def test_seeds_differ_in_every_part_and_seeded_leaves_no_trace():
     assert torch.equal(before, torch.get_rng_state())
     with seeded(3):
         assert torch.equal(first, torch.rand(3))
+
+
+def test_every_process_has_three_labelled_images_for_each_with_boxes_in_every_step(tmp_path):
+    """T8, P57: b and 3b a step, also when a step is done in parts; both kinds on one canvas (P17)."""
+    from s21k.config import load_config
+    from s21k.data.loaders import open_classification, open_detection, stage2_batches
+    from s21k.distributed import World
+    from tests.toy import words, write_toy
+    cfg = load_config(words(write_toy(tmp_path), "stage2.det_batch=4", "stage2.accumulate=2"))
+    det_data, cls_data = open_detection(cfg), open_classification(cfg, "train")
+    micro = cfg.stage2.det_batch // cfg.stage2.accumulate
+    for rank in range(2):
+        world = World(rank, 2, torch.device("cpu"))
+        det = stage2_batches(cfg, det_data, "det", world, micro, 0)
+        cls = stage2_batches(cfg, cls_data, "cls", world, cfg.stage2.cls_per_det * micro, 0)
+        for _ in range(4):
+            boxes, labels = next(det), next(cls)
+            assert len(labels) == 3 * len(boxes) == 3 and labels.images.shape[1:] == boxes.images.shape[1:] == (3, 64, 64)
+            assert all(len(target.labels) == 1 for target in labels.targets)
