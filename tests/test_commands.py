@@ -84,7 +84,7 @@ def test_mixed_precision_trains_and_stays_near_full_precision(trained, tmp_path,
     """G21: fp16 with its scaler; the first step's losses agree to a few per cent."""
     first = []
     for mode in ("off", amp):
-        more = [f"output_dir={tmp_path / mode}", f"stage2.init={trained / 'run' / 'stage1.pt'}", f"amp={mode}"]
+        more = [f"output_dir={tmp_path / mode}", f"stage2.init={trained / 'run' / 'stage1.pt'}", f"amp={mode}", "stage2.iterations=2"]
         done = run("train_stage2.py", *words(trained, *more))
         assert done.returncode == 0, done.stderr[-2000:]
         first.append(json.loads((tmp_path / mode / "log.jsonl").read_text().splitlines()[0]))
