@@ -9,7 +9,7 @@ from PIL import Image
 from s21k.annotations import PackedStrings, load_annotations
 from s21k.categories import CategoryMap
 from s21k.data.augment_stage1 import TrainAugment, ValidateResize, erase
-from s21k.data.augment_stage2 import LargeScaleJitter, ResizeShortestEdge, flip_target
+from s21k.data.augment_stage2 import Draw, LargeScaleJitter, ResizeShortestEdge, flip_target
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import collate
@@ -200,7 +200,7 @@ def test_large_scale_jitter_moves_boxes_with_the_picture():
     flips = 0
     for seed in range(40):
         torch.manual_seed(seed)
-        tensor, target, scale = jitter(image, (80, 100), Target(torch.tensor([[20.0, 10.0, 60.0, 50.0]]), torch.tensor([3])))
+        tensor, target, scale = jitter(image, (80, 100), Target(torch.tensor([[20.0, 10.0, 60.0, 50.0]]), torch.tensor([3])), jitter.draw())
         h, w = tensor.shape[1:]
         assert max(h, w) <= 96
         flipped = tensor[0, :, 0].float().mean() > tensor[0, :, -1].float().mean()
@@ -219,8 +219,20 @@ def test_jitter_scales_cover_their_range_evenly():
     torch.manual_seed(0)
     nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     jitter = LargeScaleJitter(100, (0.1, 2.0))
-    scales = sorted(jitter(gradient(50, 50), (50, 50), nothing)[2][0] / 2 for _ in range(400))
+    scales = sorted(jitter(gradient(50, 50), (50, 50), nothing, jitter.draw())[2][0] / 2 for _ in range(400))
     assert scales[0] < 0.15 and scales[-1] > 1.95 and abs(np.median(scales) - 1.05) < 0.1
+
+
+def test_decoding_fewer_pixels_changes_the_jittered_picture_hardly(tmp_path):
+    """A large JPEG under a small scale: decoded at a quarter, the same picture and the same boxes."""
+    gradient(800, 600).save(tmp_path / "a.jpg", quality=95)
+    jitter, target = LargeScaleJitter(256, (0.1, 2.0)), Target(torch.tensor([[100.0, 60.0, 500.0, 300.0]]), torch.tensor([0]))
+    draw = Draw(0.5, 0.3, 0.7, True)
+    cheap = read_image(tmp_path / "a.jpg", jitter.needed_side(draw))
+    assert cheap.size == (200, 150)
+    (a, a_target, a_scale), (b, b_target, b_scale) = (jitter(image, (600, 800), target, draw) for image in (cheap, read_image(tmp_path / "a.jpg")))
+    assert a.shape == b.shape == (3, 96, 128) and torch.equal(a_target.boxes, b_target.boxes) and a_scale == b_scale
+    assert (a.float() - b.float()).abs().mean() < 2
 
 
 def test_boxes_below_a_pixel_are_dropped_and_flips_are_their_own_inverse():

@@ -3,6 +3,9 @@
 Each takes a picture, the size it was annotated at, and a Target in those pixels; it returns
 (3, h, w) uint8 without padding, the Target in the new pixels, and the scale (x, y).
 """
+import math
+from typing import NamedTuple
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +25,14 @@ def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, 
     return Target(boxes[kept], target.labels[kept])
 
 
+class Draw(NamedTuple):
+    """What chance decides for one picture: the scale s, the place of the crop as shares, the flip."""
+    s: float
+    x: float
+    y: float
+    flip: bool
+
+
 class LargeScaleJitter:
     """Large-scale jitter (Ghiasi et al., 2021; P54, P55) and a random flip (P56).
 
@@ -32,25 +43,28 @@ class LargeScaleJitter:
     def __init__(self, size: int, scale: tuple[float, float]) -> None:
         self.size, self.scale = size, scale
 
-    def smallest_side(self) -> int:
-        """No picture is ever enlarged from fewer pixels than this for want of decoding them: see images.read_image."""
-        return int(self.size * self.scale[1])
+    def draw(self) -> Draw:
+        """Chance from torch's global generator: s, then x, y and the flip as numbers in [0, 1)."""
+        s, x, y, flip = torch.rand(4).tolist()
+        return Draw(self.scale[0] + s * (self.scale[1] - self.scale[0]), x, y, flip < 0.5)
 
-    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target) -> Augmented:
-        """Chance from torch's global generator: s, x, y and the flip, in this order."""
-        drawn = torch.rand(4).tolist()
+    def needed_side(self, draw: Draw) -> int:
+        """The picture's longer side after the resize: fewer pixels need not be decoded (images.read_image)."""
+        return math.ceil(self.size * draw.s)
+
+    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target, draw: Draw) -> Augmented:
         h, w = annotated
-        ratio = (self.scale[0] + drawn[0] * (self.scale[1] - self.scale[0])) * min(self.size / h, self.size / w)
+        ratio = draw.s * min(self.size / h, self.size / w)
         new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))            # of the whole picture
         crop_h, crop_w = min(new_h, self.size), min(new_w, self.size)
-        x, y = round(drawn[1] * (new_w - crop_w)), round(drawn[2] * (new_h - crop_h))
+        x, y = round(draw.x * (new_w - crop_w)), round(draw.y * (new_h - crop_h))
         # Only the part that will be seen is resized: the same as resizing all and cropping, and cheaper.
         fx, fy = image.width / new_w, image.height / new_h
         image = image.resize((crop_w, crop_h), Image.Resampling.BILINEAR,
                              box=(x * fx, y * fy, (x + crop_w) * fx, (y + crop_h) * fy))
         target = move_target(target, (new_w / w, new_h / h), (x, y), (crop_h, crop_w))
         tensor = to_tensor(image)
-        if drawn[3] < 0.5:
+        if draw.flip:
             tensor, target = tensor.flip(-1), flip_target(target, crop_w)
         return tensor, target, (new_w / w, new_h / h)
 

@@ -55,12 +55,13 @@ class JitterStream(Stream):
         self.jitter = jitter
 
     def sample(self, index: int, seed: int) -> Sample:
-        image, known = self.data.read(index, self.jitter.smallest_side())
+        draw = self.jitter.draw()
+        image, known = self.data.read(index, self.jitter.needed_side(draw))
         if isinstance(known, Target):
-            tensor, target, scale = self.jitter(image, self.data.size(index), known)
+            tensor, target, scale = self.jitter(image, self.data.size(index), known, draw)
             return Sample(tensor, target, int(self.data.image_ids[index]), scale, seed)
         nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        tensor, _, scale = self.jitter(image, (image.height, image.width), nothing)
+        tensor, _, scale = self.jitter(image, (image.height, image.width), nothing, draw)
         return Sample(tensor, _whole(tensor, known), index, scale, seed)
 
 

@@ -40,10 +40,11 @@ def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7, level
     # Coordinates stay in float32: bfloat16 would round x = 1001 to 1000. Under autocast roi_align takes mixed inputs.
     rois = torch.cat([image[:, None].to(flat.dtype), flat], dim=1)       # (R, 5)
     levels = roi_levels(flat) if levels is None else levels
-    pooled = pyramid[0].new_zeros(len(flat), pyramid[0].shape[1], out, out)
+    parts, places = [], []
     for level in range(MIN_LEVEL, MAX_LEVEL + 1):
         chosen = (levels == level).nonzero().squeeze(1)
         features = pyramid[level - MIN_LEVEL]
-        part = roi_align(features, rois[chosen], out, 1 / 2**level, sampling_ratio=0, aligned=True)
-        pooled = pooled.index_copy(0, chosen, part)
-    return pooled
+        parts.append(roi_align(features, rois[chosen], out, 1 / 2**level, sampling_ratio=0, aligned=True))
+        places.append(chosen)
+    pooled = torch.cat(parts)                                            # level after level; back into the given order:
+    return torch.empty_like(pooled).index_copy(0, torch.cat(places), pooled)
