@@ -2,7 +2,6 @@
 import contextlib
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ from pycocotools.cocoeval import COCOeval
 from s21k.categories import CategoryMap
 from s21k.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALLS, AveragePrecision
 from s21k.evaluation.ground_truth import GroundTruth
+from tests.toy import DATA
 
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-COCO_MINI = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "coco-mini"
+COCO_MINI = DATA / "coco-mini"
 
 
 def random_truth(rng, images=6, categories=4, crowds=True):

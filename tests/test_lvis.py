@@ -1,7 +1,6 @@
 """LVIS AP against the lvis package, every figure, on real annotations and on random ones."""
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from s21k.evaluation.detections_file import DetectionColumns, locate
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.lvis import LvisAveragePrecision
 from tests.test_average_precision import random_detections, random_truth
+from tests.toy import DATA
 
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300", "ARs@300", "ARm@300", "ARl@300"]
-REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "lvis" / "lvis_v0.5_val_100.json"
+REAL = DATA / "lvis" / "lvis_v0.5_val_100.json"
 logging.disable(logging.WARNING)
 
 

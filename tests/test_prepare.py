@@ -2,7 +2,6 @@
 import io
 import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from s21k.data.classification import ClassificationData
 from s21k.errors import InputError
 from s21k.prepare.shape_drawing import Category, _object, draw_picture, make_categories
 from s21k.prepare.tiny_imagenet import prepare
-from tests.toy import SMALL, run, write_toy
+from tests.toy import DATA, SMALL, run, write_toy
 
 
 def test_any_number_of_categories_with_unique_names_half_of_them_base():
@@ -102,7 +101,7 @@ def test_a_smaller_zip_is_taken_as_it_is_and_bad_ones_are_refused(tmp_path):
 
 def test_the_given_tiny_imagenet_has_the_baselines_it_should(tmp_path):
     """On the official layout's validation boxes: the whole picture 51.9 %, the best centred box 58.0 %."""
-    source = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "tiny-imagenet-200.zip"
+    source = DATA / "tiny-imagenet-200.zip"
     if not source.is_file():
         pytest.skip("data absent")
     from s21k.evaluation.ground_truth import GroundTruth
