@@ -1,6 +1,6 @@
 """Run by test_detector.py, alone or under torchrun: the gradients of one stage-II step on a fixed global batch.
 
-    ddp_step.py OUT: 4 images with boxes and 12 with labels, shared by the processes; rank 0 writes the gradients to OUT.
+    ddp_step.py OUT BACKBONE NORM: 4 images with boxes and 12 with labels, shared by the processes; rank 0 writes the gradients to OUT.
 """
 import sys
 
@@ -21,8 +21,8 @@ def share(whole, rank, size):
     return type(whole)(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part], whole.scales[part], whole.seeds[part])
 
 
-def main(out: str, backbone: str) -> None:
-    cfg = load_config(["toy", *SMALL, f"model.backbone={backbone}", "stage2.drop_path=0.3"])
+def main(out: str, backbone: str, norm: str) -> None:
+    cfg = load_config(["toy", *SMALL, f"model.backbone={backbone}", f"model.norm={norm}", "stage2.drop_path=0.3"])
     world = start_distributed()
     settle(cfg, world)
     set_seed(0, "initialisation")

@@ -185,11 +185,11 @@ def test_a_checkpoint_of_other_categories_is_refused():
         restore_detector(cfg, content, categories)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "swin_t"])
-def test_two_processes_have_the_gradients_of_one(tmp_path, backbone):
+@pytest.mark.parametrize("backbone, norm", [("resnet18", "gn"), ("resnet18", "frozen_bn"), ("swin_t", "gn")])
+def test_two_processes_have_the_gradients_of_one(tmp_path, backbone, norm):
     """Design 1.7, 1.11: counts are summed over ranks, all chance belongs to the image; also with drop path."""
     for processes in (1, 2):
-        done = run(str(ROOT / "tests" / "ddp_step.py"), str(tmp_path / f"{processes}.pt"), backbone, processes=processes)
+        done = run(str(ROOT / "tests" / "ddp_step.py"), str(tmp_path / f"{processes}.pt"), backbone, norm, processes=processes)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
     assert one.keys() == two.keys()
