@@ -187,7 +187,7 @@ def test_a_checkpoint_of_other_categories_is_refused():
 
 @pytest.mark.parametrize("backbone, norm", [("resnet18", "gn"), ("resnet18", "frozen_bn"), ("swin_t", "gn")])
 def test_two_processes_have_the_gradients_of_one(tmp_path, backbone, norm):
-    """Design 1.7, 1.11: counts are summed over ranks, all chance belongs to the image; also with drop path."""
+    """Counts are summed over ranks, all chance belongs to the image; also with drop path."""
     for processes in (1, 2):
         done = run(str(ROOT / "tests" / "ddp_step.py"), str(tmp_path / f"{processes}.pt"), backbone, norm, processes=processes)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""The house: imports only go down, wings do not know each other, the product imports the card's packages only."""
+"""The house: imports only go down, wings do not know each other, the product imports few packages only."""
 import ast
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_imports_go_down_and_not_sideways(path):
         assert other_floor < own_floor or (other_floor, other_wing) == (own_floor, own_wing), f"{path} imports {name}"
 
 
-def test_the_product_imports_only_the_packages_of_the_card():
+def test_the_product_imports_only_the_packages_of_requirements_txt():
     import sys
     for path in FILES:
         for name in imports(path):

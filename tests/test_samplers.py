@@ -18,7 +18,7 @@ def test_every_image_once_an_epoch_and_epochs_differ():
 
 
 def test_processes_share_a_stream_without_gap_or_repeat():
-    """T8 and design 1.11: the images of each step are the same for one, two and four processes."""
+    """T8: the images of each step are the same for one, two and four processes."""
     order = Shuffle(100, 0, "det")
     alone = take(Share(order, 0, 8, 0, 1), 5, 8)
     for ranks in (2, 4):

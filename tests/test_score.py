@@ -36,7 +36,7 @@ def test_json_and_npz_give_pycocotools_figures(tmp_path):
 
 
 def test_localization_from_a_file_equals_counting_image_by_image(tmp_path):
-    """Design 1.9: on an uncapped file of the same detections, exactly; also with ties and several true boxes."""
+    """On an uncapped file of the same detections, exactly; also with ties and several true boxes."""
     rng = np.random.default_rng(1)
     images, categories = 60, 6
     truth = {"images": [{"id": i, "width": 100, "height": 100, "file_name": "x"} for i in range(images)],

@@ -33,8 +33,8 @@ def subsample(matches: Tensor, count: int, fraction: float, seed: int) -> tuple[
     """matches (N,) as of `match` -> positions of chosen positives and negatives.
 
     At most count * fraction positives; negatives fill up to count (P62: the usual rule, G11, G13).
-    The choice is by the smallest of N numbers made of seed: the same on any device (design: chance
-    as a function of place).
+    The choice is by the smallest of N numbers made of seed: the same on any device, and for
+    any number of processes.
     """
     noise = uniform(derive_seed(seed, "subsample"), len(matches), matches.device)
     positives, negatives = (matches >= 0).nonzero().squeeze(1), (matches == BACKGROUND).nonzero().squeeze(1)
