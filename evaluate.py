@@ -7,6 +7,8 @@ Words as for training. Reads runs/<words>/stage2.pt (or eval.checkpoint=PATH); w
 detections.json and .npz, and pictures/ into the same folder.
 """
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from s21k.distributed import gather_objects, print0, start_distributed, stop_dis
 from s21k.draw import contact_sheet, draw_boxes
 from s21k.errors import InputError, run_command
 from s21k.evaluation.average_precision import AveragePrecision
-from s21k.evaluation.ground_truth import GroundTruth, xyxy_to_xywh
+from s21k.evaluation.columns import DetectionColumns
+from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.images import read_image
@@ -29,27 +32,29 @@ from s21k.structures import Detections
 from s21k.training.checkpoint import read
 from s21k.training.run import AMP, settle, trained
 
-METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "lvis_box_ap": LvisAveragePrecision}
+METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "lvis_box_ap": LvisAveragePrecision,
+           "mask_ap": partial(AveragePrecision, kind="mask"), "lvis_mask_ap": partial(LvisAveragePrecision, kind="mask")}
 
 
-def as_columns(image_id: int, detections: Detections, category_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """One image's detections as columns: ids of the annotation file, boxes [x, y, w, h] in original pixels."""
-    labels = detections.labels.cpu().numpy()
-    known = category_ids[labels] >= 0                                    # the file may lack a category: it has no id there
-    return {"image_id": np.full(known.sum(), image_id, dtype=np.int64), "category_id": category_ids[labels][known],
-            "score": detections.scores.cpu().numpy()[known], "bbox": xyxy_to_xywh(detections.boxes.cpu().numpy())[known]}
+def with_ids(found: DetectionColumns, category_ids: np.ndarray) -> DetectionColumns:
+    """Categories as ids of the annotation file; one that the file lacks has no id there, and goes."""
+    known = np.flatnonzero(category_ids[found.category] >= 0)
+    found = found.take(known)
+    return replace(found, category=category_ids[found.category])
 
 
-def write_detections(folder: Path, parts: list[dict[str, np.ndarray]]) -> None:
+def write_detections(folder: Path, parts: list[DetectionColumns]) -> None:
     """detections.npz (columns, exact) and detections.json (COCO's results format, boxes to 0.01 pixel), in ascending image id."""
-    parts = sorted((part for part in parts if len(part["score"])), key=lambda part: part["image_id"][0])
-    columns = {key: np.concatenate([part[key] for part in parts]) if parts else np.zeros((0, 4) if key == "bbox" else 0)
-               for key in ("image_id", "category_id", "score", "bbox")}
+    found = DetectionColumns.join(sorted((part for part in parts if len(part)), key=lambda part: part.image[0]))
+    columns = {"image_id": found.image, "category_id": found.category, "score": found.scores, "bbox": found.boxes}
+    rows = [{"image_id": image, "category_id": category, "bbox": [round(v, 2) for v in box], "score": score}
+            for image, category, score, box in zip(*(columns[key].tolist() for key in ("image_id", "category_id", "score", "bbox")))]
+    if found.masks is not None:
+        columns |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets, "rle_size": found.masks.sizes}
+        for number, row in enumerate(rows):
+            row["segmentation"] = {"size": found.masks[number]["size"], "counts": found.masks[number]["counts"].decode()}
     np.savez(folder / "detections.npz", **columns)
-    rows = zip(*(columns[key].tolist() for key in ("image_id", "category_id", "score", "bbox")))
-    (folder / "detections.json").write_text(json.dumps([
-        {"image_id": int(image), "category_id": int(category), "bbox": [round(v, 2) for v in box], "score": score}
-        for image, category, score, box in rows]))
+    (folder / "detections.json").write_text(json.dumps(rows))
 
 
 def draw_pictures(folder: Path, shown: dict[int, Detections], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> None:
@@ -98,7 +103,10 @@ def main(words: list[str]) -> None:
     settle(cfg, world, one_size=False)
     root = Path(cfg.data.root)
     categories = CategoryMap.load(root / where.categories)
-    gt = GroundTruth.load(root / where.annotations, categories)
+    of_masks = [name for name in test.metrics if "mask" in name]
+    if of_masks and not cfg.model.with_masks:
+        raise InputError(f"eval.metrics: {of_masks[0]} needs model.with_masks=true")
+    gt = GroundTruth.load(root / where.annotations, categories, masks=bool(of_masks))
     data = DetectionData(root / where.annotations, root / where.images)
     if absent := int((gt.category_ids < 0).sum()):
         print0(f"{absent} of the {len(categories)} categories are not in {where.annotations}: they have no boxes to find there")
@@ -107,16 +115,16 @@ def main(words: list[str]) -> None:
     metrics = {name: METRICS[name](gt) for name in test.metrics}
 
     pictured = set(gt.image_ids[np.linspace(0, len(gt.image_ids) - 1, min(test.pictures, len(gt.image_ids))).round().astype(int)].tolist())
-    columns: list[dict[str, np.ndarray]] = []
+    columns: list[DetectionColumns] = []
     shown: dict[int, Detections] = {}
     for batch in eval_batches(cfg, data, world):
         batch = batch.to(world.device)
         with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
             for image_id, scale, prediction in zip(batch.image_ids, batch.scales, detector.predict(batch, categories, test)):
-                prediction = prediction.in_picture(scale)
+                prediction = prediction.in_picture(scale, data.size(gt.image_position(image_id)))
                 for metric in metrics.values():
                     metric.update(image_id, prediction if isinstance(metric, LocalizationAccuracy) else prediction.detections)
-                columns.append(as_columns(image_id, prediction.detections, gt.category_ids))
+                columns.append(with_ids(DetectionColumns.of(image_id, prediction.detections), gt.category_ids))
                 if image_id in pictured:
                     shown[image_id] = prediction.detections.to(torch.device("cpu"))
 
@@ -128,8 +136,8 @@ def main(words: list[str]) -> None:
             columns += other_columns
             shown |= other_shown
         results = {}
-        for metric in metrics.values():
-            results |= metric.compute()
+        for name, metric in metrics.items():
+            results |= {f"mask_{key}" if name in of_masks else key: value for key, value in metric.compute().items()}
             if isinstance(metric, LocalizationAccuracy):
                 results |= box_baselines(metric)
         folder = Path(cfg.output_dir)

@@ -9,21 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from s21k.errors import InputError
-
-
-class PackedStrings:
-    """Many strings as one byte array and offsets: worker processes share it, nothing is counted or copied."""
-
-    def __init__(self, strings: list[str]) -> None:
-        encoded = [s.encode() for s in strings]
-        self.offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self.data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> str:
-        return self.data[self.offsets[index]:self.offsets[index + 1]].tobytes().decode()
+from s21k.masks import Outline, PackedOutlines, parse_outline
+from s21k.packed import PackedStrings
 
 
 @dataclass
@@ -33,7 +20,7 @@ class AnnotationTable:
     image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names,
     category_wnids, frequencies (LVIS: r, c, f) C each; then a row an annotation: image_index,
     category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd
-    (A,) and ignore (A,) bool (E6). LVIS only: negative and not_exhaustive (n, 2), pairs of image and
+    (A,) and ignore (A,) bool (E6); masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of image and
     category positions that were checked to be absent, or not boxed completely (E30, E31).
     """
     path: str
@@ -51,6 +38,7 @@ class AnnotationTable:
     areas: np.ndarray
     crowd: np.ndarray
     ignore: np.ndarray
+    masks: PackedOutlines | None
     negative: np.ndarray
     not_exhaustive: np.ndarray
 
@@ -101,11 +89,18 @@ def _unique(path: Path, part: str, ids: np.ndarray) -> None:
         raise InputError(f"{path}: {part}: id {ordered[1:][same][0]} stands twice, expected unique ids")
 
 
-def load_annotations(path: str | Path) -> AnnotationTable:
+def _outline(path: Path, position: int, row: dict, size: tuple[int, int]) -> Outline:
+    try:
+        return parse_outline(row.get("segmentation"), size)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}: annotations[{position}] has {error}") from None
+
+
+def load_annotations(path: str | Path, masks: bool = False) -> AnnotationTable:
     """Read a COCO-format file.
 
-    Annotations on images or categories that the file does not list are dropped (E3). InputError:
-    not JSON, a part or a field missing, of the wrong type or not finite, or an id that stands twice (E8).
+    Annotations on images or categories that the file does not list are dropped (E3). masks: read the
+    segmentations as well, which every annotation must then have (E37). InputError: not JSON, a part or a field missing, of the wrong type or not finite, or an id that stands twice (E8).
     """
     path = Path(path)
     try:
@@ -152,10 +147,15 @@ def load_annotations(path: str | Path) -> AnnotationTable:
     image_index = _index_of(image_ids, _column(path, "annotations", annotations, "image_id", int))
     category_index = _index_of(category_ids, _column(path, "annotations", annotations, "category_id", int))
     listed = (image_index >= 0) & (category_index >= 0)
+    outlines = None
+    if masks:
+        heights_in_order, widths_in_order = heights[by_image], widths[by_image]
+        outlines = PackedOutlines([_outline(path, i, annotations[i], (int(heights_in_order[at]), int(widths_in_order[at])))
+                                   for i, at in zip(np.flatnonzero(listed).tolist(), image_index[listed].tolist())])
     return AnnotationTable(
         str(path), image_ids, heights[by_image].astype(np.int32), widths[by_image].astype(np.int32),
         PackedStrings(names), category_ids, [categories[i]["name"] for i in by_category],
         [categories[i].get("wnid") for i in by_category], [categories[i].get("frequency") for i in by_category],
         image_index[listed].astype(np.int32), category_index[listed].astype(np.int32), boxes[listed], areas[listed],
-        crowd[listed], ignore[listed], _listed_pairs(path, ordered_images, "neg_category_ids", category_ids),
+        crowd[listed], ignore[listed], outlines, _listed_pairs(path, ordered_images, "neg_category_ids", category_ids),
         _listed_pairs(path, ordered_images, "not_exhaustive_category_ids", category_ids))

@@ -68,6 +68,7 @@ class ModelConfig:
     rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test (G11)
     rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test (G11)
     regions_per_image: int = 512            # sampled regions, a quarter positive at most (G13)
+    with_masks: bool = False                # Mask R-CNN's mask head beside the box head (P39, G2); the boxes' JSON needs segmentations
 
 
 @dataclass(frozen=True)

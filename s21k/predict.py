@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
         tensor, _, scale = resize(image, (image.height, image.width), nothing)
         batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(world.device)
         with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
-            prediction = next(detector.predict(batch, categories, cfg.eval)).in_picture(scale)
+            prediction = next(detector.predict(batch, categories, cfg.eval)).in_picture(scale, (image.height, image.width))
         found = above(prediction.detections, a.threshold)
         names = [categories.names[label] for label in found.labels.tolist()]
         for box, score, label, name in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names):

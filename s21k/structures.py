@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s21k.masks import Masks, paste
+
 BACKGROUND = -1
 IGNORE = -2
 
@@ -18,16 +20,21 @@ class Target:
     """What is known of one image.
 
     boxes (M, 4) float, labels (M,) int64. An image with only an image-level label has one
-    object whose box is the whole valid area (P2, P18).
+    object whose box is the whole valid area (P2, P18). masks: of the M objects, where they were asked for.
     """
     boxes: Tensor
     labels: Tensor
+    masks: Masks | None = None
 
     def to(self, device: torch.device) -> "Target":
-        return Target(self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
+        return Target(self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.masks)
 
     def pin_memory(self) -> "Target":
-        return Target(self.boxes.pin_memory(), self.labels.pin_memory())
+        return Target(self.boxes.pin_memory(), self.labels.pin_memory(), self.masks)
+
+    def pick(self, kept: Tensor) -> "Target":
+        """The objects of kept (M,) bool."""
+        return Target(self.boxes[kept], self.labels[kept], None if self.masks is None else self.masks.pick(kept))
 
 
 @dataclass
@@ -95,25 +102,31 @@ class RegionScores:
 
 @dataclass
 class Detections:
-    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K)."""
+    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K); masks: N compressed RLE of the original picture,
+    where there is a mask head."""
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    masks: list[dict] | None = None
 
     def to(self, device: torch.device) -> "Detections":
-        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), self.masks)
 
 
 @dataclass
 class Prediction:
     """One image, boxes in one kind of pixels: every region's scores; the detections chosen from them; and the five
-    best after NMS, before threshold and cap (for the top-5 localization accuracy)."""
+    best after NMS, before threshold and cap (for the top-5 localization accuracy). masks (N, m, m): the
+    probability of each detection's mask inside its box, or None."""
     regions: RegionScores
     detections: Detections
     five_best: Detections
+    masks: Tensor | None = None
 
-    def in_picture(self, scale: tuple[float, float]) -> "Prediction":
-        """In the pixels of the original picture: scale as in Batch.scales."""
+    def in_picture(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
+        """In the pixels of the original picture of size (h, w): scale as in Batch.scales. Masks are pasted one at a time."""
         divisor = torch.tensor([*scale, *scale], device=self.regions.boxes.device)
-        moved = [Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best)]
-        return Prediction(RegionScores(self.regions.boxes / divisor, self.regions.scores), *moved)
+        found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
+        if self.masks is not None:
+            found.masks = [paste(mask, box, size) for mask, box in zip(self.masks.cpu(), found.boxes.tolist())]
+        return Prediction(RegionScores(self.regions.boxes / divisor, self.regions.scores), found, five)

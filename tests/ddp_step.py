@@ -25,7 +25,7 @@ def main(out: str, backbone: str, norm: str) -> None:
     # More regions than there are proposals, and the category term over objects: the counts that divide the losses
     # then differ from rank to rank, and must be averaged.
     cfg = load_config(["toy", *SMALL, f"model.backbone={backbone}", f"model.norm={norm}", "stage2.drop_path=0.3",
-                       "model.regions_per_image=64", "stage2.loss_norm=fg"])
+                       "model.regions_per_image=64", "stage2.loss_norm=fg", "model.with_masks=true"])
     world = start_distributed()
     settle(cfg, world)
     set_seed(0, "initialisation")

@@ -1,15 +1,18 @@
 """T10: our flat-array AP against pycocotools, every key, on random data with ties, crowds and empty categories."""
 import contextlib
+import functools
 import io
 import json
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from s21k.categories import CategoryMap
 from s21k.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALLS, AveragePrecision
+from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from tests.toy import DATA
 
@@ -47,23 +50,49 @@ def random_detections(rng, truth, per_image=30):
     return rows
 
 
-def pycocotools_stats(path, rows):
+def ellipse(box, width=400, height=300):
+    """A polygon of 16 corners inside a box, cut at the picture."""
+    x, y, w, h = box
+    angle = np.arange(16) * np.pi / 8
+    corners = np.stack([x + w / 2 + w / 2 * np.cos(angle), y + h / 2 + h / 2 * np.sin(angle)], 1).clip(0, [width, height])
+    return corners.round(2).reshape(-1).tolist()
+
+
+def add_masks(truth, rows):
+    """Segmentations for all: polygons of one part or two, crowds as run lengths; detections as compressed run lengths."""
+    for annotation in truth["annotations"]:
+        outline = ellipse(annotation["bbox"])
+        annotation["segmentation"] = [outline]
+        if annotation["id"] % 3 == 0:
+            annotation["segmentation"] = [outline[:18], outline[14:] + outline[:2]]
+        if annotation.get("iscrowd"):
+            drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([outline], 300, 400)))
+            changes = np.flatnonzero(np.diff(np.r_[0, drawn.T.reshape(-1)]) != 0)
+            annotation["segmentation"] = {"size": [300, 400], "counts": np.diff(np.r_[0, changes, drawn.size]).tolist()}
+    for row in rows:
+        rle = coco_mask.merge(coco_mask.frPyObjects([ellipse(row["bbox"])], 300, 400))
+        row["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def pycocotools_stats(path, rows, kind="bbox"):
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(path))
-        evaluator = COCOeval(coco, coco.loadRes(rows), "bbox")
+        evaluator = COCOeval(coco, coco.loadRes([dict(row) for row in rows]), kind)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
     return evaluator
 
 
-def ours(path, rows, shards=1, categories=None):
-    gt = GroundTruth.load(path, categories)
-    metrics = [AveragePrecision(gt) for _ in range(shards)]
-    place = {int(c): i for i, c in enumerate(gt.category_ids)}
-    for row in rows:
-        image = gt.image_position(row["image_id"])
-        metrics[image % shards].add_all(np.array([image]), np.array([place[row["category_id"]]]), np.array([row["score"]]), np.array([row["bbox"]], float))
+def ours(path, rows, shards=1, categories=None, kind="bbox"):
+    """Through the file and its reader."""
+    gt = GroundTruth.load(path, categories, masks=kind == "segm")
+    metrics = [AveragePrecision(gt, kind={"bbox": "box", "segm": "mask"}[kind]) for _ in range(shards)]
+    saved = path.with_name("detections.json")
+    saved.write_text(json.dumps(rows))
+    found = locate(read_detections(saved, masks=kind == "segm"), gt)
+    for number, metric in enumerate(metrics):
+        metric.add_all(found.take(np.flatnonzero(found.image % shards == number)))
     for other in metrics[1:]:
         metrics[0].merge(other.state())
     return metrics[0].compute()
@@ -76,21 +105,33 @@ def test_the_grids_are_pycocotools():
     assert [list(map(float, v)) for v in AREAS.values()] == [list(map(float, a)) for a in Params("bbox").areaRng]
 
 
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(60))
-def test_every_figure_equals_pycocotools_on_random_data(tmp_path, seed):
+def test_every_figure_equals_pycocotools_on_random_data(tmp_path, seed, kind):
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, images=int(rng.integers(1, 8)), categories=int(rng.integers(2, 6)))
     rows = random_detections(rng, truth, per_image=300 if seed % 10 == 0 else 30)
     if not rows:
         rows = [{"image_id": truth["images"][0]["id"], "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
+    if kind == "segm":
+        add_masks(truth, rows)
+        if seed % 2:                                                               # boxes are then drawn around the masks (E9)
+            rows = [{key: value for key, value in row.items() if key != "bbox"} for row in rows]
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(truth))
-    stats = pycocotools_stats(path, rows).stats
-    results = ours(path, rows, shards=1 + seed % 3)
+    stats = pycocotools_stats(path, rows, kind).stats
+    results = ours(path, rows, shards=1 + seed % 3, kind=kind)
     assert [results[key] for key in KEYS] == pytest.approx(list(stats), abs=1e-9)
 
 
-def test_coco_mini_with_perturbed_detections_equals_pycocotools():
+@functools.cache
+def full_masks(path):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_coco_mini_with_perturbed_detections_equals_pycocotools(tmp_path, kind):
     path = COCO_MINI / "annotations" / "instances_val2017.json"
     if not path.is_file():
         pytest.skip("data absent")
@@ -101,9 +142,15 @@ def test_coco_mini_with_perturbed_detections_equals_pycocotools():
         for _ in range(3):
             box = np.array(a["bbox"]) + rng.normal(0, 0.08, 4) * np.array([a["bbox"][2], a["bbox"][3]] * 2)
             category = a["category_id"] if rng.random() < 0.9 else 1
-            rows.append({"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(), "score": float(rng.random().__round__(2))})
-    results = ours(path, rows)
-    assert [results[key] for key in KEYS] == pytest.approx(list(pycocotools_stats(path, rows).stats), abs=1e-9)
+            row = {"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(), "score": float(rng.random().__round__(2))}
+            if kind == "segm":
+                moved = np.roll(coco_mask.decode(full_masks(path).annToRLE(a)), rng.integers(-6, 7, 2), axis=(0, 1))
+                rle = coco_mask.encode(np.asfortranarray(moved))
+                row["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+            rows.append(row)
+    (tmp_path / "gt.json").write_text(path.read_text())
+    results = ours(tmp_path / "gt.json", rows, kind=kind)
+    assert [results[key] for key in KEYS] == pytest.approx(list(pycocotools_stats(path, rows, kind).stats), abs=1e-9)
     assert results["AP50"] > 0.3
 
 

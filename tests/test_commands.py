@@ -56,6 +56,24 @@ def test_two_processes_run_all_three_scripts_and_score_the_same(trained, tmp_pat
     assert one == pytest.approx(two, abs=1e-6)
 
 
+def test_masks_are_trained_written_and_scored(trained, tmp_path):
+    """Mask R-CNN's head beside the others; the written masks score as the command says, from .npz to the last bit."""
+    more = ("model.with_masks=true", "eval.metrics=[box_ap,mask_ap]", f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}")
+    for script in ("train_stage2.py", "evaluate.py"):
+        done = run(script, *words(trained, *more))
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "mask" in json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("detections.npz", "detections.json"):
+        done = run("s21k.evaluation.score", "--metric", "coco", "--iou-type", "segm", "--annotations", str(trained / "shapes" / "val.json"),
+                   "--detections", str(tmp_path / name), "--out", str(tmp_path / "m.json"), module=True)
+        assert done.returncode == 0, done.stderr
+        again = json.loads((tmp_path / "m.json").read_text())
+        assert {key: results[f"mask_{key}"] for key in again} == pytest.approx(again, abs=1e-12)
+    refused = run("evaluate.py", *words(trained, "eval.metrics=[mask_ap]"))
+    assert refused.returncode == 2 and "model.with_masks" in refused.stderr
+
+
 @pytest.mark.parametrize("script, stop", [("train_stage1.py", None), ("train_stage2.py", 2)])
 def test_a_stopped_and_restarted_run_ends_with_the_weights_of_an_unbroken_one(trained, tmp_path, script, stop):
     """T12, G32: bit for bit. The first part is a run whose checkpoint is set back to an earlier step."""

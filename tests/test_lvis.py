@@ -1,17 +1,20 @@
 """LVIS AP against the lvis package, every figure, on real annotations and on random ones."""
 import json
 import logging
+import tempfile
 
 import numpy as np
 import pytest
 
 np.float = float                            # lvis 0.5.3 asks for the name that numpy dropped (E27); no other effect
+from pycocotools import mask as coco_mask  # noqa: E402
 from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
 
-from s21k.evaluation.detections_file import DetectionColumns, locate
+from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.lvis import LvisAveragePrecision
-from tests.test_average_precision import random_detections, random_truth
+from s21k.masks import parse_outline
+from tests.test_average_precision import add_masks, random_detections, random_truth
 from tests.toy import DATA
 
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300", "ARs@300", "ARm@300", "ARl@300"]
@@ -19,21 +22,24 @@ REAL = DATA / "lvis" / "lvis_v0.5_val_100.json"
 logging.disable(logging.WARNING)
 
 
-def theirs(path, rows, max_dets):
+def theirs(path, rows, max_dets, kind="bbox"):
     gt = LVIS(str(path))
-    evaluator = LVISEval(gt, LVISResults(gt, [dict(r) for r in rows], max_dets), "bbox")
+    evaluator = LVISEval(gt, LVISResults(gt, [dict(r) for r in rows], max_dets), kind)
     evaluator.run()
     return evaluator.results
 
 
-def ours(path, rows, max_dets, shards=1):
-    gt = GroundTruth.load(path)
-    columns = DetectionColumns(*(np.array([r[k] for r in rows]) for k in ("image_id", "category_id", "score")), np.array([r["bbox"] for r in rows], float))
-    image, category, scores, boxes = locate(columns, gt, keep_unknown=True)
-    metrics = [LvisAveragePrecision(gt, max_dets) for _ in range(shards)]
+def ours(path, rows, max_dets, shards=1, kind="bbox"):
+    """rows through a file and its reader; path's detections lie beside the test's own files."""
+    masks = kind == "segm"
+    gt = GroundTruth.load(path, masks=masks)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as saved:
+        json.dump(rows, saved)
+        saved.flush()
+        found = locate(read_detections(saved.name, masks), gt, keep_unknown=True)
+    metrics = [LvisAveragePrecision(gt, max_dets, "mask" if masks else "box") for _ in range(shards)]
     for number, metric in enumerate(metrics):
-        mine = image % shards == number
-        metric.add_all(image[mine], category[mine], scores[mine], boxes[mine])
+        metric.add_all(found.take(np.flatnonzero(found.image % shards == number)))
     for other in metrics[1:]:
         metrics[0].merge(other.state())
     return metrics[0].compute()
@@ -56,32 +62,43 @@ def federated(rng, truth):
     return truth
 
 
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(60))
-def test_every_figure_equals_lvis_on_random_data(tmp_path, seed):
+def test_every_figure_equals_lvis_on_random_data(tmp_path, seed, kind):
     """E28-E33: also with unknown categories that use up the budget, and more detections than it allows."""
     rng = np.random.default_rng(seed)
     truth = federated(rng, random_truth(rng, images=int(rng.integers(1, 8)), categories=int(rng.integers(2, 7))))
     rows = random_detections(rng, truth, per_image=[30, 30, 500][seed % 3])
     rows += [{"image_id": truth["images"][0]["id"], "category_id": 999, "bbox": [0, 0, 5, 5], "score": float(rng.random())} for _ in range(5)]
+    if kind == "segm":
+        add_masks(truth, rows)
+        if seed % 2:
+            rows = [{key: value for key, value in row.items() if key != "bbox"} for row in rows]
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(truth))
-    for max_dets in (300, 10, -1):
-        expected, results = theirs(path, rows, max_dets), ours(path, rows, max_dets, shards=1 + seed % 3)
+    for max_dets in (300, 10, -1) if kind == "bbox" else (10,):
+        expected, results = theirs(path, rows, max_dets, kind), ours(path, rows, max_dets, 1 + seed % 3, kind)
         assert [results[key] for key in KEYS] == pytest.approx([expected[key] for key in KEYS], abs=1e-9), max_dets
 
 
-def test_real_annotations_with_perturbed_detections_equal_lvis():
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_real_annotations_with_perturbed_detections_equal_lvis(kind):
     if not REAL.is_file():
         pytest.skip("data absent")
     rng = np.random.default_rng(0)
     truth = json.loads(REAL.read_text())
     ids = [c["id"] for c in truth["categories"]]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     rows = []
     for a in truth["annotations"]:
         for _ in range(4):
             box = np.array(a["bbox"]) + rng.normal(0, 0.08, 4) * np.array([a["bbox"][2], a["bbox"][3]] * 2)
             category = a["category_id"] if rng.random() < 0.8 else int(rng.choice(ids))
             rows.append({"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(), "score": float(round(rng.random(), 2))})
-    expected, results = theirs(REAL, rows, 300), ours(REAL, rows, 300)
+            if kind == "segm":
+                moved = np.roll(coco_mask.decode(parse_outline(a["segmentation"], sizes[a["image_id"]]).rle()), rng.integers(-4, 5, 2), axis=(0, 1))
+                rle = coco_mask.encode(np.asfortranarray(moved))
+                rows[-1]["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+    expected, results = theirs(REAL, rows, 300, kind), ours(REAL, rows, 300, kind=kind)
     assert [results[key] for key in KEYS] == pytest.approx([expected[key] for key in KEYS], abs=1e-9)
     assert results["AP50"] > 0.3

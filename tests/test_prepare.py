@@ -36,8 +36,10 @@ def test_a_drawn_box_encloses_its_object_tightly():
     for category in make_categories(64)[::3]:
         _, coverage = _object(np.random.default_rng(0), category, 40.0)
         assert min(coverage[0].max(), coverage[-1].max(), coverage[:, 0].max(), coverage[:, -1].max()) > 0.5
-    image, boxes, placed = draw_picture(5, [category], 96, (0.3, 0.6))
+    image, boxes, placed, masks = draw_picture(5, [category], 96, (0.3, 0.6))
     x, y, w, h = boxes[0]
+    ys, xs = masks[0].nonzero()
+    assert [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=1)
     assert placed == [0] and 0 <= x and 0 <= y and x + w <= image.width and y + h <= image.height
     assert 0.3 * 0.8 * 80 <= max(w, h) <= 0.6 * 1.06 * 111
 

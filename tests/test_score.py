@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from s21k.errors import InputError
+from s21k.evaluation import detections_file
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.masks import Rles
 from s21k.models.postprocess import postprocess
 from s21k.structures import Prediction, RegionScores
-from tests.test_average_precision import KEYS, pycocotools_stats, random_detections, random_truth
+from tests.test_average_precision import KEYS, add_masks, pycocotools_stats, random_detections, random_truth
 from tests.toy import run
 
 
@@ -71,7 +74,7 @@ def test_localization_from_a_file_equals_counting_image_by_image(tmp_path):
 
 
 @pytest.mark.parametrize("content, says", [
-    ("{", "cannot be read as JSON"), ("{}", "expected a list"), ('[{"image_id": 10}]', "detection 0 is"),
+    ("{", "expected a list"), ("{}", "expected a list"), ('[{"image_id": 10}]', "detection 0 is"),
     ('[{"image_id": 10, "category_id": 1, "score": NaN, "bbox": [0, 0, 1, 1]}]', "detection 0: score is not finite"),
     ('[{"image_id": 10, "category_id": 1, "score": 1, "bbox": [0, 0, 1, "1"]}]', "detection 0 is"),
     ('[{"image_id": 12345, "category_id": 1, "score": 1, "bbox": [0, 0, 1, 1]}]', "on image 12345, which is not in")])
@@ -87,3 +90,70 @@ def test_a_pickled_npz_is_refused(tmp_path):
     np.savez(tmp_path / "d.npz", **{k: np.array([{}], dtype=object) for k in ("image_id", "category_id", "score", "bbox")})
     done, _ = score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / "d.npz"))
     assert done.returncode == 2 and "without pickled objects" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("piece", [7, 300, 1 << 24])
+@pytest.mark.parametrize("layout", ["compact", "indented", "nested"])
+def test_a_json_file_is_read_in_pieces_of_any_size(tmp_path, monkeypatch, piece, layout, kind):
+    """The same columns as from the whole text, whatever the spaces and whatever else the entries hold."""
+    rng = np.random.default_rng(1)
+    truth = random_truth(rng)
+    rows = random_detections(rng, truth, per_image=8)
+    if kind == "segm":
+        add_masks(truth, rows)
+    if layout == "nested":
+        rows = [row | {"parts": [{"a": 1}, {"b": "}, {"}], "note": "ü}, {"} for row in rows]
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(rows, indent=1 if layout == "indented" else None, ensure_ascii=False), encoding="utf-8")
+    monkeypatch.setattr(detections_file, "PIECE", piece)
+    found = detections_file.read_detections(path, masks=kind == "segm")
+    assert found.image.tolist() == [r["image_id"] for r in rows] and found.category.tolist() == [r["category_id"] for r in rows]
+    assert found.scores.tolist() == [r["score"] for r in rows] and found.boxes.tolist() == [r["bbox"] for r in rows]
+    if kind == "segm":
+        assert [found.masks[i]["counts"].decode() for i in range(len(rows))] == [r["segmentation"]["counts"] for r in rows]
+
+
+ROW = '{"image_id": 10, "category_id": 1, "score": 0.5, "bbox": [0, 0, 1, 1]}'
+
+
+@pytest.mark.parametrize("piece", [11, 1 << 24])
+@pytest.mark.parametrize("text, says", [
+    (f"[{ROW}, {ROW}", "detection 1 .*cut off"), (f"[{ROW}, {ROW[:-9]}", "detection 1"), (f"[{ROW} {ROW}]", "detection 0"), (f"[{ROW},, {ROW}]", "detection 1"),
+    (f"[{ROW}, ]", "detection 0 .*no comma and entry"), (f"[{ROW}] [", "something follows"), (f"[{ROW}, 7]", "detection 1 is 7"), ("", "expected a list"),
+    (f"[{ROW}, {{\"image_id\": 10, }}]", "detection 1"), (f"[{ROW}, {ROW.replace('0.5', '1' + '0' * 400)}]", "detection 1"),
+    (f"[{ROW}, {ROW.replace('1]', '1e999]')}]", "detection 1: bbox is not finite"), (f"[{ROW}, {ROW.replace('10', 'true')}]", "detection 1"),
+    ("[" * 100000, "detection 0")])
+def test_what_is_wrong_in_a_json_file_is_said_with_its_place(tmp_path, monkeypatch, piece, text, says):
+    path = tmp_path / "d.json"
+    path.write_text(text)
+    monkeypatch.setattr(detections_file, "PIECE", piece)
+    with pytest.raises(InputError, match=says):
+        detections_file.read_detections(path)
+
+
+def test_an_empty_list_has_no_detections(tmp_path):
+    (tmp_path / "d.json").write_text(" [ ] ")
+    assert len(detections_file.read_detections(tmp_path / "d.json")) == 0
+
+
+def test_masks_are_scored_from_json_and_npz_alike(tmp_path):
+    rng = np.random.default_rng(2)
+    truth = random_truth(rng)
+    rows = random_detections(rng, truth)
+    add_masks(truth, rows)
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    masks = Rles.of([{"size": r["segmentation"]["size"], "counts": r["segmentation"]["counts"].encode()} for r in rows])
+    np.savez(tmp_path / "d.npz", image_id=[r["image_id"] for r in rows], category_id=[r["category_id"] for r in rows], score=[r["score"] for r in rows],
+             bbox=[r["bbox"] for r in rows], rle_counts=masks.counts.data, rle_offsets=masks.counts.offsets, rle_size=masks.sizes)
+    stats = pycocotools_stats(tmp_path / "gt.json", rows, "segm").stats
+    for name in ("d.json", "d.npz"):
+        done, results = score(tmp_path, "--metric", "coco", "--iou-type", "segm", "--detections", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        assert [results[key] for key in KEYS] == pytest.approx(list(stats), abs=1e-9)
+    for bad, says in (({"rle_size": masks.sizes[:-1]}, "rle_size"), ({"rle_counts": masks.counts.data[:-1]}, "rising"), ({"rle_size": masks.sizes + 1}, "cover its size")):
+        with np.load(tmp_path / "d.npz") as file:
+            np.savez(tmp_path / "bad.npz", **({k: file[k] for k in file} | bad))
+        done, _ = score(tmp_path, "--metric", "coco", "--iou-type", "segm", "--detections", str(tmp_path / "bad.npz"))
+        assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from s21k.masks import Masks, Outline
 from s21k.prepare.shapes import write_world
 from s21k.structures import Batch, Target
 
@@ -59,13 +61,14 @@ def run(script: str, *argv: str, processes: int = 1, module: bool = False) -> su
 
 
 def batch(num_images: int, objects: int = 2, size: int = 64, seed: int = 0, first_seed: int = 0) -> Batch:
-    """num_images random images with `objects` random boxes of labels 0 and 1."""
+    """num_images random images with `objects` random boxes of labels 0 and 1; the upper half of each is its mask."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (num_images, 3, size, size), dtype=torch.uint8, generator=generator)
-    targets = []
+    targets, square = [], np.array([0.0, 0, 1, 0, 1, 1, 0, 1])
     for _ in range(num_images):
         corner = torch.rand(objects, 2, generator=generator) * size * 0.5
         sides = 10 + torch.rand(objects, 2, generator=generator) * size * 0.4
-        targets.append(Target(torch.cat([corner, corner + sides], 1), torch.randint(0, 2, (objects,), generator=generator)))
+        outlines = tuple(Outline((size, size), ((square.reshape(4, 2) * s.numpy() * [1, 0.5] + c.numpy()).reshape(-1),)) for c, s in zip(corner, sides))
+        targets.append(Target(torch.cat([corner, corner + sides], 1), torch.randint(0, 2, (objects,), generator=generator), Masks(outlines)))
     return Batch(images, [(size, size)] * num_images, targets, list(range(num_images)), [(1.0, 1.0)] * num_images,
                  list(range(first_seed, first_seed + num_images)))

@@ -18,11 +18,18 @@ Augmented = tuple[Tensor, Target, tuple[float, float]]
 
 
 def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]) -> Target:
-    """Boxes times scale (x, y), minus shift (x, y), clipped to size (h, w); below one pixel a side they go (G23)."""
-    boxes = target.boxes * torch.tensor([*scale, *scale]) - torch.tensor([*shift, *shift])
-    boxes = B.clip(boxes, size)
-    kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
-    return Target(boxes[kept], target.labels[kept])
+    """Boxes times scale (x, y), minus shift (x, y), clipped to size (h, w); below one pixel a side they go (G23).
+
+    Where masks are known, a box that was cut is drawn anew around the part of the mask that is left (G23).
+    """
+    whole = target.boxes * torch.tensor([*scale, *scale]) - torch.tensor([*shift, *shift])
+    boxes = B.clip(whole, size)
+    masks = None
+    if target.masks is not None:
+        masks = target.masks.moved(scale, (-shift[0], -shift[1]))
+        for i in ((boxes - whole).abs() > 1e-3).any(dim=1).nonzero().squeeze(1).tolist():
+            boxes[i] = torch.tensor(masks.seen_box(i, size) or [0.0, 0.0, 0.0, 0.0])
+    return Target(boxes, target.labels, masks).pick((boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1))
 
 
 class Draw(NamedTuple):
@@ -72,7 +79,8 @@ class LargeScaleJitter:
 def flip_target(target: Target, width: int) -> Target:
     """Mirrored left to right in an image of this width."""
     x1, y1, x2, y2 = target.boxes.unbind(1)
-    return Target(torch.stack([width - x2, y1, width - x1, y2], dim=1), target.labels)
+    masks = None if target.masks is None else target.masks.moved((-1.0, 1.0), (float(width), 0.0))
+    return Target(torch.stack([width - x2, y1, width - x1, y2], dim=1), target.labels, masks)
 
 
 class ResizeShortestEdge:

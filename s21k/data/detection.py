@@ -8,6 +8,7 @@ from PIL import Image
 from s21k.annotations import load_annotations
 from s21k.errors import InputError
 from s21k.images import read_image
+from s21k.masks import Masks
 from s21k.structures import Target
 
 
@@ -15,14 +16,14 @@ class DetectionData:
     """category_names: one for each row of g (wnid where the file has one), in ascending id.
 
     Crowd regions, and boxes of which less than one pixel lies inside the image, are left out:
-    `left_out` counts them. Images without boxes stay: they teach the background.
+    `left_out` counts them. Images without boxes stay: they teach the background. masks: serve the objects' masks, too.
     """
 
-    def __init__(self, annotations: str | Path, images: str | Path) -> None:
+    def __init__(self, annotations: str | Path, images: str | Path, masks: bool = False) -> None:
         self.root = Path(images)
         if not self.root.is_dir():
             raise InputError(f"detection images {self.root}: no such folder")
-        table = load_annotations(annotations)
+        table = load_annotations(annotations, masks)
         if len(table.image_ids) == 0 or len(table.category_ids) == 0:
             raise InputError(f"{annotations}: no images or no categories in it")
         self.category_names = table.category_keys()
@@ -36,6 +37,7 @@ class DetectionData:
         order = np.flatnonzero(usable)[np.argsort(table.image_index[usable], kind="stable")]
         self.boxes = corners[order].astype(np.float32)                               # (A, 4) xyxy, image after image
         self.labels = table.category_index[order]                                    # (A,)
+        self.masks = None if table.masks is None else table.masks.take(order)
         self.offsets = np.searchsorted(table.image_index[order], np.arange(len(self.image_ids) + 1))
 
     def __len__(self) -> int:
@@ -49,8 +51,9 @@ class DetectionData:
         """
         expected = (int(self.heights[index]), int(self.widths[index]))
         image = read_image(self.root / self.file_names[index], at_least, expected)
-        rows = slice(self.offsets[index], self.offsets[index + 1])
-        return image, Target(torch.from_numpy(self.boxes[rows].copy()), torch.from_numpy(self.labels[rows].astype(np.int64)))
+        first, end = self.offsets[index:index + 2].tolist()
+        masks = None if self.masks is None else Masks(tuple(self.masks[i] for i in range(first, end)))
+        return image, Target(torch.from_numpy(self.boxes[first:end].copy()), torch.from_numpy(self.labels[first:end].astype(np.int64)), masks)
 
     def size(self, index: int) -> tuple[int, int]:
         """The annotated (h, w)."""

@@ -122,7 +122,8 @@ def open_detection(cfg: Config) -> DetectionData:
     det = cfg.data.det
     if det is None:
         raise InputError("data.det: missing, expected the detection data")
-    data = DetectionData(Path(cfg.data.root) / det.annotations, Path(cfg.data.root) / det.images)
+    data = DetectionData(Path(cfg.data.root) / det.annotations, Path(cfg.data.root) / det.images,
+                         masks=cfg.model.with_masks)
     if len(data.category_names) != det.classes:
         raise InputError(f"data.det.classes is {det.classes}, but {det.annotations} has {len(data.category_names)} categories")
     return data

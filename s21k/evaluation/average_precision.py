@@ -10,7 +10,9 @@ right ones down the ranking of its category: for them a count is enough.
 import numpy as np
 
 from s21k.errors import InputError
-from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, starts, xyxy_to_xywh
+from s21k.evaluation.columns import DetectionColumns
+from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, starts
+from s21k.masks import mask_iou
 from s21k.structures import Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # E12
@@ -38,40 +40,45 @@ def mean(values: np.ndarray) -> float:
 
 
 class AveragePrecision:
-    """Box AP over categories; max_detections is per (image, category) and the last AR's (E11)."""
+    """AP over categories; max_detections is per (image, category) and the last AR's (E11).
 
-    def __init__(self, gt: GroundTruth, max_detections: int = 100) -> None:
+    kind "box" or "mask": what IoU is measured on. Areas are those of the detections' boxes, of masks as well (E9).
+    """
+
+    def __init__(self, gt: GroundTruth, max_detections: int = 100, kind: str = "box") -> None:
         if np.isnan(gt.areas).any():
             row = int(np.flatnonzero(np.isnan(gt.areas))[0])
             raise InputError(f"{gt.path}: a box of image {gt.image_ids[gt.image[row]]} has no area, which AP needs (E7)")
-        self.gt, self.max_detections = gt, max_detections
+        if kind == "mask" and gt.masks is None:
+            raise ValueError("AP of masks needs a ground truth that was loaded with masks=True")
+        self.gt, self.max_detections, self.kind = gt, max_detections, kind
         self.crowd = self.ignored = gt.crowd                             # a crowd is ignored, and may match again and again
         self.recall_at = (1, 10, max_detections)                         # AR of the best so many of each cell (E24)
-        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.parts: list[DetectionColumns] = []
 
     def update(self, image_id: int, detections: Detections) -> None:
         """One image's detections, boxes xyxy in the pixels of the original picture."""
-        image = self.gt.image_position(image_id)
-        scores = detections.scores.cpu().numpy().astype(np.float64)
-        if not np.isfinite(scores).all():
+        found = DetectionColumns.of(self.gt.image_position(image_id), detections)
+        if not np.isfinite(found.scores).all():
             raise InputError(f"image {image_id}: a detection's score is not finite (E10)")
-        self.add_all(np.full(len(scores), image, dtype=np.int32), detections.labels.cpu().numpy().astype(np.int32), scores,
-                 xyxy_to_xywh(detections.boxes.cpu().numpy()))
+        self.add_all(found)
 
-    def add_all(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> None:
-        """Many detections: positions of images and categories (N,), scores (N,), boxes (N, 4) [x, y, w, h]."""
-        self.parts.append((image, category, scores, boxes))
+    def add_all(self, found: DetectionColumns) -> None:
+        """Many detections, with positions of images and categories as ids. InputError: the AP of masks, and they are missing."""
+        if self.kind == "mask" and (found.masks is None or len(found.masks) != len(found.scores)):
+            raise InputError("AP of masks: a detection has no mask")
+        self.parts.append(found)
 
-    def state(self) -> list[tuple[np.ndarray, ...]]:
+    def state(self) -> list[DetectionColumns]:
         """What merge takes; the result does not depend on how the images were shared out."""
         return self.parts
 
-    def merge(self, state: list[tuple[np.ndarray, ...]]) -> None:
+    def merge(self, state: list[DetectionColumns]) -> None:
         self.parts = self.parts + state
 
     # --- the computation -------------------------------------------------------------------------------------------
 
-    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Which detections take part, ascending: the best max_detections of each (image, category) (E11)."""
         cell = self._cell(image, category)
         order = np.lexsort((-scores, cell))                              # stable: the place in the image decides ties
@@ -87,17 +94,17 @@ class AveragePrecision:
 
     def _ranked(self) -> None:
         """The detections that take part, in the order of E20: category, score, image, place in the image."""
-        empty = (np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros((0, 4)))
-        image, category, scores, boxes = (np.concatenate(column) for column in zip(empty, *self.parts))
-        kept = self._select(image, category, scores, boxes)
-        image, category, scores, boxes = image[kept], category[kept], scores[kept], boxes[kept]
-        order = np.lexsort((image, -scores, category))
-        self.cell, self.category, self.boxes = self._cell(image, category)[order], category[order], boxes[order]
-        self.det_area = self.boxes[:, 2] * self.boxes[:, 3]
+        found = DetectionColumns.join(self.parts)
+        self.parts = [found]
+        areas = found.boxes[:, 2] * found.boxes[:, 3] if found.areas is None else found.areas
+        kept = self._select(found.image, found.category, found.scores, areas)
+        self.source = kept[np.lexsort((found.image[kept], -found.scores[kept], found.category[kept]))]       # rows of found
+        self.category, self.boxes, self.det_area, self.masks = found.category[self.source], found.boxes[self.source], areas[self.source], found.masks
+        self.cell = self._cell(found.image[self.source], self.category)
         # The rank within the cell: a stable sort by cell keeps the order of scores and places.
         by_cell = np.argsort(self.cell, kind="stable")
-        self.rank = np.empty(len(order), dtype=np.int64)
-        self.rank[by_cell] = np.arange(len(order)) - starts(self.cell[by_cell])
+        self.rank = np.empty(len(by_cell), dtype=np.int64)
+        self.rank[by_cell] = np.arange(len(by_cell)) - starts(self.cell[by_cell])
 
     def _pairs(self) -> None:
         """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,), box (P,), iou (P,)."""
@@ -108,9 +115,22 @@ class AveragePrecision:
         det = np.repeat(np.arange(len(self.cell)), count)
         within = np.arange(len(det)) - np.repeat(np.cumsum(count) - count, count)
         box = by_cell[np.repeat(low, count) + within]
-        iou = iou_xywh(self.boxes[det], self.gt.boxes[box], self.crowd[box])
+        iou = iou_xywh(self.boxes[det], self.gt.boxes[box], self.crowd[box]) if self.kind == "box" else self._mask_iou(det, box)
         near = iou >= min(IOU_THRESHOLDS[0], 1 - 1e-10)
         self.pair_det, self.pair_box, self.pair_iou = det[near], box[near], iou[near]
+
+    def _mask_iou(self, det: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """IoU of the masks of pairs (P,): every detection of a cell with every object of it, cell after cell."""
+        iou = np.zeros(len(det))
+        order = np.argsort(self.cell[det], kind="stable")
+        cells = self.cell[det[order]]
+        begins = np.flatnonzero(np.r_[True, cells[1:] != cells[:-1]]) if len(cells) else []
+        for pairs in np.split(order, begins[1:]) if len(cells) else []:
+            num_objects = int((det[pairs] == det[pairs[0]]).sum())
+            objects = box[pairs[:num_objects]]
+            iou[pairs] = mask_iou([self.masks[self.source[d]] for d in det[pairs[::num_objects]]],
+                                  [self.gt.masks[g].rle() for g in objects], self.crowd[objects]).reshape(-1)
+        return iou
 
     def _match(self, gt_ignored: np.ndarray) -> np.ndarray:
         """Greedy matching (E13-E17) of all cells at once -> (T, N): the box of each detection, or -1.

@@ -1,42 +1,47 @@
 """A saved detections file -> flat arrays: COCO's results JSON, or columns in an .npz.
 
-N detections in file order. Whatever is wrong is said with the entry's position.
+N detections in file order. A JSON file is read in pieces: the memory is that of the columns, not of the text.
+Whatever is wrong is said with the entry's position.
 """
+import itertools
 import json
+import re
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from s21k.errors import InputError
+from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.masks import Rles, broken_counts
+from s21k.packed import Packed
+
+PIECE = 1 << 24                                                          # characters of JSON read at a time
+LONGEST_ENTRY = 1 << 26
+TAIL = 1 << 16
+BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")                 # after an entry: a comma and the next one, or the end
+EXPECTED = "expected image_id, category_id, score and bbox [x, y, w, h]"
 
 
-@dataclass
-class DetectionColumns:
-    """image_ids, category_ids, scores (N,), boxes (N, 4) as [x, y, w, h] float64."""
-    image_ids: np.ndarray
-    category_ids: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
-
-
-def read_detections(path: str | Path) -> DetectionColumns:
-    """InputError: unreadable, an entry without a field, of the wrong type, or not finite (E10)."""
+def read_detections(path: str | Path, masks: bool = False) -> DetectionColumns:
+    """InputError: unreadable, an entry without a field, of the wrong type, or not finite (E10); with masks, without one (E37)."""
     path = Path(path)
-    columns = _read_npz(path) if path.suffix == ".npz" else _read_json(path)
+    columns = _read_npz(path, masks) if path.suffix == ".npz" else _read_json(path, masks)
     for name, values in (("score", columns.scores), ("bbox", columns.boxes)):
-        if not np.isfinite(values).all():
-            raise InputError(f"{path}: detection {int(np.argwhere(~np.isfinite(values))[0][0])}: {name} is not finite")
+        finite = np.isfinite(values)
+        if not finite.all():
+            raise InputError(f"{path}: detection {int(np.argwhere(~finite)[0][0])}: {name} is not finite")
     return columns
 
 
-def _read_npz(path: Path) -> DetectionColumns:
-    names = ("image_id", "category_id", "score", "bbox")
+def _read_npz(path: Path, masks: bool) -> DetectionColumns:
+    names = ["image_id", "category_id", "score", "bbox"] + ["rle_counts", "rle_offsets", "rle_size"] * masks
     try:
         with np.load(path, allow_pickle=False) as file:
-            image, category, scores, boxes = (np.asarray(file[name]) for name in names)
+            image, category, scores, boxes, *rle = (np.asarray(file[name]) for name in names)
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}, expected the columns {', '.join(names)}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -45,44 +50,160 @@ def _read_npz(path: Path) -> DetectionColumns:
         raise InputError(f"{path}: shapes {image.shape} {category.shape} {scores.shape} {boxes.shape}, expected (N,) (N,) (N,) (N, 4)")
     if image.dtype.kind not in "iu" or category.dtype.kind not in "iu" or scores.dtype.kind not in "iuf" or boxes.dtype.kind not in "iuf":
         raise InputError(f"{path}: types {image.dtype} {category.dtype} {scores.dtype} {boxes.dtype}, expected two whole, two real")
-    return DetectionColumns(image.astype(np.int64), category.astype(np.int64), scores.astype(np.float64), boxes.astype(np.float64))
+    return DetectionColumns(image, category, scores, boxes, None, _rles(path, *rle, len(boxes)) if masks else None)
 
 
-def _read_json(path: Path) -> DetectionColumns:
-    try:
-        rows = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: expected a list of detections, found a {type(rows).__name__}")
+def _rles(path: Path, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, count: int) -> Rles:
+    good = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype.kind in "iu" and offsets.shape == (count + 1,) \
+        and sizes.dtype.kind in "iu" and sizes.shape == (count, 2)
+    if not good or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets.astype(np.int64)) < 0).any():
+        raise InputError(f"{path}: rle_counts {data.dtype} {data.shape}, rle_offsets {offsets.shape}, rle_size {sizes.shape}: expected "
+                         f"uint8 (n,), rising ({count + 1},) from 0 to n, ({count}, 2)")
+    return _checked(path, Rles(Packed.of_arrays(data, offsets.astype(np.int64)), sizes.astype(np.int32)))
 
-    def number(value: object, whole: bool) -> bool:
-        return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
 
+def _checked(path: Path, masks: Rles) -> Rles:
+    if (bad := broken_counts(masks.counts, masks.sizes)).any():
+        raise InputError(f"{path}: detection {int(np.flatnonzero(bad)[0])}: run lengths that do not cover its size, or not COCO's compressed form")
+    return masks
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+def _one_by_one(path: Path, text: str, done: int, final: bool) -> tuple[list, int]:
+    """The complete entries at the start of text, and where they end. InputError: text goes wrong, or (final) is cut off."""
+    decoder, rows, at = json.JSONDecoder(), [], 0
+    while text[at:at + 1] != "]":
+        try:
+            row, end = decoder.raw_decode(text, at)
+            after = BETWEEN.match(text, end)
+            if after is None:
+                raise ValueError("no comma and entry, or ], after it")   # perhaps it is still to be read
+        except (ValueError, RecursionError) as error:
+            if not final and len(text) - at < LONGEST_ENTRY:
+                break
+            raise InputError(f"{path}: detection {done + len(rows)} is not JSON, or the file is cut off ({error}): {text[at:at + 60]!r}") from None
+        rows.append(row)
+        at = after.end()
+    return rows, at
+
+
+def _pieces(path: Path) -> Iterator[list]:
+    """The entries of a JSON list, some at a time. InputError: not a list, or not JSON, and where."""
+    done = 0
+    with open(path, encoding="utf-8-sig") as file:
+        text = file.read(PIECE).lstrip()
+        if not text.startswith("["):
+            raise InputError(f"{path}: expected a list of detections, found {text[:20]!r}")
+        text = text[1:].lstrip()
+        while True:
+            # Entries are parsed together up to one of the last places that look like the gap between two ("}, {"). Where
+            # that is none (lists inside an entry), or something is wrong, they are read one by one.
+            gap = re.search(r"\}\s*,\s*(?=\{)", text[-TAIL:])
+            end = len(text) - min(TAIL, len(text)) + gap.end() if gap else 0
+            try:
+                rows = json.loads(f"[{text[:end].rstrip().removesuffix(',')}]")
+            except (ValueError, RecursionError):
+                rows = []
+            more = "" if rows else file.read(PIECE)
+            if not rows:
+                rows, end = _one_by_one(path, text, done, final=not more)
+            done += len(rows)
+            text = (text[end:] + (more or file.read(PIECE))).lstrip()
+            if text.startswith("]"):
+                if (text[1:] + file.read(PIECE)).strip():
+                    raise InputError(f"{path}: something follows the end of the list of {done} detections")
+                yield rows
+                return
+            if not text:
+                raise InputError(f"{path}: cut off after {done} detections, expected ]")
+            yield rows
+
+
+def _number(value: object, *kinds: type) -> bool:
+    return type(value) in kinds                                          # exactly: True is no number
+
+
+def _column(values: list, dtype: type, *kinds: type) -> np.ndarray:
+    if not set(map(type, values)) <= set(kinds):
+        raise TypeError
+    return np.array(values, dtype=dtype)
+
+
+def _is_rle(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("counts"), str) and isinstance(value.get("size"), list) \
+        and len(value["size"]) == 2 and all(_number(v, int) and 0 <= v < 1 << 24 for v in value["size"])
+
+
+def _bad_entry(rows: list, with_boxes: bool, masks: bool) -> int:
+    """The first entry that is not what it should be."""
     for position, row in enumerate(rows):
-        good = isinstance(row, dict) and number(row.get("image_id"), True) and number(row.get("category_id"), True) \
-            and number(row.get("score"), False) and isinstance(row.get("bbox"), list) and len(row["bbox"]) == 4 \
-            and all(number(v, False) for v in row["bbox"])
-        if not good:
-            raise InputError(f"{path}: detection {position} is {row!r:.150}, expected image_id, category_id, score and bbox [x, y, w, h]")
+        good = isinstance(row, dict) and all(_number(row.get(key), int) and abs(row[key]) < 1 << 62 for key in ("image_id", "category_id")) \
+            and _number(row.get("score"), int, float) and abs(row["score"]) < 1e300
+        box = row.get("bbox") if good else None
+        if good and with_boxes:
+            good = isinstance(box, list) and len(box) == 4 and all(_number(v, int, float) and abs(v) < 1e300 for v in box)
+        if not good or (masks and not _is_rle(row.get("segmentation"))):
+            return position
+    return 0
+
+
+def _convert(rows: list, with_boxes: bool, masks: bool) -> DetectionColumns:
+    """Columns of some entries; TypeError, KeyError, .. when one is not what it should be."""
+    image, category = (_column([r[key] for r in rows], np.int64, int) for key in ("image_id", "category_id"))
+    scores = _column([r["score"] for r in rows], np.float64, int, float)
+    rles = None
+    if masks:
+        found = [r["segmentation"] for r in rows]
+        if not all(map(_is_rle, found)):
+            raise TypeError
+        rles = Rles(Packed(r["counts"].encode() for r in found), np.array([r["size"] for r in found], dtype=np.int32).reshape(-1, 2))
+    if not with_boxes:
+        return DetectionColumns(image, category, scores, np.zeros((len(rows), 4)), None, rles)
+    boxes = [r["bbox"] for r in rows]
+    if not set(map(type, boxes)) <= {list} or not set(map(len, boxes)) <= {4}:
+        raise TypeError
+    flat = _column(list(itertools.chain.from_iterable(boxes)), np.float64, int, float)
+    return DetectionColumns(image, category, scores, flat.reshape(-1, 4), None, rles)
+
+
+def _read_json(path: Path, masks: bool) -> DetectionColumns:
+    parts: list[DetectionColumns] = []
+    done, with_boxes = 0, True
     try:
-        return DetectionColumns(np.array([r["image_id"] for r in rows], dtype=np.int64), np.array([r["category_id"] for r in rows], dtype=np.int64),
-                                np.array([r["score"] for r in rows], dtype=np.float64),
-                                np.array([r["bbox"] for r in rows], dtype=np.float64).reshape(-1, 4))
-    except OverflowError:
-        raise InputError(f"{path}: a number in it is too large") from None
+        for rows in _pieces(path):
+            if done == 0 and rows and isinstance(rows[0], dict):         # the first decides for all (E9)
+                with_boxes = "bbox" in rows[0] or "segmentation" not in rows[0]
+            try:
+                parts.append(_convert(rows, with_boxes, masks or not with_boxes))
+            except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
+                bad = _bad_entry(rows, with_boxes, masks or not with_boxes)
+                wanted = EXPECTED if with_boxes and not masks else "expected image_id, category_id, score, bbox (or none of all) and segmentation " \
+                    "{size, counts} in COCO's compressed form"
+                raise InputError(f"{path}: detection {done + bad} is {rows[bad]!r:.150}, {wanted}") from None
+            done += len(rows)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    columns = DetectionColumns.join(parts)
+    if masks or not with_boxes:
+        columns.masks = _checked(path, columns.masks or Rles.of([]))
+        if not with_boxes:
+            columns.areas, columns.boxes = columns.masks.areas_and_boxes()
+    return columns
 
 
-def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """-> positions of images and of categories in gt, scores, boxes. Unknown categories are dropped (E2), or kept as -1;
-    an unknown image is an InputError."""
-    image = np.searchsorted(gt.image_ids, columns.image_ids).clip(max=max(len(gt.image_ids) - 1, 0))
-    if len(columns.image_ids) and (len(gt.image_ids) == 0 or (wrong := gt.image_ids[image] != columns.image_ids).any()):
+# --- against the ground truth ------------------------------------------------------------------------------------------
+
+def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = False) -> DetectionColumns:
+    """The same with positions of images and of categories in gt in place of ids. Unknown categories are dropped (E2), or kept
+    as -1; an unknown image is an InputError."""
+    image = np.searchsorted(gt.image_ids, columns.image).clip(max=max(len(gt.image_ids) - 1, 0)).astype(np.int32)
+    if len(columns) and (len(gt.image_ids) == 0 or (wrong := gt.image_ids[image] != columns.image).any()):
         position = int(np.flatnonzero(wrong)[0]) if len(gt.image_ids) else 0
-        raise InputError(f"detection {position} is on image {columns.image_ids[position]}, which is not in {gt.path}")
+        raise InputError(f"detection {position} is on image {columns.image[position]}, which is not in {gt.path}")
     order = np.argsort(gt.category_ids)
-    at = np.searchsorted(gt.category_ids[order], columns.category_ids).clip(max=max(len(order) - 1, 0))
-    known = gt.category_ids[order][at] == columns.category_ids if len(order) else np.zeros(len(at), dtype=bool)
-    category = np.where(known, order[at] if len(order) else -1, -1)
-    kept = known | keep_unknown
-    return image[kept], category[kept], columns.scores[kept], columns.boxes[kept]
+    at = np.searchsorted(gt.category_ids[order], columns.category).clip(max=max(len(order) - 1, 0))
+    known = gt.category_ids[order][at] == columns.category if len(order) else np.zeros(len(at), dtype=bool)
+    category = np.where(known, order[at] if len(order) else -1, -1).astype(np.int32)
+    located = replace(columns, image=image, category=category)
+    return located if keep_unknown or known.all() else located.take(np.flatnonzero(known))

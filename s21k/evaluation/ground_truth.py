@@ -10,6 +10,7 @@ import numpy as np
 from s21k.annotations import AnnotationTable, load_annotations
 from s21k.categories import CategoryMap
 from s21k.errors import InputError
+from s21k.masks import PackedOutlines
 
 
 @dataclass
@@ -17,7 +18,7 @@ class GroundTruth:
     """image_ids (I,) ascending, sizes (I, 2) as (h, w); category_ids, category_names K each, in evaluation order; groups: name -> (K,) bool.
 
     A row a box, in file order: image, category (positions in the above), boxes (G, 4) as
-    [x, y, w, h] float64, areas, crowd, ignore. Boxes of categories outside the K are dropped (E3).
+    [x, y, w, h] float64, areas, crowd, ignore, masks (G outlines, or None when not read). Boxes of categories outside the K are dropped (E3).
     LVIS only: frequencies K letters, negative and not_exhaustive (n, 2) pairs of image and category.
     """
     path: str
@@ -32,18 +33,19 @@ class GroundTruth:
     areas: np.ndarray
     crowd: np.ndarray
     ignore: np.ndarray
+    masks: PackedOutlines | None
     frequencies: list[str | None]
     negative: np.ndarray
     not_exhaustive: np.ndarray
 
     @staticmethod
-    def load(path: str | Path, categories: CategoryMap | None = None) -> "GroundTruth":
-        """Read a COCO-format file; categories None: the file's own, without groups.
+    def load(path: str | Path, categories: CategoryMap | None = None, masks: bool = False) -> "GroundTruth":
+        """Read a COCO-format file; categories None: the file's own, without groups; masks: the segmentations, too.
 
         A category is found in the file by its wnid or, failing that, its name. One that is not there has
         no boxes, and -1 as its id. InputError: none is there.
         """
-        table = load_annotations(path)
+        table = load_annotations(path, masks)
         if categories is None:
             return GroundTruth.of_table(table, np.arange(len(table.category_ids)), {})
         place = {name: i for i, name in enumerate(table.category_names)}
@@ -71,6 +73,7 @@ class GroundTruth:
         return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1), np.where(there, table.category_ids[chosen], -1),
                            [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept], category[kept],
                            table.boxes[kept], table.areas[kept], table.crowd[kept], table.ignore[kept],
+                           None if table.masks is None else table.masks.take(np.flatnonzero(kept)),
                            [table.frequencies[c] if c >= 0 else None for c in chosen], pairs(table.negative),
                            pairs(table.not_exhaustive))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from s21k.errors import InputError
+from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, starts, xyxy_to_xywh
 from s21k.structures import Prediction, RegionScores
 
@@ -83,9 +84,10 @@ class LocalizationAccuracy:
             "cls_top1": of_truth[0],
             "cls_top5": of_truth.any()})
 
-    def add_all(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> None:
-        """All detections of many images at once: positions of images and categories (N,), scores (N,), boxes (N, 4)
-        [x, y, w, h]. Of equal scores the first in the file (E39). The figures of `update` where nothing was cut off."""
+    def add_all(self, found: DetectionColumns) -> None:
+        """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file (E39).
+        The figures of `update` where nothing was cut off."""
+        image, category, scores, boxes = found.image, found.category, found.scores, found.boxes
         seen = self.image_category[image] >= 0
         order = np.lexsort((-scores[seen], image[seen]))                               # stable
         image, category, boxes = image[seen][order], category[seen][order], boxes[seen][order]

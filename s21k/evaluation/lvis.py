@@ -17,17 +17,18 @@ FREQUENCIES = "rcf"                         # rare, common, frequent (E33)
 class LvisAveragePrecision(AveragePrecision):
     """max_detections is of an image over all categories, before anything is dropped (E28); -1: no cap."""
 
-    def __init__(self, gt: GroundTruth, max_detections: int = 300) -> None:
-        super().__init__(gt, max_detections)
+    def __init__(self, gt: GroundTruth, max_detections: int = 300, kind: str = "box") -> None:
+        super().__init__(gt, max_detections, kind)
         if bad := [letter for letter in gt.frequencies if letter not in ("r", "c", "f")]:
             raise InputError(f"{gt.path}: a category has frequency {bad[0]!r}, expected r, c or f (E33)")
         kept = (gt.areas > 0) & np.isfinite(gt.areas)                    # E29
         self.gt = dataclasses.replace(gt, image=gt.image[kept], category=gt.category[kept], boxes=gt.boxes[kept], areas=gt.areas[kept],
-                                      crowd=np.zeros(kept.sum(), dtype=bool), ignore=gt.ignore[kept])
+                                      crowd=np.zeros(kept.sum(), dtype=bool), ignore=gt.ignore[kept],
+                                      masks=None if gt.masks is None else gt.masks.take(np.flatnonzero(kept)))
         self.crowd, self.ignored = self.gt.crowd, self.gt.ignore         # no crowds here; `ignore` is honoured (E6, E32)
         self.recall_at = (np.iinfo(np.int64).max,)
 
-    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """The best of each image; of those, the ones with an area (E29) whose category is judged there (E30).
 
         category -1 is one that the file does not list: it uses up the budget and is then dropped (E28).
@@ -36,9 +37,8 @@ class LvisAveragePrecision(AveragePrecision):
         if self.max_detections >= 0:
             order = order[np.arange(len(order)) - starts(image[order]) < self.max_detections]
         kept = np.sort(order)
-        area = boxes[kept, 2] * boxes[kept, 3]
         judged = np.union1d(self._cell(self.gt.image, self.gt.category), self._cell(*self.gt.negative.T))
-        return kept[(category[kept] >= 0) & (area > 0) & np.isin(self._cell(image[kept], category[kept]), judged)]
+        return kept[(category[kept] >= 0) & (areas[kept] > 0) & np.isin(self._cell(image[kept], category[kept]), judged)]
 
     def _excused(self) -> np.ndarray:
         """Of a category that was not boxed completely in that image (E31)."""

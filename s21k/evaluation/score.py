@@ -8,6 +8,7 @@
                 cls_top1 cls_top5 images
 --groups G      JSON {"base": [category ids], "novel": [..]}: AP_<group> AP50_<group>, or <key>_<group>
 --max-dets N    coco: of each (image, category), the best N (100); lvis: of each image (300), -1 for all
+--iou-type segm  IoU of masks in place of boxes; coco and lvis
 --iou-threshold T (0.5), --iou-at-least (>= instead of >): loc only
 --per-category  adds {"per_category": {category id: [AP, AP50]}}; coco and lvis
 
@@ -46,6 +47,7 @@ def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.evaluation.score")
     parser.add_argument("--metric", choices=("coco", "lvis", "loc"), required=True)
+    parser.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox")
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--detections", type=Path, required=True)
     parser.add_argument("--out", type=Path)
@@ -58,20 +60,23 @@ def main(argv: list[str]) -> None:
     max_dets = {"coco": 100, "lvis": 300, "loc": 1}[a.metric] if a.max_dets is None else a.max_dets
     if not (max_dets >= 1 or (a.metric == "lvis" and max_dets == -1)) or not 0 <= a.iou_threshold <= 1:
         raise InputError("expected --max-dets of at least 1 (lvis: or -1), --iou-threshold between 0 and 1")
-    gt = GroundTruth.load(a.annotations)
+    masks = a.iou_type == "segm"
+    if masks and a.metric == "loc":
+        raise InputError("--iou-type segm: localization accuracy is of boxes")
+    gt = GroundTruth.load(a.annotations, masks=masks)
     if a.groups:
         gt.groups = read_groups(a.groups, gt)
-    detections = locate(read_detections(a.detections), gt, keep_unknown=a.metric == "lvis")
+    detections = locate(read_detections(a.detections, masks), gt, keep_unknown=a.metric == "lvis")
     if a.metric == "coco":
-        metric = AveragePrecision(gt, max_dets)
+        metric = AveragePrecision(gt, max_dets, "mask" if masks else "box")
         print(f"AP as COCO defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} of each image and category")
     elif a.metric == "lvis":
-        metric = LvisAveragePrecision(gt, max_dets)
+        metric = LvisAveragePrecision(gt, max_dets, "mask" if masks else "box")
         print(f"AP as LVIS defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} of each image (-1: all)")
     else:
         metric = LocalizationAccuracy(gt, a.iou_threshold, a.iou_at_least)
         print(f"localization accuracy, IoU {'>=' if a.iou_at_least else '>'} {a.iou_threshold}")
-    metric.add_all(*detections)
+    metric.add_all(detections)
     results: dict = metric.compute()
     for key, value in results.items():
         print(f"  {key:<20} {value if key.startswith('images') else round(100 * value, 2) if value >= 0 else '-'}")

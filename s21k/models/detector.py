@@ -15,6 +15,7 @@ from s21k.errors import InputError
 from s21k.images import normalize
 from s21k.models.assign import sample_regions
 from s21k.models.box_head import BoxHead
+from s21k.models.mask_head import MaskHead
 from s21k.models.postprocess import postprocess
 from s21k.models.region_encoder import BACKBONES, RegionEncoder
 from s21k.models.rpn import RPN
@@ -22,17 +23,17 @@ from s21k.structures import Batch, Prediction
 
 
 class Detector(nn.Module):
-    """Faster R-CNN with an FPN, its category classifier decoupled into f, g and g-hat."""
+    """Faster R-CNN with an FPN, its category classifier decoupled into f, g and g-hat; with a mask head, Mask R-CNN."""
 
-    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead, regions_per_image: int) -> None:
+    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead, mask_head: MaskHead | None, regions_per_image: int) -> None:
         super().__init__()
-        self.encoder, self.rpn, self.box_head = encoder, rpn, box_head
+        self.encoder, self.rpn, self.box_head, self.mask_head = encoder, rpn, box_head, mask_head
         self.regions_per_image = regions_per_image
 
     def forward(self, det: Batch, cls: Batch | None) -> dict[str, Tensor]:
         """Losses of one step, unweighted scalars, by name. Both batches are on one canvas size.
 
-        {"rpn_objectness", "rpn_box", "region_score", "region_box"} of det, {"image_category"} of cls.
+        {"rpn_objectness", "rpn_box", "region_score", "region_box", and with a mask head "mask"} of det, {"image_category"} of cls.
         """
         images, sizes, seeds = det.images, det.sizes, det.seeds
         if cls is not None:
@@ -44,6 +45,8 @@ class Detector(nn.Module):
         regions = sample_regions(proposals, det.targets, det.seeds, self.regions_per_image)
         x = self.encoder.regions(det_pyramid, [r.boxes for r in regions])            # (R, d)
         losses |= self.box_head.region_losses(x, regions)
+        if self.mask_head is not None:
+            losses |= self.mask_head.losses(det_pyramid, regions, det.targets)
         if cls is not None:
             cls_pyramid = [level[len(det):] for level in pyramid]
             x = self.encoder.images(cls_pyramid, cls.sizes, cls.seeds)               # (B, d), one RoI each (P18)
@@ -61,11 +64,13 @@ class Detector(nn.Module):
         pyramid = self.encoder.pyramid(images)                                       # P2..P6
         proposals, _ = self.rpn(pyramid, batch.sizes)                                # B times (R, 4)
         for i, size in enumerate(batch.sizes):
-            x = self.encoder.regions([level[i:i + 1] for level in pyramid], [proposals[i]])      # (R, d)
+            levels = [level[i:i + 1] for level in pyramid]
+            x = self.encoder.regions(levels, [proposals[i]])                         # (R, d)
             regions = self.box_head.region_scores(x, proposals[i], size, categories.det_index, categories.cls_index,
                                                   test.fusion, test.fusion_exponent)
-            yield Prediction(regions, postprocess(regions, test.threshold, test.nms, test.max_detections),
-                             postprocess(regions, -1.0, test.nms, 5))                # any score: Top-5 has no threshold (P83)
+            found = postprocess(regions, test.threshold, test.nms, test.max_detections)
+            yield Prediction(regions, found, postprocess(regions, -1.0, test.nms, 5),            # any score: Top-5 has no threshold (P83)
+                             None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 
     def inherit(self, state: dict[str, Tensor], load_image_classifier: bool = True) -> list[str]:
         """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly.
@@ -112,7 +117,7 @@ def build_detector(cfg: Config) -> Detector:
     rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals)
     box_head = BoxHead(model.region_dim, cfg.data.det.classes, cfg.data.cls.classes if cfg.data.cls else None,
                        cfg.stage2.loss_reading, cfg.stage2.loss_norm)
-    return Detector(encoder, rpn, box_head, model.regions_per_image)
+    return Detector(encoder, rpn, box_head, MaskHead(model.fpn_channels) if model.with_masks else None, model.regions_per_image)
 
 
 def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Detector:

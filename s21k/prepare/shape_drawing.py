@@ -192,8 +192,8 @@ def _object(rng: np.random.Generator, category: Category, size: float) -> tuple[
 
 
 def draw_picture(seed: int, categories: list[Category], size: int, scale: tuple[float, float],
-                 ) -> tuple[Image.Image, list[list[float]], list[int]]:
-    """One picture with the given objects -> picture, boxes [x, y, w, h], positions in `categories` of those that fit.
+                 ) -> tuple[Image.Image, list[list[float]], list[int], list[np.ndarray]]:
+    """One picture with the given objects -> picture, boxes [x, y, w, h], positions in `categories` of those that fit, masks (h, w) bool.
 
     size: about the picture's side; scale: an object's diameter as a share of it. Objects do not
     cover one another, but clutter may hide a part of them.
@@ -204,6 +204,7 @@ def draw_picture(seed: int, categories: list[Category], size: int, scale: tuple[
     canvas = np.asarray(image, dtype=np.float32).copy()
     boxes: list[list[float]] = []
     placed: list[int] = []
+    masks: list[np.ndarray] = []
     for number, category in enumerate(categories):
         for _ in range(20):
             colors, coverage = _object(rng, category, rng.uniform(*scale) * min(h, w))
@@ -214,6 +215,8 @@ def draw_picture(seed: int, categories: list[Category], size: int, scale: tuple[
                 part += (colors - part) * coverage[..., None]
                 boxes.append([float(x), float(y), float(ow), float(oh)])
                 placed.append(number)
+                masks.append(np.zeros((h, w), dtype=bool))
+                masks[-1][y:y + oh, x:x + ow] = coverage >= 0.5
                 break
     image = _clutter(rng, Image.fromarray(canvas.clip(0, 255).astype(np.uint8)), int(rng.integers(0, 3)))
-    return image, boxes, placed
+    return image, boxes, placed, masks

@@ -18,23 +18,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pycocotools.mask import area
 
 from s21k.categories import CategoryMap
 from s21k.errors import InputError, run_command
+from s21k.masks import encode
 from s21k.prepare.shape_drawing import Category, draw_picture, make_categories
 from s21k.randomness import derive_seed
 
 
-def _draw_one(job: tuple) -> tuple[int, int, list, list]:
+def _draw_one(job: tuple) -> tuple[int, int, list, list, list]:
     path, seed, categories, size, scale = job
-    image, boxes, placed = draw_picture(seed, categories, size, scale)
+    image, boxes, placed, masks = draw_picture(seed, categories, size, scale)
     image.save(path, quality=92)
-    return image.height, image.width, boxes, placed
+    return image.height, image.width, boxes, placed, [encode(mask) for mask in masks]
 
 
 def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Category]], size: int, scale: tuple[float, float],
               by_category: bool = False) -> list[tuple]:
-    """Draw one set's pictures to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed) of each."""
+    """Draw one set's pictures to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed, masks) of each."""
     jobs = []
     for i, content in enumerate(contents):
         folder = out / name / content[0].name if by_category else out / name
@@ -47,8 +49,9 @@ def _coco(results: list[tuple], contents: list[list[Category]], listed: list[Cat
     """A COCO-format file of a set; category ids start at 1."""
     ids = {category.name: i for i, category in enumerate(listed, start=1)}
     images = [{"id": i, "file_name": f"{i:06d}.jpg", "height": r[0], "width": r[1]} for i, r in enumerate(results, start=0)]
-    annotations = [{"image_id": i, "category_id": ids[contents[i][number].name], "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-                   for i, r in enumerate(results) for box, number in zip(r[2], r[3])]
+    annotations = [{"image_id": i, "category_id": ids[contents[i][number].name], "bbox": box, "area": float(area(mask)), "iscrowd": 0,
+                    "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}}
+                   for i, r in enumerate(results) for box, number, mask in zip(*r[2:])]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
     return {"images": images, "annotations": annotations,

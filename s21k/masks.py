@@ -1,0 +1,232 @@
+"""Masks of objects: polygons or run lengths, kept as annotated and packed, rasterised only where they are needed.
+
+pycocotools draws polygons and codes run lengths (E35, E36). A run-length dict ("RLE") is COCO's compressed
+form: {"size": [h, w], "counts": bytes}.
+
+A objects of a data set    M objects of an image    N detections
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from s21k.packed import Packed
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One object in a picture of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE counts."""
+    size: tuple[int, int]
+    polygons: tuple[np.ndarray, ...]
+    counts: bytes = b""
+
+    def rle(self) -> dict:
+        """The whole picture's mask; overlapping polygons are joined (E35)."""
+        if not self.polygons:
+            return {"size": list(self.size), "counts": self.counts}
+        return coco_mask.merge(coco_mask.frPyObjects([p.astype(np.float64) for p in self.polygons], *self.size))
+
+
+def parse_outline(segmentation: object, size: tuple[int, int]) -> Outline:
+    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE (E37). ValueError says what is wrong."""
+    if isinstance(segmentation, dict):
+        counts, written = segmentation.get("counts"), segmentation.get("size")
+        if list(written or []) != list(size):
+            raise ValueError(f"a mask of size {written!r:.40} on a picture of {list(size)}")
+        if isinstance(counts, list):
+            if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != size[0] * size[1]:
+                raise ValueError(f"run lengths that do not sum to {size[0]} x {size[1]} pixels")
+            return Outline(size, (), coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"])
+        if not isinstance(counts, (str, bytes)):
+            raise ValueError(f"counts {counts!r:.40}, expected run lengths")
+        raw = counts.encode() if isinstance(counts, str) else counts
+        if broken_counts(Packed([raw]), np.array([size]))[0]:
+            raise ValueError(f"run lengths that do not cover {size[0]} x {size[1]} pixels")
+        return Outline(size, (), raw)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError(f"segmentation {segmentation!r:.40}, expected polygons or run lengths")
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(isinstance(v, (int, float)) for v in polygon):
+            raise ValueError(f"polygon {polygon!r:.40}, expected x, y of at least three corners")
+        if not np.isfinite(polygon).all() or np.abs(polygon).max() > 1e6:
+            raise ValueError("a polygon with a corner that is not finite or far outside of any picture")
+    return Outline(size, tuple(np.array(polygon, dtype=np.float64) for polygon in segmentation))
+
+
+def broken_counts(counts: Packed, sizes: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of N compressed counts are not of COCO's form, or do not cover their h x w pixels; sizes (N, 2).
+
+    pycocotools itself would read on beyond them. All at once; a run is 5 bits a byte, and a bit: more follow.
+    """
+    bad = np.zeros(len(counts), dtype=bool)
+    for first in range(0, len(counts), 65536):
+        offsets = counts.offsets[first:first + 65537]
+        values = counts.data[offsets[0]:offsets[-1]].astype(np.int64) - 48
+        offsets = offsets - offsets[0]
+        lengths = np.diff(offsets)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        wrong = lengths == 0
+        wrong[owner[(values < 0) | (values > 63)]] = True
+        last = values & 32 == 0                                                          # the last byte of a run
+        mask_ends = offsets[1:][lengths > 0] - 1
+        wrong[owner[mask_ends[~last[mask_ends]]]] = True
+        last[mask_ends] = True
+        ends = np.flatnonzero(last)
+        begins = np.r_[0, ends[:-1] + 1][:len(ends)]
+        place = np.arange(len(values)) - np.repeat(begins, ends - begins + 1)
+        wrong[owner[place > 6]] = True
+        place = place.clip(max=6)
+        runs = np.add.reduceat((values & 31) << (5 * place), begins) if len(begins) else np.zeros(0, np.int64)
+        runs -= np.where(values[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)              # the sign bit
+        # From the fourth run of a mask on, a run is written as the difference to the one two before it (E36).
+        owner = owner[begins]
+        turn = np.arange(len(runs)) - np.searchsorted(owner, owner)
+        chain = 3 * owner + np.where(turn == 0, 0, 1 + turn % 2)
+        order = np.argsort(chain, kind="stable")
+        total = np.cumsum(runs[order])
+        begins = np.searchsorted(chain[order], chain[order])
+        runs[order] = total - (total - runs[order])[begins]
+        wrong[owner[runs < 0]] = True
+        height, width = sizes[first:first + 65536].astype(np.int64).T
+        wrong |= np.bincount(owner, weights=runs, minlength=len(lengths)) != height * width
+        bad[first:first + 65536] = wrong
+    return bad
+
+
+class PackedOutlines:
+    """Outlines of A objects as a few arrays: all corners, where polygons and objects begin, run lengths."""
+
+    def __init__(self, outlines: list[Outline]) -> None:
+        parts = [p for o in outlines for p in o.polygons]
+        self.corners = np.concatenate([np.zeros(0), *parts])                              # as written: scoring needs every bit
+        self.part_offsets = np.cumsum([0, *map(len, parts)])
+        self.object_offsets = np.cumsum([0, *(len(o.polygons) for o in outlines)])
+        self.counts = Packed(o.counts for o in outlines)
+        self.sizes = np.array([o.size for o in outlines], dtype=np.int32).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Outline:
+        parts = range(self.object_offsets[index], self.object_offsets[index + 1])
+        polygons = tuple(self.corners[self.part_offsets[p]:self.part_offsets[p + 1]] for p in parts)
+        return Outline(tuple(self.sizes[index].tolist()), polygons, self.counts[index])
+
+    def take(self, order: np.ndarray) -> "PackedOutlines":
+        return PackedOutlines([self[i] for i in order.tolist()])
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The M objects of one image of the network. A point p of an outline lies at p * scale + shift (x, y);
+    scale x is negative in a mirrored image."""
+    outlines: tuple[Outline, ...]
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def __len__(self) -> int:
+        return len(self.outlines)
+
+    def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> "Masks":
+        """Every point times scale, plus shift."""
+        return Masks(self.outlines, tuple(a * b for a, b in zip(self.scale, scale)),
+                     tuple(a * b + c for a, b, c in zip(self.shift, scale, shift)))
+
+    def pick(self, kept: Tensor) -> "Masks":
+        """kept (M,) bool."""
+        return Masks(tuple(o for o, keep in zip(self.outlines, kept.tolist()) if keep), self.scale, self.shift)
+
+    def _annotated(self, box: list[float]) -> tuple[float, float, float, float]:
+        """A box of the network's image in the annotation's pixels."""
+        (sx, sy), (tx, ty) = self.scale, self.shift
+        x1, x2 = sorted(((box[0] - tx) / sx, (box[2] - tx) / sx))
+        return x1, (box[1] - ty) / sy, x2, (box[3] - ty) / sy
+
+    def crop(self, index: int, box: list[float], side: int) -> Tensor:
+        """Object `index` inside a box of the network's image (x1, y1, x2, y2 with a size), on a side x side grid: bool."""
+        outline = self.outlines[index]
+        if outline.polygons:
+            origin, extent = np.array(box[:2]), np.array(box[2:]) - np.array(box[:2])
+            polygons = [(((p.reshape(-1, 2) * self.scale + self.shift) - origin) / extent * side).reshape(-1) for p in outline.polygons]
+            drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, side, side)))
+            return torch.from_numpy(drawn).bool()
+        whole = torch.from_numpy(coco_mask.decode(outline.rle())).float()[None, None]
+        window = torch.tensor([[0.0, *self._annotated(box)]])
+        inside = roi_align(whole, window, side, sampling_ratio=0, aligned=True)[0, 0] >= 0.5
+        return inside.flip(-1) if self.scale[0] < 0 else inside
+
+    def seen_box(self, index: int, size: tuple[int, int]) -> list[float] | None:
+        """x1, y1, x2, y2 around the part of the object that lies in the image of size (h, w), to a pixel of the annotation; None: nothing does."""
+        h, w = size
+        x1, y1, x2, y2 = (int(v) for v in np.round(self._annotated([0.0, 0.0, w, h])).clip(min=0))
+        seen = coco_mask.decode(self.outlines[index].rle())[y1:y2, x1:x2]
+        columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
+        if len(columns) == 0:
+            return None
+        corners = np.array([[x1 + columns[0], y1 + rows[0]], [x1 + columns[-1] + 1, y1 + rows[-1] + 1]]) * self.scale + self.shift
+        (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        return [max(left, 0.0), max(top, 0.0), min(right, float(w)), min(bottom, float(h))]
+
+
+def encode(mask: np.ndarray) -> dict:
+    """(h, w) of 0 and 1 -> RLE."""
+    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[int, int, Tensor]:
+    """(first, end, (end - first, cells)): linear interpolation from `cells` cells between low and high to the pixels there."""
+    first, end = max(0, int(np.floor(low))), min(length, int(np.ceil(high)))
+    place = (torch.arange(first, max(end, first), dtype=torch.float32) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
+    return first, end, (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
+    """The mask (m, m) predicted in a box, as the RLE of a picture of size (h, w): where, interpolated, it is >= 0.5.
+
+    A pixel's value is read at its centre; outside of the m x m cells it falls to zero.
+    """
+    top, bottom, rows = _interpolation(box[1], box[3], size[0], probability.shape[0])
+    left, right, columns = _interpolation(box[0], box[2], size[1], probability.shape[1])
+    whole = np.zeros(size, dtype=np.uint8, order="F")
+    whole[top:bottom, left:right] = (rows @ probability.float() @ columns.T >= 0.5).numpy()
+    return encode(whole)
+
+
+@dataclass(frozen=True)
+class Rles:
+    """Masks of N detections: compressed counts, and the (h, w) of each one's picture (N, 2)."""
+    counts: Packed
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, rles: list[dict]) -> "Rles":
+        return cls(Packed(r["counts"] for r in rles), np.array([r["size"] for r in rles], dtype=np.int32).reshape(-1, 2))
+
+    @classmethod
+    def join(cls, parts: "list[Rles]") -> "Rles":
+        return cls(Packed.join([p.counts for p in parts]), np.concatenate([np.zeros((0, 2), np.int32), *(p.sizes for p in parts)]))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"size": self.sizes[index].tolist(), "counts": self.counts[index]}
+
+    def take(self, rows: np.ndarray) -> "Rles":
+        return Rles(Packed(self.counts[i] for i in rows.tolist()), self.sizes[rows])
+
+    def areas_and_boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of each (N,), and [x, y, w, h] around them (N, 4)."""
+        if len(self) == 0:
+            return np.zeros(0), np.zeros((0, 4))
+        rles = [self[i] for i in range(len(self))]
+        # One at a time: pycocotools 2.0.11 refuses to measure a list of more than 255.
+        return np.array([coco_mask.area(rle) for rle in rles], dtype=np.float64), np.stack([coco_mask.toBbox(rle) for rle in rles])
+
+
+def mask_iou(detections: list[dict], objects: list[dict], crowd: np.ndarray) -> np.ndarray:
+    """(d, g) IoU of pixels; with a crowd (g,) the divisor is the detection's area (E17, E36)."""
+    return np.asarray(coco_mask.iou(detections, objects, crowd.astype(np.uint8).tolist()), dtype=np.float64).reshape(len(detections), len(objects))

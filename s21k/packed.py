@@ -1,0 +1,45 @@
+"""Many byte strings as one array and offsets: worker processes share it, nothing is counted or copied."""
+from collections.abc import Iterable
+
+import numpy as np
+
+
+class Packed:
+    """packed[i] -> bytes. data (n,) uint8, offsets (len + 1,) int64."""
+
+    def __init__(self, items: Iterable[bytes] = ()) -> None:
+        items = list(items)
+        self.offsets = np.cumsum([0, *map(len, items)], dtype=np.int64)
+        self.data = np.frombuffer(b"".join(items), dtype=np.uint8)
+
+    @classmethod
+    def of_arrays(cls, data: np.ndarray, offsets: np.ndarray) -> "Packed":
+        packed = cls()
+        packed.data, packed.offsets = data, offsets
+        return packed
+
+    @classmethod
+    def join(cls, parts: "list[Packed]") -> "Packed":
+        """One after the other."""
+        begins = np.cumsum([0, *(len(p.data) for p in parts)])
+        offsets = [p.offsets[:-1] + begin for p, begin in zip(parts, begins)]
+        return cls.of_arrays(np.concatenate([np.zeros(0, np.uint8), *(p.data for p in parts)]), np.concatenate([*offsets, begins[-1:]]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.data[self.offsets[index]:self.offsets[index + 1]].tobytes()
+
+
+class PackedStrings:
+    """packed[i] -> str."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        self.packed = Packed(s.encode() for s in strings)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __getitem__(self, index: int) -> str:
+        return self.packed[index].decode()
