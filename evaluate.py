@@ -24,6 +24,7 @@ from s21k.errors import InputError, run_command
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.images import read_image
@@ -32,7 +33,7 @@ from s21k.structures import Detections
 from s21k.training.checkpoint import read
 from s21k.training.run import AMP, settle, trained
 
-METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "lvis_box_ap": LvisAveragePrecision,
+METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "in21k": In21kReport, "lvis_box_ap": LvisAveragePrecision,
            "mask_ap": partial(AveragePrecision, kind="mask"), "lvis_mask_ap": partial(LvisAveragePrecision, kind="mask")}
 
 
@@ -87,7 +88,7 @@ def print_table(results: dict[str, float], groups: list[str]) -> None:
     keys = [key for key in results if not any(key.endswith(f"_{group}") for group in groups)]
     for key in keys:
         row = [results.get(f"{key}_{group}" if group else key) for group in columns]
-        shown = ["" if v is None else f"{v:d}" if key.startswith("images") else f"{100 * v:.1f}" if v >= 0 else "-" for v in row]
+        shown = ["" if v is None else f"{v:d}" if key.startswith(("images", "truncated")) else f"{100 * v:.1f}" if v >= 0 else "-" for v in row]
         print0(f"{key:<16}" + f"{shown[0]:>4}" + "".join(f"{v:>10}" for v in shown[1:]))
 
 
@@ -123,7 +124,7 @@ def main(words: list[str]) -> None:
             for image_id, scale, prediction in zip(batch.image_ids, batch.scales, detector.predict(batch, categories, test)):
                 prediction = prediction.in_picture(scale, data.size(gt.image_position(image_id)))
                 for metric in metrics.values():
-                    metric.update(image_id, prediction if isinstance(metric, LocalizationAccuracy) else prediction.detections)
+                    metric.update(image_id, prediction)
                 columns.append(with_ids(DetectionColumns.of(image_id, prediction.detections), gt.category_ids))
                 if image_id in pictured:
                     shown[image_id] = prediction.detections.to(torch.device("cpu"))
@@ -138,14 +139,17 @@ def main(words: list[str]) -> None:
         results = {}
         for name, metric in metrics.items():
             results |= {f"mask_{key}" if name in of_masks else key: value for key, value in metric.compute().items()}
-            if isinstance(metric, LocalizationAccuracy):
-                results |= box_baselines(metric)
+            if name in ("localization", "in21k"):
+                results |= box_baselines(metric if name == "localization" else metric.localization)
         folder = Path(cfg.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps(results, indent=1))
         write_detections(folder, columns)
         draw_pictures(folder / "pictures", shown, data, gt, categories)
         print0(f"{len(gt.image_ids)} images, {len(categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")
+        for metric in metrics.values():
+            if isinstance(metric, In21kReport):
+                print0(metric.protocol)
         print_table(results, list(gt.groups))
         print0(f"written: {folder / 'metrics.json'}, detections.json, detections.npz, pictures/")
     stop_distributed()

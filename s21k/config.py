@@ -131,6 +131,7 @@ class EvalConfig:
     fusion_exponent: float = 2 / 3          # of the detection score in Eq. 5 (P33)
     threshold: float = 1e-4                 # P85, G26
     nms: float = 0.5                        # IoU above which the worse box of one category goes (G26)
+    class_agnostic_nms: bool = False        # True: a box removes the worse ones of every category
     max_detections: int = 100               # an image; -1: all (P85, G26)
     metrics: tuple[str, ...] = ("localization", "box_ap")       # names of evaluate.METRICS
     pictures: int = 12                      # drawn beside the ground truth

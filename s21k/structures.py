@@ -4,6 +4,8 @@ B  images    M  objects of an image    R  regions    N  detections    K  evaluat
 
 Labels are 0..C-1; BACKGROUND and IGNORE are no categories (Eq. 1 replaces a background class).
 """
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -93,11 +95,50 @@ class Regions:
     gt_index: Tensor
 
 
-@dataclass
 class RegionScores:
-    """All scores of one image: boxes (R, 4) decoded and clipped, scores (R, K) of Eqs. 4 and 5."""
+    """The scores of one image's regions for all categories, read in parts: the (R, K) numbers need not exist.
+
+    boxes (R, 4) decoded and clipped; shape (R, K).
+    """
     boxes: Tensor
-    scores: Tensor
+    shape: tuple[int, int]
+
+    def rows(self, first: int, end: int) -> Tensor:
+        """(end - first, K): all scores of some regions."""
+        raise NotImplementedError
+
+    def at(self, region: Tensor, category: Tensor) -> Tensor:
+        """(n,): the scores of n pairs."""
+        raise NotImplementedError
+
+    def rows_at_once(self, width: int) -> int:
+        """So many rows of this width stay in a processor's cache; a GPU wants more."""
+        return max(1, (1 << 19 if self.boxes.device.type == "cpu" else 1 << 24) // max(width, 1))
+
+    def parts(self) -> Iterator[tuple[int, Tensor]]:
+        """(first, rows): all rows, some at a time."""
+        step = self.rows_at_once(self.shape[1])
+        for first in range(0, self.shape[0], step):
+            yield first, self.rows(first, min(first + step, self.shape[0]))
+
+    def with_boxes(self, boxes: Tensor) -> "RegionScores":
+        """The same scores of other boxes (R, 4)."""
+        other = copy.copy(self)
+        other.boxes = boxes
+        return other
+
+
+class DenseScores(RegionScores):
+    """scores (R, K) that are there already."""
+
+    def __init__(self, boxes: Tensor, scores: Tensor) -> None:
+        self.boxes, self.scores, self.shape = boxes, scores, (scores.shape[0], scores.shape[1])
+
+    def rows(self, first: int, end: int) -> Tensor:
+        return self.scores[first:end]
+
+    def at(self, region: Tensor, category: Tensor) -> Tensor:
+        return self.scores[region, category]
 
 
 @dataclass
@@ -129,4 +170,4 @@ class Prediction:
         found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
         if self.masks is not None:
             found.masks = [paste(mask, box, size) for mask, box in zip(self.masks.cpu(), found.boxes.tolist())]
-        return Prediction(RegionScores(self.regions.boxes / divisor, self.regions.scores), found, five)
+        return Prediction(self.regions.with_boxes(self.regions.boxes / divisor), found, five)

@@ -9,8 +9,8 @@ from s21k.categories import CategoryMap
 from s21k.errors import InputError
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
-from s21k.models.postprocess import postprocess
-from s21k.structures import Prediction, RegionScores
+from s21k.models.postprocess import Ranking, postprocess
+from s21k.structures import Prediction, DenseScores
 
 
 def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
@@ -27,8 +27,8 @@ def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
 
 
 def predict(boxes, scores, threshold=1e-4):
-    regions = RegionScores(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores))
-    return Prediction(regions, postprocess(regions, threshold, 0.5, 100), postprocess(regions, -1.0, 0.5, 5))
+    regions = DenseScores(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores))
+    return Prediction(regions, postprocess(Ranking(regions), threshold, 0.5, 100), postprocess(Ranking(regions), -1.0, 0.5, 5))
 
 
 GOOD, BAD = [10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]

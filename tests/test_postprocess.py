@@ -2,53 +2,80 @@
 import pytest
 import torch
 
-from s21k.models.postprocess import postprocess
-from s21k.structures import RegionScores
+from s21k.models import postprocess as walk
+from s21k.models.postprocess import Ranking, postprocess
+from s21k.models.scores import FusedScores
+from s21k.structures import DenseScores
 
 
-def slow_postprocess(boxes, scores, threshold, iou_threshold, most):
+def slow_postprocess(boxes, scores, threshold, iou_threshold, most, class_agnostic=False):
     """Every score above the threshold, best first (ties: lower region, then category), greedy NMS per category."""
-    candidates = [(-float(scores[r, c]), r, c) for r in range(len(boxes)) for c in range(scores.shape[1]) if scores[r, c] > threshold]
-    kept = []
-    for score, r, c in sorted(candidates):
+    boxes = boxes.double().tolist()
+    candidates = sorted((-score, r, c) for r, row in enumerate(scores.tolist()) for c, score in enumerate(row) if score > threshold)
+    kept, of_category = [], {}
+    for score, r, c in candidates:
+        rivals = of_category.setdefault(0 if class_agnostic else c, [])
+        x1, y1, x2, y2 = boxes[r]
         overlap = False
-        for _, r2, c2 in kept:
-            if c2 == c:
-                x1, y1 = max(boxes[r][0], boxes[r2][0]), max(boxes[r][1], boxes[r2][1])
-                x2, y2 = min(boxes[r][2], boxes[r2][2]), min(boxes[r][3], boxes[r2][3])
-                inter = max(0.0, x2 - x1) * max(0.0, y2 - y1)
-                area = lambda b: (b[2] - b[0]) * (b[3] - b[1])
-                overlap |= inter > iou_threshold * (area(boxes[r]) + area(boxes[r2]) - inter)
+        for a1, b1, a2, b2 in rivals:
+            inter = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
+            overlap |= inter > iou_threshold * ((x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - inter)
         if not overlap:
-            kept.append((score, r, c))
-    kept = kept if most < 0 else kept[:most]
-    return [(r, c) for _, r, c in kept]
+            kept.append((r, c))
+            rivals.append(boxes[r])
+    return kept if most < 0 else kept[:most]
 
 
 def case(seed):
+    """Boxes and fused or unfused scores: ties, repeated boxes, none at all, one category, thousands."""
     g = torch.Generator().manual_seed(seed)
-    r, k = [(1, 1), (12, 1), (30, 5), (8, 40), (0, 3), (25, 3)][seed % 6]
+    r, k = [(1, 1), (12, 1), (30, 5), (8, 140), (0, 3), (25, 3), (6, 2500), (40, 65)][seed % 8]
     corner = torch.rand(r, 2, generator=g) * 40
     boxes = torch.cat([corner, corner + 5 + torch.rand(r, 2, generator=g) * 30], 1)
-    scores = torch.rand(r, k, generator=g)
+    fg, det, cls = torch.randn(r, generator=g), torch.randn(r, k, generator=g) * 3, torch.randn(r, k, generator=g) * 3
     if seed % 3 == 0:
-        scores = (scores * 4).round() / 4                                # many ties
+        fg, det, cls = fg.round(), det.round(), cls.round()              # many ties
     if seed % 4 == 1 and r:
-        boxes = boxes[torch.randint(0, max(1, r // 3), (r,), generator=g)]       # repeated boxes
-    return boxes, scores
+        same = torch.randint(0, max(1, r // 3), (r,), generator=g)       # repeated boxes, and repeated regions
+        boxes, fg, det, cls = boxes[same], fg[same], det[same], cls[same]
+    if seed % 5 == 0:
+        return boxes, DenseScores(boxes, (torch.rand(r, k, generator=g) * 4).round() / 4)
+    det_index = torch.where(torch.rand(k, generator=g) < (0.0, 0.5, 1.0)[seed % 3], torch.randperm(k, generator=g), -1)
+    cls_index = torch.where((torch.rand(k, generator=g) < 0.7) & (det_index >= 0), -1, torch.arange(k)) if seed % 2 else torch.arange(k)
+    return boxes, FusedScores(boxes, fg, det, cls, det_index, cls_index)
 
 
-@pytest.mark.parametrize("threshold", [-1.0, 1e-4, 0.5])
-@pytest.mark.parametrize("most", [-1, 5, 20])
-def test_detections_and_their_order_equal_the_dense_way(threshold, most):
-    """T6."""
-    for seed in range(24):
-        boxes, scores = case(seed)
-        found = postprocess(RegionScores(boxes, scores), threshold, 0.5, most)
-        expected = slow_postprocess(boxes.double().tolist(), scores, threshold, 0.5, most)
+@pytest.mark.parametrize("seed", range(200))
+def test_detections_and_their_order_equal_the_dense_way(monkeypatch, seed):
+    """T6. On every second case the walk goes in tiny pieces."""
+    if seed % 2:
+        monkeypatch.setattr(walk, "FIRST", 2)
+        monkeypatch.setattr(walk, "OPEN", 3)
+    boxes, regions = case(seed)
+    scores = regions.rows(0, len(boxes))
+    ranking = Ranking(regions)
+    for threshold, most, class_agnostic in ((0.0, 20, False), (1e-4, 100, False), (1e-4, 5, True), (-1.0, 5, False)) + ((1e-4, -1, False),) * (scores.numel() < 5000):
+        found = postprocess(ranking, threshold, 0.5, most, class_agnostic)
+        expected = slow_postprocess(boxes, scores, threshold, 0.5, most, class_agnostic)
         assert [scores[r, c].item() for r, c in expected] == found.scores.tolist()
         assert [c for _, c in expected] == found.labels.tolist()
         assert [boxes[r].tolist() for r, _ in expected] == found.boxes.tolist()
+
+
+def test_scores_asked_for_alone_are_those_of_whole_rows():
+    for seed in range(40):
+        boxes, regions = case(seed)
+        rows = regions.rows(0, len(boxes))
+        region, category = torch.meshgrid(*(torch.arange(n) for n in regions.shape), indexing="ij")
+        torch.testing.assert_close(regions.at(region.flatten(), category.flatten()), rows.flatten(), rtol=1e-6, atol=0)
+        assert torch.equal(torch.cat([torch.zeros(0, regions.shape[1]), *(part for _, part in regions.parts())]), rows)
+
+
+def test_equal_scores_beyond_counting_are_walked_in_their_order():
+    """All of 300 x 5,000 scores are equal: the first hundred categories of region 0, and memory for no more."""
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(300, 1)
+    found = postprocess(Ranking(DenseScores(boxes, torch.full((300, 5000), 0.25))), 1e-4, 0.5, 100)
+    assert found.labels.tolist() == list(range(100)) and (found.scores == 0.25).all()
 
 
 def test_nms_at_class_21840_equals_nms_at_class_0():
@@ -58,7 +85,7 @@ def test_nms_at_class_21840_equals_nms_at_class_0():
     for label in (0, 21840):
         scores = torch.zeros(3, 21841)
         scores[:, label] = torch.tensor([0.9, 0.8, 0.7])
-        found = postprocess(RegionScores(boxes, scores), 1e-4, 0.5, 100)
+        found = postprocess(Ranking(DenseScores(boxes, scores)), 1e-4, 0.5, 100)
         assert (found.labels == label).all()
         results.append(found.scores.tolist())
     assert results[0] == results[1] == pytest.approx([0.9, 0.7])
@@ -69,5 +96,5 @@ def test_more_candidates_than_the_first_block_are_all_considered():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3000, 1)
     boxes[-1] = torch.tensor([50.0, 50.0, 60.0, 60.0])
     scores = torch.stack([torch.linspace(0.9, 0.5, 3000), torch.full((3000,), 0.1)], 1)
-    found = postprocess(RegionScores(boxes, scores), 1e-4, 0.5, 100)
+    found = postprocess(Ranking(DenseScores(boxes, scores)), 1e-4, 0.5, 100)
     assert found.labels.tolist() == [0, 0, 1, 1]

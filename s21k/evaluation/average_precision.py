@@ -11,9 +11,10 @@ import numpy as np
 
 from s21k.errors import InputError
 from s21k.evaluation.columns import DetectionColumns
-from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, starts
+from s21k.evaluation.ground_truth import GroundTruth, iou_xywh
+from s21k.evaluation.sorting import is_in, stable_order, starts
 from s21k.masks import mask_iou
-from s21k.structures import Detections
+from s21k.structures import Prediction
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # E12
 RECALLS = np.linspace(0.0, 1.0, 101)                # E23
@@ -45,6 +46,8 @@ class AveragePrecision:
     kind "box" or "mask": what IoU is measured on. Areas are those of the detections' boxes, of masks as well (E9).
     """
 
+    areas = AREAS
+
     def __init__(self, gt: GroundTruth, max_detections: int = 100, kind: str = "box") -> None:
         if np.isnan(gt.areas).any():
             row = int(np.flatnonzero(np.isnan(gt.areas))[0])
@@ -56,9 +59,9 @@ class AveragePrecision:
         self.recall_at = (1, 10, max_detections)                         # AR of the best so many of each cell (E24)
         self.parts: list[DetectionColumns] = []
 
-    def update(self, image_id: int, detections: Detections) -> None:
-        """One image's detections, boxes xyxy in the pixels of the original picture."""
-        found = DetectionColumns.of(self.gt.image_position(image_id), detections)
+    def update(self, image_id: int, prediction: Prediction) -> None:
+        """One image's detections, boxes in the pixels of the original picture."""
+        found = DetectionColumns.of(self.gt.image_position(image_id), prediction.detections)
         if not np.isfinite(found.scores).all():
             raise InputError(f"image {image_id}: a detection's score is not finite (E10)")
         self.add_all(found)
@@ -78,36 +81,47 @@ class AveragePrecision:
 
     # --- the computation -------------------------------------------------------------------------------------------
 
-    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    def _select(self, found: DetectionColumns, areas: np.ndarray) -> np.ndarray:
         """Which detections take part, ascending: the best max_detections of each (image, category) (E11)."""
-        cell = self._cell(image, category)
-        order = np.lexsort((-scores, cell))                              # stable: the place in the image decides ties
+        if len(found) == 0 or np.bincount(found.image).max() <= self.max_detections:
+            return np.arange(len(found))
+        cell = self._cell(found.image, found.category)
+        order = stable_order(-found.scores, cell)                        # the place in the image decides ties
         return np.sort(order[np.arange(len(order)) - starts(cell[order]) < self.max_detections])
 
-    def _excused(self) -> np.ndarray:
-        """(N,) bool: unmatched detections that are nevertheless not wrong. COCO has none."""
-        return np.zeros(len(self.cell), dtype=bool)
+    def _excused(self, cell: np.ndarray) -> np.ndarray:
+        """(N,) bool: detections that are not wrong even if unmatched. COCO has none."""
+        return np.zeros(len(cell), dtype=bool)
 
     def _cell(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
         """One number for each (image, category)."""
         return category.astype(np.int64) * len(self.gt.image_ids) + image
 
     def _ranked(self) -> None:
-        """The detections that take part, in the order of E20: category, score, image, place in the image."""
-        found = DetectionColumns.join(self.parts)
-        self.parts = [found]
-        areas = found.boxes[:, 2] * found.boxes[:, 3] if found.areas is None else found.areas
-        kept = self._select(found.image, found.category, found.scores, areas)
-        self.source = kept[np.lexsort((found.image[kept], -found.scores[kept], found.category[kept]))]       # rows of found
-        self.category, self.boxes, self.det_area, self.masks = found.category[self.source], found.boxes[self.source], areas[self.source], found.masks
-        self.cell = self._cell(found.image[self.source], self.category)
-        # The rank within the cell: a stable sort by cell keeps the order of scores and places.
-        by_cell = np.argsort(self.cell, kind="stable")
+        """The detections that take part, in the order of E20: category, score, image, place in the image.
+
+        Of each: category, det_area, excused. `near`: the places of those whose cell has a box, the only ones that can be
+        right; of these also the cell and the rank inside it.
+        """
+        self.found = DetectionColumns.join(self.parts)
+        self.parts = [self.found]
+        areas = self.found.boxes[:, 2].astype(np.float64) * self.found.boxes[:, 3] if self.found.areas is None else self.found.areas
+        kept = self._select(self.found, areas)
+        self.source = kept[stable_order(self.found.image[kept], -self.found.scores[kept], self.found.category[kept])]       # rows of found
+        self.category, self.det_area = self.found.category[self.source], areas[self.source]
+        cell = self._cell(self.found.image[self.source], self.category)
+        self.excused = self._excused(cell)
+        self.near = np.flatnonzero(is_in(cell, np.unique(self._cell(self.gt.image, self.gt.category))))
+        self.cell = cell[self.near]
+        by_cell = stable_order(self.cell)                                # keeps the order of scores and places
         self.rank = np.empty(len(by_cell), dtype=np.int64)
         self.rank[by_cell] = np.arange(len(by_cell)) - starts(self.cell[by_cell])
 
     def _pairs(self) -> None:
-        """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,), box (P,), iou (P,)."""
+        """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,) as positions in `paired`, box (P,), iou (P,).
+
+        paired: those of `near` that have such a pair.
+        """
         gt_cell = self._cell(self.gt.image, self.gt.category)
         by_cell = np.argsort(gt_cell, kind="stable")
         low = np.searchsorted(gt_cell[by_cell], self.cell, "left")
@@ -115,9 +129,14 @@ class AveragePrecision:
         det = np.repeat(np.arange(len(self.cell)), count)
         within = np.arange(len(det)) - np.repeat(np.cumsum(count) - count, count)
         box = by_cell[np.repeat(low, count) + within]
-        iou = iou_xywh(self.boxes[det], self.gt.boxes[box], self.crowd[box]) if self.kind == "box" else self._mask_iou(det, box)
-        near = iou >= min(IOU_THRESHOLDS[0], 1 - 1e-10)
-        self.pair_det, self.pair_box, self.pair_iou = det[near], box[near], iou[near]
+        if self.kind == "mask":
+            iou = self._mask_iou(det, box)
+        else:
+            boxes = self.found.boxes[self.source[self.near]].astype(np.float64)
+            iou = iou_xywh(boxes[det], self.gt.boxes[box], self.crowd[box])
+        enough = iou >= min(IOU_THRESHOLDS[0], 1 - 1e-10)
+        self.paired, self.pair_det = np.unique(det[enough], return_inverse=True)
+        self.pair_box, self.pair_iou = box[enough], iou[enough]
 
     def _mask_iou(self, det: np.ndarray, box: np.ndarray) -> np.ndarray:
         """IoU of the masks of pairs (P,): every detection of a cell with every object of it, cell after cell."""
@@ -128,24 +147,24 @@ class AveragePrecision:
         for pairs in np.split(order, begins[1:]) if len(cells) else []:
             num_objects = int((det[pairs] == det[pairs[0]]).sum())
             objects = box[pairs[:num_objects]]
-            iou[pairs] = mask_iou([self.masks[self.source[d]] for d in det[pairs[::num_objects]]],
+            iou[pairs] = mask_iou([self.found.masks[row] for row in self.source[self.near[det[pairs[::num_objects]]]]],
                                   [self.gt.masks[g].rle() for g in objects], self.crowd[objects]).reshape(-1)
         return iou
 
     def _match(self, gt_ignored: np.ndarray) -> np.ndarray:
-        """Greedy matching (E13-E17) of all cells at once -> (T, N): the box of each detection, or -1.
+        """Greedy matching (E13-E17) of all cells at once -> (T, paired): the box of each detection, or -1.
 
         In every cell the n-th detection that has a pair is decided in round n. A detection's pairs
         stand in its order of preference: boxes that count, by IoU, of equals the last; then ignored ones.
         """
         det, box, iou = self.pair_det, self.pair_box, self.pair_iou
-        matched = np.full((len(IOU_THRESHOLDS), len(self.cell)), -1, dtype=np.int64)
+        matched = np.full((len(IOU_THRESHOLDS), len(self.paired)), -1, dtype=np.int64)
         if len(det) == 0:
             return matched
-        candidates = np.unique(det)
-        by_rank = candidates[np.lexsort((self.rank[candidates], self.cell[candidates]))]
-        turn = np.zeros(len(self.cell), dtype=np.int64)
-        turn[by_rank] = np.arange(len(by_rank)) - starts(self.cell[by_rank])
+        cell = self.cell[self.paired]
+        by_rank = stable_order(self.rank[self.paired], cell)
+        turn = np.empty(len(by_rank), dtype=np.int64)
+        turn[by_rank] = np.arange(len(by_rank)) - starts(cell[by_rank])
         order = np.lexsort((-box, -iou, gt_ignored[box], det, turn[det]))
         det, box, iou = det[order], box[order], iou[order]
         taken = np.zeros((len(IOU_THRESHOLDS), len(gt_ignored)), dtype=bool)
@@ -169,7 +188,7 @@ class AveragePrecision:
         low, high = area
         gt_ignored = self.ignored | (self.gt.areas < low) | (self.gt.areas > high)
         num_boxes = np.bincount(self.gt.category[~gt_ignored], minlength=num_categories)                 # npig (K,)
-        counts_alone = (self.det_area >= low) & (self.det_area <= high) & ~self._excused()       # unmatched, it is wrong (E18)
+        counts_alone = (self.det_area >= low) & (self.det_area <= high) & ~self.excused       # unmatched, it is wrong (E18)
         before = np.cumsum(counts_alone) - counts_alone
         category_start = np.searchsorted(self.category, np.arange(num_categories))
         before_category = np.append(before, counts_alone.sum())[category_start]
@@ -178,20 +197,21 @@ class AveragePrecision:
         recalls = {n: np.full_like(ap, -1.0) for n in self.recall_at}
         has_boxes = num_boxes > 0
         for t in range(len(IOU_THRESHOLDS)):
-            det = np.flatnonzero(matched[t] >= 0)                                      # in ranking order
-            right = ~gt_ignored[matched[t][det]]
+            hit = np.flatnonzero(matched[t] >= 0)                                      # in ranking order
+            right = ~gt_ignored[matched[t][hit]]
+            det, rank = self.near[self.paired[hit]], self.rank[self.paired[hit]]
             category = self.category[det]
             # A detection's place among those that count: all that count unmatched, corrected by the matched ones.
             correction = right.astype(np.int64) - counts_alone[det]
             first = starts(category)
             total = np.cumsum(correction)
             place = before[det] - before_category[category] + counts_alone[det] + total - (total[first] - correction[first])
-            det, category, place = det[right], category[right], place[right]
-            hits = np.arange(len(det)) - starts(category) + 1
+            rank, category, place = rank[right], category[right], place[right]
+            hits = np.arange(len(rank)) - starts(category) + 1
             precision = hits / (place + np.spacing(1))
             ap[t, has_boxes] = self._interpolate(precision, category, num_boxes)[has_boxes]
             for n, recall in recalls.items():
-                found = np.bincount(category[self.rank[det] < n], minlength=num_categories)
+                found = np.bincount(category[rank < n], minlength=num_categories)
                 recall[t, has_boxes] = found[has_boxes] / num_boxes[has_boxes]
         return ap, recalls
 
@@ -220,7 +240,7 @@ class AveragePrecision:
         self._pairs()
         results: dict[str, float] = {}
         recall_results: dict[str, float] = {}
-        for suffix, area in AREAS.items():
+        for suffix, area in self.areas.items():
             ap, recalls = self._curves(area)
             results[f"AP{suffix}"] = mean(ap)
             if suffix:

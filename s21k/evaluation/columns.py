@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from s21k.evaluation.ground_truth import xyxy_to_xywh
+from s21k.evaluation.sorting import stable_order, starts
 from s21k.masks import Rles
 from s21k.structures import Detections
 
@@ -49,3 +50,11 @@ class DetectionColumns:
         """rows: positions (n,)."""
         return DetectionColumns(self.image[rows], self.category[rows], self.scores[rows], self.boxes[rows],
                                 None if self.areas is None else self.areas[rows], None if self.masks is None else self.masks.take(rows))
+
+
+def best_of_each_image(found: DetectionColumns, most: int) -> np.ndarray:
+    """Positions, ascending, of the `most` best detections of each image over all categories (-1: all); of equals the first."""
+    if most < 0 or len(found) == 0 or np.bincount(found.image).max() <= most:
+        return np.arange(len(found))
+    order = stable_order(-found.scores, found.image)
+    return np.sort(order[np.arange(len(order)) - starts(found.image[order]) < most])

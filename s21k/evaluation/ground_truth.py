@@ -104,10 +104,3 @@ def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) corners -> [x, y, w, h] float64."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def starts(sorted_keys: np.ndarray) -> np.ndarray:
-    """For each element of a sorted array the position where its run of equals begins."""
-    first = np.ones(len(sorted_keys), dtype=bool)
-    first[1:] = sorted_keys[1:] != sorted_keys[:-1]
-    return np.maximum.accumulate(np.where(first, np.arange(len(sorted_keys)), 0))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from s21k.errors import InputError
 from s21k.evaluation.columns import DetectionColumns
-from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, starts, xyxy_to_xywh
+from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
+from s21k.evaluation.sorting import stable_order, starts
 from s21k.structures import Prediction, RegionScores
 
 KEYS = ("top1", "top5", "top5_classes", "gt_known", "has_gt_class_det", "cls_top1", "cls_top5")
@@ -17,11 +18,14 @@ KEYS = ("top1", "top5", "top5_classes", "gt_known", "has_gt_class_det", "cls_top
 
 def best_per_category(regions: RegionScores) -> tuple[Tensor, Tensor]:
     """Each category's best score and its region, both (K,); of equal scores the lower region."""
-    if len(regions.boxes) == 0:
-        nothing = regions.scores.new_zeros(regions.scores.shape[1])
-        return nothing, nothing.long()
-    scores = regions.scores.max(dim=0).values
-    return scores, (regions.scores == scores).int().argmax(dim=0)
+    num_categories = regions.shape[1]
+    best = regions.boxes.new_full((num_categories,), -1.0, dtype=torch.float32)
+    region = torch.zeros(num_categories, dtype=torch.int64, device=best.device)
+    for first, rows in regions.parts():
+        scores, place = rows.max(dim=0)
+        better = scores > best                                           # only then: of equals the earlier part's
+        best, region = torch.where(better, scores, best), torch.where(better, place + first, region)
+    return best.clamp(min=0), region
 
 
 def best_categories(scores: Tensor, region: Tensor, count: int) -> list[int]:
@@ -87,26 +91,30 @@ class LocalizationAccuracy:
     def add_all(self, found: DetectionColumns) -> None:
         """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file (E39).
         The figures of `update` where nothing was cut off."""
-        image, category, scores, boxes = found.image, found.category, found.scores, found.boxes
-        seen = self.image_category[image] >= 0
-        order = np.lexsort((-scores[seen], image[seen]))                               # stable
-        image, category, boxes = image[seen][order], category[seen][order], boxes[seen][order]
+        order = stable_order(-found.scores, found.image)
+        image, category = found.image[order], found.category[order]
         truth = self.image_category[image]
-        right = self._right_pairs(image, boxes) & (category == truth)
         rank = np.arange(len(image)) - starts(image)
         # The first of each (image, category) is that category's best box; its rank among those counts categories.
         cell = image.astype(np.int64) * len(self.gt.category_ids) + category
-        by_cell = np.argsort(cell, kind="stable")
+        by_cell = stable_order(cell)
         best = np.zeros(len(image), dtype=bool)
         best[by_cell[starts(cell[by_cell]) == np.arange(len(cell))]] = True
         before = np.cumsum(best) - best
-        class_rank = before - before[starts(image)]
+        near = np.flatnonzero((category == truth) & (truth >= 0))        # the others cannot be right
+        class_rank = before[near] - before[starts(image)[near]]
+        image, rank, best = image[near], rank[near], best[near]
+        right = self._right_pairs(image, found.boxes[order[near]].astype(np.float64))
         marks = {"top1": right & (rank == 0), "top5": right & (rank < 5), "top5_classes": right & best & (class_rank < 5),
-                 "gt_known": right & best, "has_gt_class_det": category == truth, "cls_top1": (category == truth) & (rank == 0),
-                 "cls_top5": (category == truth) & best & (class_rank < 5)}
-        hits = {key: set(np.unique(image[mark]).tolist()) for key, mark in marks.items()}
-        for one in np.unique(image).tolist():
-            self.add(int(self.image_category[one]), {key: one in images for key, images in hits.items()})
+                 "gt_known": right & best, "has_gt_class_det": np.ones(len(near), dtype=bool), "cls_top1": rank == 0,
+                 "cls_top5": best & (class_rank < 5)}
+        hits = np.zeros((len(self.image_category), len(KEYS)), dtype=bool)
+        for column, key in enumerate(KEYS):
+            hits[image[marks[key]], column] = True
+        self.counts[0] += hits.sum(axis=0)
+        for position, name in enumerate(self.group_names, start=1):
+            member = (self.image_category >= 0) & self.gt.groups[name][self.image_category]
+            self.counts[position] += hits[member].sum(axis=0)
 
     def _right_pairs(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """boxes (N, 4) [x, y, w, h], each on its image (N,) with at least one true box -> (N,) bool."""

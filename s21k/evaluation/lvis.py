@@ -9,7 +9,9 @@ import numpy as np
 
 from s21k.errors import InputError
 from s21k.evaluation.average_precision import AveragePrecision, mean
-from s21k.evaluation.ground_truth import GroundTruth, starts
+from s21k.evaluation.columns import DetectionColumns, best_of_each_image
+from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.sorting import is_in
 
 FREQUENCIES = "rcf"                         # rare, common, frequent (E33)
 
@@ -28,21 +30,18 @@ class LvisAveragePrecision(AveragePrecision):
         self.crowd, self.ignored = self.gt.crowd, self.gt.ignore         # no crowds here; `ignore` is honoured (E6, E32)
         self.recall_at = (np.iinfo(np.int64).max,)
 
-    def _select(self, image: np.ndarray, category: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    def _select(self, found: DetectionColumns, areas: np.ndarray) -> np.ndarray:
         """The best of each image; of those, the ones with an area (E29) whose category is judged there (E30).
 
         category -1 is one that the file does not list: it uses up the budget and is then dropped (E28).
         """
-        order = np.lexsort((-scores, image))
-        if self.max_detections >= 0:
-            order = order[np.arange(len(order)) - starts(image[order]) < self.max_detections]
-        kept = np.sort(order)
+        kept = best_of_each_image(found, self.max_detections)
         judged = np.union1d(self._cell(self.gt.image, self.gt.category), self._cell(*self.gt.negative.T))
-        return kept[(category[kept] >= 0) & (areas[kept] > 0) & np.isin(self._cell(image[kept], category[kept]), judged)]
+        return kept[(found.category[kept] >= 0) & (areas[kept] > 0) & is_in(self._cell(found.image[kept], found.category[kept]), judged)]
 
-    def _excused(self) -> np.ndarray:
+    def _excused(self, cell: np.ndarray) -> np.ndarray:
         """Of a category that was not boxed completely in that image (E31)."""
-        return np.isin(self.cell, self._cell(*self.gt.not_exhaustive.T))
+        return is_in(cell, np.unique(self._cell(*self.gt.not_exhaustive.T)))
 
     def compute(self) -> dict[str, float]:
         """AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300 and AP_<group>, AP50_<group>."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from s21k import boxes as B
 from s21k.distributed import mean_over_ranks
-from s21k.models.scores import fuse, image_nll, region_bce, region_nll
+from s21k.models.scores import FusedScores, image_nll, region_bce, region_nll
 from s21k.structures import BACKGROUND, Regions, RegionScores
 
 
@@ -68,7 +68,7 @@ class BoxHead(nn.Module):
 
     def region_scores(self, x: Tensor, boxes: Tensor, size: tuple[int, int], det_index: Tensor, cls_index: Tensor,
                       fusion: str = "geometric", exponent: float = 2 / 3) -> RegionScores:
-        """One image at test time: x (R, d), proposals (R, 4), its valid (h, w) -> boxes (R, 4), scores (R, K)."""
+        """One image at test time: x (R, d), proposals (R, 4), its valid (h, w) -> boxes (R, 4) and the scores of K categories."""
         fg_logits, det_logits, deltas = self(x)
         decoded = B.clip(B.decode(deltas.float(), boxes, B.REGION_WEIGHTS), size)
-        return RegionScores(decoded, fuse(fg_logits, det_logits, self.classify(x), det_index, cls_index, fusion, exponent))
+        return FusedScores(decoded, fg_logits, det_logits, self.classify(x), det_index, cls_index, fusion, exponent)

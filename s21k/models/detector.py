@@ -16,7 +16,7 @@ from s21k.images import normalize
 from s21k.models.assign import sample_regions
 from s21k.models.box_head import BoxHead
 from s21k.models.mask_head import MaskHead
-from s21k.models.postprocess import postprocess
+from s21k.models.postprocess import Ranking, postprocess
 from s21k.models.region_encoder import BACKBONES, RegionEncoder
 from s21k.models.rpn import RPN
 from s21k.structures import Batch, Prediction
@@ -55,7 +55,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Batch, categories: CategoryMap, test: EvalConfig) -> Iterator[Prediction]:
-        """One Prediction an image, in network pixels; the (R, K) scores of one image exist at a time.
+        """One Prediction an image, in network pixels; of the (R, K) scores some rows exist at a time.
 
         categories (on the model's device) say which rows of g and g-hat to use: the classification
         branch is gone but for g-hat's linear layer (P32).
@@ -68,8 +68,10 @@ class Detector(nn.Module):
             x = self.encoder.regions(levels, [proposals[i]])                         # (R, d)
             regions = self.box_head.region_scores(x, proposals[i], size, categories.det_index, categories.cls_index,
                                                   test.fusion, test.fusion_exponent)
-            found = postprocess(regions, test.threshold, test.nms, test.max_detections)
-            yield Prediction(regions, found, postprocess(regions, -1.0, test.nms, 5),            # any score: Top-5 has no threshold (P83)
+            ranking = Ranking(regions)
+            found = postprocess(ranking, test.threshold, test.nms, test.max_detections, test.class_agnostic_nms)
+            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)              # any score: Top-5 has no threshold (P83)
+            yield Prediction(regions, found, five,
                              None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 
     def inherit(self, state: dict[str, Tensor], load_image_classifier: bool = True) -> list[str]:

@@ -5,6 +5,10 @@ the best of all), in the order score, then lower region, then lower category. Bu
 candidate depends only on better candidates of its category, so they are walked best first and
 the walk ends when enough have survived: at 21,841 categories hardly any are looked at (G26).
 
+The walk never meets more than R candidates of a category without a survivor, so 100 detections need
+100 R candidates at most. They are found without sorting, or keeping, the (R, K) scores: one pass notes the
+largest score of each block of 64 categories of a region, and only blocks that reach a cut are opened.
+
 R regions    K categories    n candidates
 """
 from collections.abc import Iterator
@@ -15,23 +19,75 @@ from torch import Tensor
 
 from s21k.structures import Detections, RegionScores
 
-FIRST_BLOCK = 1024
+BLOCK = 64
+FIRST = 1024                                                             # candidates to begin with
+OPEN = 4096                                                              # blocks opened at a time
+# One score, computed alone and among others, may differ in its last bits; what decides is the one computed alone.
+SLACK = 1 - 1e-5
 
 
-def _best_first(scores: Tensor, threshold: float, wanted: int) -> Iterator[np.ndarray]:
-    """Flat positions of the scores (R * K,) above threshold, best first, in blocks that grow.
+class Ranking:
+    """One image's (region, category) pairs, best first; made once, walked as often as needed."""
 
-    Equal scores keep their order: lower region, then lower category. A block takes all scores
-    down to a cut, so that equals are never parted.
-    """
-    above, count = float("inf"), FIRST_BLOCK if wanted < len(scores) else len(scores)
-    while True:
-        cut = float(scores.topk(count).values[-1]) if count < len(scores) else -float("inf")
-        block = ((scores >= cut) & (scores < above) & (scores > threshold)).nonzero().squeeze(1)
-        yield block[torch.sort(scores[block], descending=True, stable=True).indices].cpu().numpy()
-        if cut <= threshold:
-            return
-        above, count = cut, min(4 * count, len(scores))
+    def __init__(self, regions: RegionScores) -> None:
+        self.regions = regions
+        num_regions, num_categories = regions.shape
+        whole = num_categories // BLOCK * BLOCK
+        self.blocks = -(-num_categories // BLOCK)                        # of a region
+        self.largest = regions.boxes.new_zeros(num_regions, self.blocks, dtype=torch.float32)
+        for first, rows in regions.parts() if num_categories else ():
+            part = self.largest[first:first + len(rows)]
+            part[:, :whole // BLOCK] = rows[:, :whole].unflatten(1, (-1, BLOCK)).amax(2)
+            if whole < num_categories:
+                part[:, -1] = rows[:, whole:].amax(1)
+        self.largest = self.largest.reshape(-1)                          # (R * blocks,)
+
+    def _open(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Blocks (ascending) -> flat positions region * K + category (ascending) and scores of all that is in them."""
+        num_categories = self.regions.shape[1]
+        region, block = blocks // self.blocks, blocks % self.blocks
+        category = block[:, None] * BLOCK + torch.arange(BLOCK, device=blocks.device)                # (b, 64)
+        there = category < num_categories
+        region, category = region[:, None].expand_as(category)[there], category[there]
+        return region * num_categories + category, self.regions.at(region, category)
+
+    def _between(self, blocks: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """What lies in blocks with low < score < high, best first."""
+        found = [(torch.zeros(0, dtype=torch.int64, device=blocks.device), torch.zeros(0, device=blocks.device))]
+        for some in blocks.split(OPEN):
+            flat, scores = self._open(some)
+            inside = (scores > low) & (scores < high)
+            found.append((flat[inside], scores[inside]))
+        flat, scores = (torch.cat(column) for column in zip(*found))
+        order = torch.sort(scores, descending=True, stable=True).indices
+        return flat[order], scores[order]
+
+    def best_first(self, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """region, category, score (n,) each, of all scores above threshold, best first, in growing pieces.
+
+        Equal scores keep their order: lower region, then lower category.
+        """
+        num_categories = self.regions.shape[1]
+
+        def piece(flat: Tensor, scores: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            flat = flat.cpu().numpy()
+            return flat // num_categories, flat % num_categories, scores.cpu().numpy()
+
+        above, count, last = float("inf"), FIRST, len(self.largest) == 0
+        while not last:
+            # At least `count` blocks reach the cut, so at least as many scores do.
+            last = count >= len(self.largest)
+            cut = -float("inf") if last else float(self.largest.topk(count).values[-1])
+            last |= cut <= threshold
+            cut = threshold if last else cut
+            blocks = (self.largest >= (cut * SLACK if cut > 0 else cut)).nonzero().squeeze(1)
+            yield piece(*self._between(blocks, cut, above))
+            for some in blocks.split(OPEN) if not last else ():          # those that equal the cut, in their order
+                flat, scores = self._open(some)
+                equal = scores == cut
+                if equal.any():
+                    yield piece(flat[equal], scores[equal])
+            above, count = cut, 4 * count
 
 
 def _overlaps(boxes: np.ndarray, region: int, iou_threshold: float) -> np.ndarray:
@@ -43,31 +99,35 @@ def _overlaps(boxes: np.ndarray, region: int, iou_threshold: float) -> np.ndarra
     return inter > iou_threshold * (areas + areas[region] - inter)
 
 
-def postprocess(regions: RegionScores, threshold: float, iou_threshold: float, max_detections: int) -> Detections:
-    """Detections of one image: scores > threshold, NMS at IoU > iou_threshold within a category,
-    the best max_detections (-1: all).
+def postprocess(ranking: Ranking, threshold: float, iou_threshold: float, max_detections: int, class_agnostic: bool = False) -> Detections:
+    """Detections of one image: scores > threshold, NMS at IoU > iou_threshold within a category (class_agnostic: among
+    all), the best max_detections (-1: all).
 
     IoUs are float64 of the boxes themselves, with no offset by category that would round them.
     """
-    num_regions, num_categories = regions.scores.shape
-    scores = regions.scores.reshape(-1)                                  # (R * K,)
-    wanted = len(scores) if max_detections < 0 else min(max_detections, len(scores))
+    regions = ranking.regions
+    num_regions, num_categories = regions.shape
+    wanted = num_regions * num_categories if max_detections < 0 else max_detections
     boxes = regions.boxes.double().cpu().numpy()
     fallen: dict[int, np.ndarray] = {}                                   # category -> (R,) regions that a better one removed
     overlaps: dict[int, np.ndarray] = {}                                 # region -> (R,) regions that it would remove
-    kept: list[int] = []
-    for block in _best_first(scores, threshold, wanted) if len(scores) else ():
-        for flat in block.tolist():
+    kept: list[tuple[int, int, float]] = []
+    for piece in ranking.best_first(threshold) if wanted else ():
+        for region, category, score in zip(*(column.tolist() for column in piece)):
+            group = 0 if class_agnostic else category
+            gone = fallen.get(group)
+            if gone is None:
+                gone = fallen[group] = np.zeros(num_regions, dtype=bool)
+            if gone[region]:
+                continue
+            kept.append((region, category, score))
             if len(kept) == wanted:
                 break
-            region, label = divmod(flat, num_categories)
-            gone = fallen.setdefault(label, np.zeros(num_regions, dtype=bool))
-            if not gone[region]:
-                kept.append(flat)
-                if region not in overlaps:
-                    overlaps[region] = _overlaps(boxes, region, iou_threshold)
-                gone |= overlaps[region]
+            if region not in overlaps:
+                overlaps[region] = _overlaps(boxes, region, iou_threshold)
+            gone |= overlaps[region]
         if len(kept) == wanted:
             break
-    flat = torch.tensor(kept, dtype=torch.int64, device=scores.device)
-    return Detections(regions.boxes[flat // max(num_categories, 1)], scores[flat], flat % max(num_categories, 1))
+    device = regions.boxes.device
+    region, category = (torch.tensor([row[i] for row in kept], dtype=torch.int64, device=device) for i in (0, 1))
+    return Detections(regions.boxes[region], torch.tensor([row[2] for row in kept], device=device), category)

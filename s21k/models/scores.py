@@ -1,4 +1,4 @@
-"""Region scores: Equations 1 to 5 of the paper (Sec. 3.2), as pure functions.
+"""Region scores: Equations 1 to 5 of the paper (Sec. 3.2).
 
 R  regions             C   categories of the detection data
 K  evaluated categories    C^  categories of the classification data
@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s21k.structures import BACKGROUND
+from s21k.structures import BACKGROUND, RegionScores
 
-# For categories that both classifiers know; every other category has the score of the one that knows it (P34).
-FUSIONS = {"geometric": lambda det, cls, a: det ** a * cls ** (1 - a),       # Eq. 5
-           "arithmetic": lambda det, cls, a: a * det + (1 - a) * cls,
-           "det_only": lambda det, cls, a: det,
-           "cls_only": lambda det, cls, a: cls}
+# For categories that both classifiers know, of the logarithms of S_c and S^_c; every other category has the score of
+# the one that knows it (P34).
+FUSIONS = {"geometric": lambda log_det, log_cls, a: torch.exp(a * log_det + (1 - a) * log_cls),       # Eq. 5
+           "arithmetic": lambda log_det, log_cls, a: a * log_det.exp() + (1 - a) * log_cls.exp(),
+           "det_only": lambda log_det, log_cls, a: log_det.exp(),
+           "cls_only": lambda log_det, log_cls, a: log_cls.exp()}
 
 
 def region_nll(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Tensor | float,
@@ -66,27 +67,69 @@ def image_nll(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
 
 
-def fuse(fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor, cls_index: Tensor,
-         fusion: str = "geometric", exponent: float = 2 / 3) -> Tensor:
-    """Final scores (R, K) of Eqs. 4 and 5 in float32.
+def _columns(index: Tensor, size: int) -> Tensor | slice:
+    """An index as a slice where it names all of `size` columns in order: a view then, not a copy."""
+    everything = torch.arange(size, device=index.device)
+    return slice(None) if len(index) == size and bool((index == everything).all()) else index
+
+
+class FusedScores(RegionScores):
+    """The final scores (R, K) of Eqs. 4 and 5, made where they are asked for: at 21,841 categories hardly any are.
 
     fg_logits (R,), det_logits (R, C), cls_logits (R, C^); det_index and cls_index (K,) are rows of
-    g and g-hat, -1 where that classifier does not know the category (P33, P34).
+    g and g-hat, -1 where that classifier does not know the category (P33, P34). float32.
 
     Eq. 5 is applied to S and S^ and multiplied by S_fg once: with the two primed scores of Eq. 4
     S_fg would appear as S_fg^(2/3) * S_fg^(1/3), which is the same.
     """
-    def probability(logits: Tensor, index: Tensor) -> Tensor:
-        return logits.float().softmax(dim=1)[:, index]
 
-    has_det, has_cls = det_index >= 0, cls_index >= 0
-    both, only_det, only_cls = has_det & has_cls, has_det & ~has_cls, has_cls & ~has_det
-    scores = torch.zeros(len(fg_logits), len(det_index), device=fg_logits.device)                    # (R, K)
-    if only_det.any():
-        scores[:, only_det] = probability(det_logits, det_index[only_det])
-    if only_cls.any():
-        scores[:, only_cls] = probability(cls_logits, cls_index[only_cls])
-    if both.any():
-        det, cls = probability(det_logits, det_index[both]), probability(cls_logits, cls_index[both])
-        scores[:, both] = FUSIONS[fusion](det, cls, exponent)
-    return torch.sigmoid(fg_logits.float())[:, None] * scores                                        # Eq. 4
+    def __init__(self, boxes: Tensor, fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor, cls_index: Tensor,
+                 fusion: str = "geometric", exponent: float = 2 / 3) -> None:
+        self.boxes, self.shape = boxes, (len(fg_logits), len(det_index))
+        self.fg = torch.sigmoid(fg_logits.float())                                                   # Eq. 1
+        self.det_logits, self.cls_logits = det_logits.float(), cls_logits.float()
+        self.det_index, self.cls_index = det_index, cls_index
+        # log S_c = logit - logsumexp of all logits: Eqs. 2 and 3 in logarithms. A row's part is made in pieces.
+        self.det_norm, self.cls_norm = (torch.cat([rows.logsumexp(1) for rows in logits.split(self.rows_at_once(logits.shape[1]))])
+                                        for logits in (self.det_logits, self.cls_logits))            # (R,) each
+        self.fusion, self.exponent = FUSIONS[fusion], exponent
+        has_det, has_cls = det_index >= 0, cls_index >= 0
+        self.both = has_det & has_cls
+        # What fills which columns; a later line overwrites an earlier one, so that g-hat's is one run of columns.
+        self.plan = [(self._fill(columns, det, cls), det, cls)
+                     for columns, det, cls in ((has_cls & bool((~self.both).any()), False, True), (has_det & ~has_cls, True, False), (self.both, True, True))
+                     if columns.any()]
+
+    def _fill(self, chosen: Tensor, det: bool, cls: bool) -> tuple[Tensor | slice, ...]:
+        columns = chosen.nonzero().squeeze(1)
+        return (_columns(columns, self.shape[1]), _columns(self.det_index[columns], self.det_logits.shape[1]) if det else None,
+                _columns(self.cls_index[columns], self.cls_logits.shape[1]) if cls else None)
+
+    def rows(self, first: int, end: int) -> Tensor:
+        part = slice(first, end)
+        scores = torch.zeros(len(self.fg[part]), self.shape[1], device=self.fg.device)
+        for (columns, det_rows, cls_rows), det, cls in self.plan:
+            log_det = self.det_logits[part, det_rows] - self.det_norm[part, None] if det else None
+            log_cls = self.cls_logits[part, cls_rows] - self.cls_norm[part, None] if cls else None
+            scores[:, columns] = self.fusion(log_det, log_cls, self.exponent) if det and cls else (log_det if det else log_cls).exp_()
+        return scores.mul_(self.fg[part, None])                                                      # Eq. 4
+
+    def at(self, region: Tensor, category: Tensor) -> Tensor:
+        def log_probability(logits: Tensor, norm: Tensor, index: Tensor) -> Tensor:
+            if logits.shape[1] == 0:                                                                 # there is no such classifier
+                return torch.zeros(len(region), device=norm.device)
+            return logits[region, index[category].clamp(min=0)] - norm[region]
+
+        log_det = log_probability(self.det_logits, self.det_norm, self.det_index)
+        log_cls = log_probability(self.cls_logits, self.cls_norm, self.cls_index)
+        single = torch.where(self.det_index[category] >= 0, log_det, log_cls).exp()
+        score = torch.where(self.both[category], self.fusion(log_det, log_cls, self.exponent), single)
+        known = (self.det_index[category] >= 0) | (self.cls_index[category] >= 0)
+        return torch.where(known, score * self.fg[region], 0.0)
+
+
+def fuse(fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor, cls_index: Tensor,
+         fusion: str = "geometric", exponent: float = 2 / 3) -> Tensor:
+    """All final scores (R, K) at once: arguments as of FusedScores."""
+    boxes = fg_logits.new_zeros(len(fg_logits), 4)
+    return FusedScores(boxes, fg_logits, det_logits, cls_logits, det_index, cls_index, fusion, exponent).rows(0, len(fg_logits))

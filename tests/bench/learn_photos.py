@@ -1,6 +1,6 @@
 """Does the detector learn real photos, boxes and masks, from random weights? The first 16 images of coco-mini, by id.
 
-    python -m tests.bench.learn_photos [--images 16] [--iterations N] [--out runs/learn-photos] [key=value ..]
+    python -m tests.bench.learn_photos [--images 16] [--iterations 1700] [--out runs/learn-photos] [key=value ..]
 
 Trains with train_stage2.py and scores with evaluate.py on the same images: a detector that cannot learn
 16 pictures by heart has an error in it. Prints the figures and the time.
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("changes", nargs="*", metavar="key=value")
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=800)
+    parser.add_argument("--iterations", type=int, default=1700)
     parser.add_argument("--out", type=Path, default=Path("runs/learn-photos"))
     a = parser.parse_args()
     word = write_setup(a.out.resolve(), a.images)

@@ -1,0 +1,74 @@
+"""The 21,000-category benchmark's report (Sec. 4.3, 4.4; P44, P83, P85): AP, federated AP and localization accuracy in one pass.
+
+Its pictures are annotated for one category each. The paper's text does not say how AP treats what was found of
+other categories; both readings are reported, and the protocol is printed above the figures.
+"""
+import numpy as np
+
+from s21k.evaluation.average_precision import AREAS, AveragePrecision
+from s21k.evaluation.columns import DetectionColumns, best_of_each_image
+from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.evaluation.sorting import is_in
+from s21k.structures import Prediction
+
+PROTOCOL = """AP, AP50, AP75: COCO's definition, boxes, all images, the best {most} detections of each image over all categories; detections of a
+  category other than the image's count as wrong. Pictures are not annotated exhaustively, so this is a lower bound.
+AP_fed, ..: only detections of the image's own category count: localization and ranking, blind to classification errors.
+Localization: IoU {rule} {threshold:g} with a box of the image's category; has_gt_class_det: the category is among the detections."""
+
+
+class AllAreas(AveragePrecision):
+    """The benchmark has no size ranges."""
+    areas = {"": AREAS[""]}
+
+
+class In21kReport:
+    """AP AP50 AP75, the same with _fed, localization accuracy, and truncated_images: how many had more than max_detections."""
+
+    def __init__(self, gt: GroundTruth, max_detections: int = 100, iou_threshold: float = 0.5, at_least: bool = False) -> None:
+        self.gt, self.max_detections = gt, max_detections
+        self.localization = LocalizationAccuracy(gt, iou_threshold, at_least)
+        self.precision = AllAreas(gt, max_detections)
+        self.truncated = 0
+        self.protocol = PROTOCOL.format(most=max_detections, rule=">=" if at_least else ">", threshold=iou_threshold)
+
+    def update(self, image_id: int, prediction: Prediction) -> None:
+        """One image, as a detector sees it: the image's own category is asked for, however low its score (P74)."""
+        self.localization.update(image_id, prediction)
+        self._add(DetectionColumns.of(self.gt.image_position(image_id), prediction.detections))
+
+    def add_all(self, found: DetectionColumns) -> None:
+        """All detections of many images, with positions in place of ids; known categories only."""
+        self.localization.add_all(self._add(found))
+
+    def _add(self, found: DetectionColumns) -> DetectionColumns:
+        kept = best_of_each_image(found, self.max_detections)
+        if len(kept) < len(found):
+            self.truncated += int((np.bincount(found.image) > self.max_detections).sum())
+            found = found.take(kept)
+        self.precision.add_all(found)
+        return found
+
+    def state(self) -> tuple:
+        """What merge takes; the result does not depend on how the images were shared out."""
+        return self.localization.state(), self.precision.state(), self.truncated
+
+    def merge(self, state: tuple) -> None:
+        self.localization.merge(state[0])
+        self.precision.merge(state[1])
+        self.truncated += state[2]
+
+    def compute(self) -> dict[str, float]:
+        """Fractions; also AP_<group>, AP50_<group> and <key>_<group>."""
+        names = ("AP", "AP50", "AP75")
+        exhaustive = self.precision.compute()
+        self.per_category = self.precision.per_category
+        found = DetectionColumns.join(self.precision.parts)
+        own = np.unique(self.gt.category.astype(np.int64) * len(self.gt.image_ids) + self.gt.image)
+        federated = AllAreas(self.gt, self.max_detections)
+        federated.add_all(found.take(np.flatnonzero(is_in(found.category.astype(np.int64) * len(self.gt.image_ids) + found.image, own))))
+        own_only = federated.compute()
+        grouped = {key: value for key, value in exhaustive.items() if key.startswith(("AP_", "AP50_"))}
+        return ({name: exhaustive[name] for name in names} | {f"{name}_fed": own_only[name] for name in names} | grouped
+                | self.localization.compute() | {"truncated_images": self.truncated})

@@ -1,0 +1,166 @@
+"""Scoring at the size of the 21,000-category benchmark, and how pycocotools, lvis and ours grow.
+
+    python -m tests.bench.scoring write [--images 101625 --categories 21077 --out runs/in21k-synthetic]   seeded; --json as well
+    python -m tests.bench.scoring score [--out ..] [--json]      s21k.evaluation.score --metric in21k on one core: time and memory
+    python -m tests.bench.scoring check [--out ..]               20 random categories over all images with pycocotools
+    python -m tests.bench.scoring growth                         three sizes, each tool in a process of its own
+
+A picture has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
+"""
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+PER_IMAGE = 100
+
+
+def write(out: Path, num_images: int, num_categories: int, with_json: bool) -> None:
+    rng = np.random.default_rng(0)
+    out.mkdir(parents=True, exist_ok=True)
+    category = rng.permutation(np.arange(num_images) % num_categories)           # of each image
+    num_boxes = 1 + (rng.random(num_images) < 0.5)
+    owner = np.repeat(np.arange(num_images), num_boxes)
+    side = rng.uniform(40, 300, (len(owner), 2))
+    truth = np.concatenate([rng.uniform(0, 1, (len(owner), 2)) * (500 - side), side], axis=1).round(1)
+    annotations = [{"id": i + 1, "image_id": int(o) + 1, "category_id": int(category[o]) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                   for i, (o, box) in enumerate(zip(owner, truth.tolist()))]
+    (out / "truth.json").write_text(json.dumps({
+        "images": [{"id": i + 1, "width": 500, "height": 500, "file_name": f"{i}.jpg"} for i in range(num_images)],
+        "annotations": annotations, "categories": [{"id": c + 1, "name": f"category {c}"} for c in range(num_categories)]}))
+    image = np.repeat(np.arange(num_images, dtype=np.int32), PER_IMAGE)
+    label = rng.integers(0, num_categories, len(image), dtype=np.int32)
+    own = rng.random(len(image)) < 0.25
+    label[own] = category[image[own]]
+    side = rng.uniform(40, 300, (len(image), 2)).astype(np.float32)
+    boxes = np.concatenate([rng.random((len(image), 2), dtype=np.float32) * (500 - side), side], axis=1)
+    first = np.cumsum(num_boxes) - num_boxes
+    near = np.flatnonzero(own & (rng.random(len(image)) < 0.4))                   # of those, some lie near a box
+    boxes[near] = truth[first[image[near]]] + rng.normal(0, 15, (len(near), 4))
+    boxes[:, 2:] = boxes[:, 2:].clip(1)
+    score = rng.random(len(image), dtype=np.float32) * np.where(own, 1.0, 0.7).astype(np.float32)
+    mixed = np.lexsort((rng.random(len(image)), image)) if num_images < 10000 else np.arange(len(image))
+    boxes, score, label = boxes.round(2), score[mixed].round(5), label[mixed]
+    boxes = boxes[mixed]
+    np.savez(out / "detections.npz", image_id=image + 1, category_id=label + 1, score=score, bbox=boxes)
+    if with_json:
+        with open(out / "detections.json", "w") as file:
+            file.write("[")
+            for begin in range(0, len(image), 100000):
+                part = slice(begin, begin + 100000)
+                rows = zip(image[part].tolist(), label[part].tolist(), score[part].astype(float).round(5).tolist(), boxes[part].astype(float).round(2).tolist())
+                file.write("," * (begin > 0) + ",".join(f'{{"image_id": {i + 1}, "category_id": {c + 1}, "bbox": {b}, "score": {s}}}' for i, c, s, b in rows))
+            file.write("]")
+    print(f"{out}: {num_images} images, {num_categories} categories, {len(annotations)} boxes, {len(image)} detections; "
+          + ", ".join(f"{p.name} {p.stat().st_size / 1e6:.0f} MB" for p in sorted(out.iterdir()) if p.suffix in (".json", ".npz")))
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Seconds and GB of a command on one core."""
+    code = ("import os, resource, subprocess, sys, time\nos.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})\nbegan = time.perf_counter()\n"
+            "subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)\n"
+            "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)")
+    done = subprocess.run([sys.executable, "-c", code, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
+    print(done.stderr, end="")
+    seconds, gigabytes = map(float, done.stdout.split())
+    return seconds, gigabytes
+
+
+def score(out: Path, name: str) -> None:
+    seconds, gigabytes = measured([sys.executable, "-m", "s21k.evaluation.score", "--metric", "in21k", "--annotations", str(out / "truth.json"),
+                                   "--detections", str(out / name), "--out", str(out / "metrics.json"), "--per-category"])
+    print(f"{name}: {seconds:.1f} s, {gigabytes:.2f} GB, one core")
+
+
+def check(out: Path) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+    ours = json.loads((out / "metrics.json").read_text())["per_category"]
+    chosen = np.random.default_rng(1).choice(sorted(map(int, ours)), 20, replace=False).tolist()
+    with np.load(out / "detections.npz") as file:
+        rows = np.isin(file["category_id"], chosen)
+        columns = {name: file[name][rows] for name in file}
+    found = [{"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": b}
+             for i, c, s, b in zip(columns["image_id"], columns["category_id"], columns["score"], columns["bbox"].astype(float).tolist())]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(out / "truth.json"))
+        evaluator = COCOeval(truth, truth.loadRes(found), "bbox")
+        evaluator.params.catIds = sorted(chosen)
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = evaluator.params.areaRng[:1], evaluator.params.areaRngLbl[:1]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]                       # (T, 101, 20)
+    difference = max(abs(precision[:, :, k].mean() - ours[str(c)][0]) for k, c in enumerate(sorted(chosen)))
+    print(f"20 categories, {len(found)} detections: largest difference of AP to pycocotools {difference:.1e}; mean AP of these {precision.mean():.4f}")
+
+
+def one(tool: str, out: Path) -> None:
+    """Run by `growth` in a process of its own."""
+    truth, found = str(out / "truth.json"), str(out / "detections.json")
+    if tool == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+        gt = COCO(truth)
+        evaluator = COCOeval(gt, gt.loadRes(found), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    elif tool == "lvis":
+        np.float = float
+        from lvis import LVIS, LVISEval, LVISResults
+        content = json.loads(Path(truth).read_text())
+        for image in content["images"]:
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for row in content["categories"]:
+            row["frequency"] = "f"
+        federated = out / "lvis.json"
+        federated.write_text(json.dumps(content))
+        gt = LVIS(str(federated))
+        LVISEval(gt, LVISResults(gt, found), "bbox").run()
+    else:
+        from s21k.evaluation.score import main
+        main(["--metric", "coco", "--annotations", truth, "--detections", found])
+
+
+def growth() -> None:
+    for num_images, num_categories in ((500, 100), (1000, 200), (2000, 400), (4000, 800)):
+        out = Path(f"runs/growth-{num_images}")
+        with contextlib.redirect_stdout(io.StringIO()):
+            write(out, num_images, num_categories, True)
+        figures = []
+        for tool in ("pycocotools", "lvis", "ours"):
+            with contextlib.redirect_stdout(io.StringIO()):
+                seconds, gigabytes = measured([sys.executable, "-m", "tests.bench.scoring", "one", "--tool", tool, "--out", str(out)])
+            figures.append(f"{tool} {seconds:.1f} s {gigabytes:.2f} GB")
+        print(f"{num_images} images x {num_categories} categories, {PER_IMAGE * num_images} detections, with start and reading JSON: " + ", ".join(figures), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("write", "score", "check", "growth", "one"))
+    parser.add_argument("--images", type=int, default=101625)
+    parser.add_argument("--categories", type=int, default=21077)
+    parser.add_argument("--out", type=Path, default=Path("runs/in21k-synthetic"))
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--tool", default="ours")
+    a = parser.parse_args()
+    if a.what == "write":
+        write(a.out, a.images, a.categories, a.json)
+    elif a.what == "score":
+        score(a.out, "detections.json" if a.json else "detections.npz")
+    elif a.what == "check":
+        check(a.out)
+    elif a.what == "growth":
+        growth()
+    else:
+        one(a.tool, a.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Speed and memory of training, each part beside its peers in one run.
+
+    python -m tests.bench.training [backbones] [step] [loader] [memory] [profile]
+
+backbones  forward and backward of ResNet-50 and Swin-T at 224 and 512 px, with torchvision's and timm's
+step       a whole stage-II step (ResNet-50, 512 px) with torchvision's Faster R-CNN on the same weights, images and sampled
+           regions; then with three labelled images for each image with boxes
+loader     large-scale jitter from JPEG files, beside decoding alone
+memory     peak memory of a Swin-B stage-II step, without and with model.checkpoint_activations
+profile    where the time of the step goes
+Two threads on CPU; on a CUDA device, that.
+"""
+import subprocess
+import sys
+from collections.abc import Callable
+
+import timm
+import torch
+import torchvision
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops import FrozenBatchNorm2d
+
+from s21k.config import load_config
+from s21k.data.augment_stage2 import LargeScaleJitter
+from s21k.data.detection import DetectionData
+from s21k.data.loaders import JitterStream
+from s21k.images import read_image
+from s21k.models import detector as our_detector
+from s21k.models.detector import build_detector
+from s21k.models.resnet import resnet50
+from s21k.models.swin import swin_t
+from tests.bench.timing import alternate, compare, peak_bytes, shown
+from tests.toy import DATA, batch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+REPEATS = 7
+
+
+def finished(run: Callable) -> Callable:
+    """A call that returns when the device has done it."""
+    def whole() -> None:
+        run()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+    return whole
+
+
+def backward_of(model: torch.nn.Module, images: torch.Tensor) -> Callable:
+    """Forward and backward of the last features, whatever form they have."""
+    model = model.to(DEVICE).train()
+
+    def run() -> None:
+        out = model(images)
+        (out[-1] if isinstance(out, (list, tuple)) else out).square().mean().backward()
+        model.zero_grad(set_to_none=True)
+    return finished(run)
+
+
+def backbones() -> None:
+    for size, count in ((224, 8), (512, 2)):
+        images = torch.randn(count, 3, size, size, device=DEVICE)
+        theirs = torchvision.models.resnet50(weights=None)
+        features = torch.nn.Sequential(*list(theirs.children())[:-2])
+        compare(f"ResNet-50, {count} images of {size} px", backward_of(resnet50(), images),
+                {"torchvision": backward_of(features, images), "timm": backward_of(timm.create_model("resnet50", num_classes=0, global_pool=""), images)}, REPEATS)
+        peers = {"torchvision": backward_of(torchvision.models.swin_t(weights=None, stochastic_depth_prob=0.0).features, images)}
+        peers["timm"] = backward_of(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, global_pool="", img_size=size, drop_path_rate=0.0), images)
+        compare(f"Swin-T, {count} images of {size} px", backward_of(swin_t(), images), peers, REPEATS)
+
+
+def config(*words: str):
+    return load_config(["r50", "toy", "model.backbone=resnet50", "model.norm=frozen_bn", "model.fpn_channels=256", "model.region_dim=1024",
+                        "model.anchor_scale=8", "model.rpn_batch=256", "model.rpn_pre_nms=[2000,1000]", "model.rpn_proposals=[1000,1000]",
+                        "model.regions_per_image=512", "stage2.init=x", "data.det.classes=80", "data.cls.classes=1000", *words])
+
+
+def stepping(model: torch.nn.Module, losses_of: Callable) -> Callable:
+    """A training step without the loader: losses, backward, clip, AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def run() -> None:
+        sum(losses_of().values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return finished(run)
+
+
+def torchvisions_copy(ours: torch.nn.Module, size: int) -> FasterRCNN:
+    """torchvision's Faster R-CNN with our weights in backbone, FPN and RPN; every layer trains, nothing is resized."""
+    trunk = torchvision.models.resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    trunk.load_state_dict(ours.encoder.backbone.state_dict(), strict=False)
+    backbone = _resnet_fpn_extractor(trunk, 5)
+    for i in range(4):
+        backbone.fpn.inner_blocks[i][0].load_state_dict(ours.encoder.fpn.lateral[i].state_dict())
+        backbone.fpn.layer_blocks[i][0].load_state_dict(ours.encoder.fpn.output[i].state_dict())
+    anchors = AnchorGenerator(tuple((s,) for s in (32, 64, 128, 256, 512)), ((0.5, 1.0, 2.0),) * 5)
+    theirs = FasterRCNN(backbone, num_classes=81, rpn_anchor_generator=anchors, min_size=size, max_size=size, rpn_pre_nms_top_n_train=2000,
+                        rpn_post_nms_top_n_train=1000, box_batch_size_per_image=512)
+    theirs.rpn.head.conv[0][0].load_state_dict(ours.rpn.conv.state_dict())
+    theirs.rpn.head.cls_logits.load_state_dict(ours.rpn.objectness.state_dict())
+    theirs.rpn.head.bbox_pred.load_state_dict(ours.rpn.deltas.state_dict())
+    return theirs.to(DEVICE).train()
+
+
+def step(num_images: int = 2, size: int = 512) -> None:
+    det, cls = batch(num_images, objects=8, size=size).to(DEVICE), batch(3 * num_images, objects=1, size=size, first_seed=50).to(DEVICE)
+    for target in det.targets:
+        target.masks = None
+    torch.manual_seed(0)
+    ours = build_detector(config()).to(DEVICE).train()
+    theirs = torchvisions_copy(ours, size)
+    # Both heads get the regions that ours samples from the first step's proposals.
+    fixed = []
+    sample = our_detector.sample_regions
+    our_detector.sample_regions = lambda *args: fixed[0] if fixed else sample(*args)
+    fixed_by_sample = []
+
+    def remember(*args):
+        regions = sample(*args)
+        fixed_by_sample.append(regions)
+        return regions
+    our_detector.sample_regions = remember
+    with torch.no_grad():
+        ours(det, None)
+    fixed.append(fixed_by_sample[0])
+    our_detector.sample_regions = lambda *args: fixed[0]
+    print(f"{num_images} images of {size} px, {sum(len(r.boxes) for r in fixed[0])} sampled regions, {sum(int((r.labels >= 0).sum()) for r in fixed[0])} of them objects")
+
+    def chosen(proposals, targets):
+        coder = theirs.roi_heads.box_coder
+        deltas = coder.encode([r.gt_boxes for r in fixed[0]], [r.boxes for r in fixed[0]])
+        return [r.boxes for r in fixed[0]], None, [r.labels + 1 for r in fixed[0]], deltas
+    theirs.roi_heads.select_training_samples = chosen
+    images = [image.float() / 255 for image in det.images]
+    targets = [{"boxes": t.boxes, "labels": t.labels + 1} for t in det.targets]
+    compare("stage-II step, images with boxes alone", stepping(ours, lambda: ours(det, None)), {"torchvision": stepping(theirs, lambda: theirs(images, targets))}, REPEATS)
+    seconds = alternate({"boxes alone": stepping(ours, lambda: ours(det, None)), "with 3 labelled images each": stepping(ours, lambda: ours(det, cls))}, 5)
+    print("stage-II step: " + ", ".join(f"{name} {shown(times)}" for name, times in seconds.items())
+          + f": x {sorted(seconds['with 3 labelled images each'])[2] / sorted(seconds['boxes alone'])[2]:.2f} for x 4 images")
+    our_detector.sample_regions = sample
+
+
+def loader() -> None:
+    """One core: pictures of coco-mini, 1,024 px, scale 0.1 to 2."""
+    torch.set_num_threads(1)
+    folder = DATA / "coco-mini"
+    data = DetectionData(folder / "annotations" / "instances_train2017.json", folder / "train2017")
+    stream = JitterStream(data, "det", 0, LargeScaleJitter(1024, (0.1, 2.0)))
+
+    def decode() -> None:
+        for i in range(len(data)):
+            read_image(data.root / data.file_names[i])
+
+    def jitter() -> None:
+        for i in range(len(data)):
+            stream[(i, i)]
+    seconds = alternate({"decoding alone": decode, "decoding and large-scale jitter": jitter}, 5)
+    rates = {name: len(data) / sorted(times)[2] for name, times in seconds.items()}
+    print(f"loader, one core, {len(data)} pictures: " + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in rates.items())
+          + f": {100 * rates['decoding and large-scale jitter'] / rates['decoding alone']:.0f} %")
+
+
+def memory(checkpoint: str = "") -> None:
+    """Each in a process of its own."""
+    if not checkpoint:
+        for value in ("false", "true"):
+            subprocess.run([sys.executable, "-m", "tests.bench.training", f"memory={value}"], check=True)
+        return
+    torch.manual_seed(0)
+    detector = build_detector(config("swin_b", "model.norm=gn", "model.backbone=swin_b", f"model.checkpoint_activations={checkpoint}")).to(DEVICE).train()
+    det, cls = batch(1, objects=8, size=512).to(DEVICE), batch(3, objects=1, size=512, first_seed=50).to(DEVICE)
+
+    def run() -> None:
+        sum(detector(det, cls).values()).backward()
+    if DEVICE.type == "cuda":
+        finished(run)()
+        grown = torch.cuda.max_memory_allocated()
+    else:
+        grown = peak_bytes(run)
+    print(f"Swin-B stage-II step, 1 + 3 images of 512 px, checkpoint_activations={checkpoint}: {grown / 2**30:.2f} GiB beyond the model (gradients included)")
+
+
+def profile() -> None:
+    det = batch(2, objects=8, size=512).to(DEVICE)
+    detector = build_detector(config()).to(DEVICE).train()
+    run = stepping(detector, lambda: detector(det, None))
+    run()
+    with torch.profiler.profile() as prof:
+        run()
+    print(prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=40))
+
+
+PARTS = {"backbones": backbones, "step": step, "loader": loader, "memory": memory, "profile": profile}
+
+if __name__ == "__main__":
+    if DEVICE.type == "cpu":
+        torch.set_num_threads(2)
+    for word in sys.argv[1:] or list(PARTS)[:-1]:
+        name, _, value = word.partition("=")
+        PARTS[name](*[value] if value else [])
