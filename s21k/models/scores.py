@@ -15,7 +15,7 @@ from torch import Tensor
 
 from s21k.structures import BACKGROUND, RegionScores
 
-# For categories that both classifiers know, of the logarithms of S_c and S^_c; every other category has the score of
+# For categories that both classifiers know, of the logarithms of S'_c and S^'_c; every other category has the score of
 # the one that knows it (P34).
 FUSIONS = {"geometric": lambda log_det, log_cls, a: torch.exp(a * log_det + (1 - a) * log_cls),       # Eq. 5
            "arithmetic": lambda log_det, log_cls, a: a * log_det.exp() + (1 - a) * log_cls.exp(),
@@ -79,19 +79,19 @@ class FusedScores(RegionScores):
     fg_logits (R,), det_logits (R, C), cls_logits (R, C^); det_index and cls_index (K,) are rows of
     g and g-hat, -1 where that classifier does not know the category (P33, P34). float32.
 
-    Eq. 5 is applied to S and S^ and multiplied by S_fg once: with the two primed scores of Eq. 4
-    S_fg would appear as S_fg^(2/3) * S_fg^(1/3), which is the same.
+    Eq. 5 joins the two primed scores of Eq. 4: S_fg appears as S_fg^(2/3) * S_fg^(1/3), once in all. The
+    same product comes out when S and S^ are joined first and multiplied by S_fg then.
     """
 
     def __init__(self, boxes: Tensor, fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor, cls_index: Tensor,
                  fusion: str = "geometric", exponent: float = 2 / 3) -> None:
         self.boxes, self.shape = boxes, (len(fg_logits), len(det_index))
-        self.fg = torch.sigmoid(fg_logits.float())                                                   # Eq. 1
         self.det_logits, self.cls_logits = det_logits.float(), cls_logits.float()
         self.det_index, self.cls_index = det_index, cls_index
-        # log S_c = logit - logsumexp of all logits: Eqs. 2 and 3 in logarithms. A row's part is made in pieces.
-        self.det_norm, self.cls_norm = (torch.cat([rows.logsumexp(1) for rows in logits.split(self.rows_at_once(logits.shape[1]))])
-                                        for logits in (self.det_logits, self.cls_logits))            # (R,) each
+        # log S'_c = logit_c - (logsumexp of all logits - log S_fg): Eqs. 1 to 4 in logarithms; the bracket is (R,).
+        log_fg = F.logsigmoid(fg_logits.float())
+        self.det_norm, self.cls_norm = (torch.cat([rows.logsumexp(1) for rows in logits.split(self.rows_at_once(logits.shape[1]))]) - log_fg
+                                        for logits in (self.det_logits, self.cls_logits))
         self.fusion, self.exponent = FUSIONS[fusion], exponent
         has_det, has_cls = det_index >= 0, cls_index >= 0
         self.both = has_det & has_cls
@@ -106,26 +106,30 @@ class FusedScores(RegionScores):
                 _columns(self.cls_index[columns], self.cls_logits.shape[1]) if cls else None)
 
     def rows(self, first: int, end: int) -> Tensor:
-        part = slice(first, end)
-        scores = torch.zeros(len(self.fg[part]), self.shape[1], device=self.fg.device)
+        part, scores = slice(first, end), None
         for (columns, det_rows, cls_rows), det, cls in self.plan:
             log_det = self.det_logits[part, det_rows] - self.det_norm[part, None] if det else None
             log_cls = self.cls_logits[part, cls_rows] - self.cls_norm[part, None] if cls else None
-            scores[:, columns] = self.fusion(log_det, log_cls, self.exponent) if det and cls else (log_det if det else log_cls).exp_()
-        return scores.mul_(self.fg[part, None])                                                      # Eq. 4
+            found = self.fusion(log_det, log_cls, self.exponent) if det and cls else (log_det if det else log_cls).exp_()
+            if isinstance(columns, slice):                                                           # all of them
+                scores = found
+                continue
+            scores = self.det_norm.new_zeros(len(found), self.shape[1]) if scores is None else scores
+            scores[:, columns] = found
+        return self.det_norm.new_zeros(len(self.det_norm[part]), self.shape[1]) if scores is None else scores
 
     def at(self, region: Tensor, category: Tensor) -> Tensor:
-        def log_probability(logits: Tensor, norm: Tensor, index: Tensor) -> Tensor:
+        def log_score(logits: Tensor, norm: Tensor, index: Tensor) -> Tensor:
             if logits.shape[1] == 0:                                                                 # there is no such classifier
                 return torch.zeros(len(region), device=norm.device)
             return logits[region, index[category].clamp(min=0)] - norm[region]
 
-        log_det = log_probability(self.det_logits, self.det_norm, self.det_index)
-        log_cls = log_probability(self.cls_logits, self.cls_norm, self.cls_index)
+        log_det = log_score(self.det_logits, self.det_norm, self.det_index)
+        log_cls = log_score(self.cls_logits, self.cls_norm, self.cls_index)
         single = torch.where(self.det_index[category] >= 0, log_det, log_cls).exp()
         score = torch.where(self.both[category], self.fusion(log_det, log_cls, self.exponent), single)
         known = (self.det_index[category] >= 0) | (self.cls_index[category] >= 0)
-        return torch.where(known, score * self.fg[region], 0.0)
+        return torch.where(known, score, 0.0)
 
 
 def fuse(fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor, cls_index: Tensor,
