@@ -107,7 +107,10 @@ class AveragePrecision:
         self.parts = [self.found]
         areas = self.found.boxes[:, 2].astype(np.float64) * self.found.boxes[:, 3] if self.found.areas is None else self.found.areas
         kept = self._select(self.found, areas)
-        self.source = kept[stable_order(self.found.image[kept], -self.found.scores[kept], self.found.category[kept])]       # rows of found
+        if len(kept) < len(self.found):
+            self.source = kept[stable_order(self.found.image[kept], -self.found.scores[kept], self.found.category[kept])]       # rows of found
+        else:
+            self.source = stable_order(self.found.image, -self.found.scores, self.found.category)
         self.category, self.det_area = self.found.category[self.source], areas[self.source]
         cell = self._cell(self.found.image[self.source], self.category)
         self.excused = self._excused(cell)
@@ -238,6 +241,9 @@ class AveragePrecision:
         there is no box (E21, E25)."""
         self._ranked()
         self._pairs()
+        return self._results()
+
+    def _results(self) -> dict[str, float]:
         results: dict[str, float] = {}
         recall_results: dict[str, float] = {}
         for suffix, area in self.areas.items():

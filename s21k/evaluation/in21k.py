@@ -9,7 +9,6 @@ from s21k.evaluation.average_precision import AREAS, AveragePrecision
 from s21k.evaluation.columns import DetectionColumns, best_of_each_image
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
-from s21k.evaluation.sorting import is_in
 from s21k.structures import Prediction
 
 PROTOCOL = """AP, AP50, AP75: COCO's definition, boxes, all images, the best {most} detections of each image over all categories; detections of a
@@ -18,9 +17,15 @@ AP_fed, ..: only detections of the image's own category count: localization and 
 Localization: IoU {rule} {threshold:g} with a box of the image's category; has_gt_class_det: the category is among the detections."""
 
 
-class AllAreas(AveragePrecision):
-    """The benchmark has no size ranges."""
+class BenchmarkPrecision(AveragePrecision):
+    """Without size ranges."""
     areas = {"": AREAS[""]}
+
+    def own_category_only(self) -> dict[str, float]:
+        """After compute: the same where detections of a category that has no box in their image do not count at all."""
+        self.excused = np.ones(len(self.excused), dtype=bool)
+        self.excused[self.near] = False
+        return self._results()
 
 
 class In21kReport:
@@ -29,7 +34,7 @@ class In21kReport:
     def __init__(self, gt: GroundTruth, max_detections: int = 100, iou_threshold: float = 0.5, at_least: bool = False) -> None:
         self.gt, self.max_detections = gt, max_detections
         self.localization = LocalizationAccuracy(gt, iou_threshold, at_least)
-        self.precision = AllAreas(gt, max_detections)
+        self.precision = BenchmarkPrecision(gt, max_detections)
         self.truncated = 0
         self.protocol = PROTOCOL.format(most=max_detections, rule=">=" if at_least else ">", threshold=iou_threshold)
 
@@ -64,11 +69,7 @@ class In21kReport:
         names = ("AP", "AP50", "AP75")
         exhaustive = self.precision.compute()
         self.per_category = self.precision.per_category
-        found = DetectionColumns.join(self.precision.parts)
-        own = np.unique(self.gt.category.astype(np.int64) * len(self.gt.image_ids) + self.gt.image)
-        federated = AllAreas(self.gt, self.max_detections)
-        federated.add_all(found.take(np.flatnonzero(is_in(found.category.astype(np.int64) * len(self.gt.image_ids) + found.image, own))))
-        own_only = federated.compute()
+        own_only = self.precision.own_category_only()
         grouped = {key: value for key, value in exhaustive.items() if key.startswith(("AP_", "AP50_"))}
         return ({name: exhaustive[name] for name in names} | {f"{name}_fed": own_only[name] for name in names} | grouped
                 | self.localization.compute() | {"truncated_images": self.truncated})

@@ -54,7 +54,7 @@ class LocalizationAccuracy:
         order = usable[np.argsort(gt.image[usable], kind="stable")]
         self.boxes = gt.boxes[order]
         self.offsets = np.searchsorted(gt.image[order], np.arange(len(gt.image_ids) + 1))
-        self.image_category = np.full(len(gt.image_ids), -1)
+        self.image_category = np.full(len(gt.image_ids), -1, dtype=np.int32)
         self.image_category[gt.image[order]] = gt.category[order]
         if (mixed := self.image_category[gt.image[order]] != gt.category[order]).any():
             image = gt.image_ids[gt.image[order][mixed][0]]
@@ -94,15 +94,16 @@ class LocalizationAccuracy:
         order = stable_order(-found.scores, found.image)
         image, category = found.image[order], found.category[order]
         truth = self.image_category[image]
-        rank = np.arange(len(image)) - starts(image)
-        # The first of each (image, category) is that category's best box; its rank among those counts categories.
+        first = starts(image)
+        rank = np.arange(len(image)) - first
+        # The first of each (image, category) is that category's best box; how many such come before counts categories.
         cell = image.astype(np.int64) * len(self.gt.category_ids) + category
         by_cell = stable_order(cell)
         best = np.zeros(len(image), dtype=bool)
-        best[by_cell[starts(cell[by_cell]) == np.arange(len(cell))]] = True
-        before = np.cumsum(best) - best
+        best[by_cell[np.r_[True, np.diff(cell[by_cell]) != 0][:len(cell)]]] = True
+        before = np.cumsum(best, dtype=np.int32) - best
         near = np.flatnonzero((category == truth) & (truth >= 0))        # the others cannot be right
-        class_rank = before[near] - before[starts(image)[near]]
+        class_rank = before[near] - before[first[near]]
         image, rank, best = image[near], rank[near], best[near]
         right = self._right_pairs(image, found.boxes[order[near]].astype(np.float64))
         marks = {"top1": right & (rank == 0), "top5": right & (rank < 5), "top5_classes": right & best & (class_rank < 5),

@@ -39,7 +39,7 @@ def _digits(key: np.ndarray) -> Iterator[np.ndarray]:
         return
     above, span = int(key.min()), int(key.max()) - int(key.min())
     for shift in range(0, max(span.bit_length(), 1), 16):
-        yield ((key.astype(np.int64) - above) >> shift & 0xFFFF).astype(np.uint16)
+        yield ((key - key.dtype.type(above) if key.dtype.itemsize == 8 else key.astype(np.int64) - above) >> shift & 0xFFFF).astype(np.uint16)
 
 
 def is_in(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def write(out: Path, num_images: int, num_categories: int, with_json: bool) -> N
     near = np.flatnonzero(own & (rng.random(len(image)) < 0.4))                   # of those, some lie near a box
     boxes[near] = truth[first[image[near]]] + rng.normal(0, 15, (len(near), 4))
     boxes[:, 2:] = boxes[:, 2:].clip(1)
-    score = rng.random(len(image), dtype=np.float32) * np.where(own, 1.0, 0.7).astype(np.float32)
+    score = rng.random(len(image), dtype=np.float32)
     mixed = np.lexsort((rng.random(len(image)), image)) if num_images < 10000 else np.arange(len(image))
     boxes, score, label = boxes.round(2), score[mixed].round(5), label[mixed]
     boxes = boxes[mixed]
