@@ -56,6 +56,17 @@ def test_two_processes_run_all_three_scripts_and_score_the_same(trained, tmp_pat
     assert one == pytest.approx(two, abs=1e-6)
 
 
+def test_the_benchmarks_report_is_printed_with_its_protocol(trained, tmp_path):
+    done = run("evaluate.py", *words(trained, "eval.metrics=[in21k]", f"output_dir={tmp_path}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.index("lower bound") < done.stdout.index("AP50_fed") and "truncated_images" in done.stdout
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    before = json.loads((trained / "run" / "metrics.json").read_text())
+    for key in ("top1", "top5", "top5_classes", "gt_known", "AP", "AP50", "AP50_novel", "gt_known_novel", "gt_known_whole_image"):
+        assert results[key] == pytest.approx(before[key], abs=1e-12)      # 20 regions x 4 categories: 100 detections cut nothing off here
+    assert results["AP50_fed"] >= results["AP50"]
+
+
 def test_masks_are_trained_written_and_scored(trained, tmp_path):
     """Mask R-CNN's head beside the others; the written masks score as the command says, from .npz to the last bit."""
     more = ("model.with_masks=true", "eval.metrics=[box_ap,mask_ap]", f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}")

@@ -15,7 +15,7 @@ from s21k.data.detection import DetectionData
 from s21k.data.loaders import collate
 from s21k.data.mixup import Mixup
 from s21k.errors import InputError
-from s21k.images import MEAN, STD, image_size, normalize, read_image
+from s21k.images import MEAN, STD, image_size, normalize, read_image, resize
 from s21k.structures import Sample, Target
 
 
@@ -221,6 +221,17 @@ def test_jitter_scales_cover_their_range_evenly():
     jitter = LargeScaleJitter(100, (0.1, 2.0))
     scales = sorted(jitter(gradient(50, 50), (50, 50), nothing, jitter.draw())[2][0] / 2 for _ in range(400))
     assert scales[0] < 0.15 and scales[-1] > 1.95 and abs(np.median(scales) - 1.05) < 0.1
+
+
+@pytest.mark.parametrize("size", [(37, 81), (200, 150), (480, 640)])
+def test_resizing_equals_pillows(size):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8))
+    theirs = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(resize(image, size).permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
+    theirs = np.asarray(image.crop((20, 10, 100, 90)).resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(resize(image, size, (20, 10, 100, 90)).permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
+    assert np.abs(resize(image, size, (20, 10, 100, 90), mirror=True).permute(1, 2, 0).numpy().astype(int)[:, ::-1] - theirs).max() <= 1
 
 
 def test_decoding_fewer_pixels_changes_the_jittered_picture_hardly(tmp_path):

@@ -63,7 +63,7 @@ def federated(rng, truth):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(80))
 def test_every_figure_equals_lvis_on_random_data(tmp_path, seed, kind):
     """E28-E33: also with unknown categories that use up the budget, and more detections than it allows."""
     rng = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from s21k import boxes as B
-from s21k.images import to_tensor
+from s21k.images import resize
 from s21k.structures import Target
 
 Augmented = tuple[Tensor, Target, tuple[float, float]]
@@ -64,16 +64,16 @@ class LargeScaleJitter:
         ratio = draw.s * min(self.size / h, self.size / w)
         new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))            # of the whole picture
         crop_h, crop_w = min(new_h, self.size), min(new_w, self.size)
-        x, y = round(draw.x * (new_w - crop_w)), round(draw.y * (new_h - crop_h))
-        # Only the part that will be seen is resized: the same as resizing all and cropping, and cheaper.
+        # The picture is cut before it is resized, at its own whole pixels: only what will be seen is resized, and the
+        # boxes follow the cut exactly. Where nothing is cut, the window is the whole picture.
         fx, fy = image.width / new_w, image.height / new_h
-        image = image.resize((crop_w, crop_h), Image.Resampling.BILINEAR,
-                             box=(x * fx, y * fy, (x + crop_w) * fx, (y + crop_h) * fy))
-        target = move_target(target, (new_w / w, new_h / h), (x, y), (crop_h, crop_w))
-        tensor = to_tensor(image)
-        if draw.flip:
-            tensor, target = tensor.flip(-1), flip_target(target, crop_w)
-        return tensor, target, (new_w / w, new_h / h)
+        window_w, window_h = max(1, round(crop_w * fx)), max(1, round(crop_h * fy))
+        x, y = round(draw.x * (image.width - window_w)), round(draw.y * (image.height - window_h))
+        tensor = resize(image, (crop_h, crop_w), (x, y, x + window_w, y + window_h), mirror=draw.flip)
+        per_pixel = crop_w / window_w, crop_h / window_h                             # of the picture as decoded
+        scale = image.width / w * per_pixel[0], image.height / h * per_pixel[1]
+        target = move_target(target, scale, (x * per_pixel[0], y * per_pixel[1]), (crop_h, crop_w))
+        return tensor, flip_target(target, crop_w) if draw.flip else target, scale
 
 
 def flip_target(target: Target, width: int) -> Target:
@@ -97,6 +97,6 @@ class ResizeShortestEdge:
 
     def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target) -> Augmented:
         (h, w), (new_h, new_w) = annotated, self.new_size(annotated)
-        tensor = to_tensor(image.resize((new_w, new_h), Image.Resampling.BILINEAR))
+        tensor = resize(image, (new_h, new_w))
         scale = (new_w / w, new_h / h)
         return tensor, move_target(target, scale, (0, 0), (new_h, new_w)), scale

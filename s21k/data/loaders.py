@@ -91,7 +91,7 @@ def collate(samples: list[Sample], canvas: int | None = None) -> Batch:
         h, w = (-(-max(size[i] for size in sizes) // 32) * 32 for i in (0, 1))
     else:
         h = w = canvas
-    images = torch.zeros(len(samples), 3, h, w, dtype=torch.uint8)
+    images = torch.zeros(len(samples), h, w, 3, dtype=torch.uint8).permute(0, 3, 1, 2)      # pixel by pixel, as decoded
     for place, sample, (sh, sw) in zip(images, samples, sizes):
         place[:, :sh, :sw] = sample.image
     return Batch(images, sizes, [s.target for s in samples], [s.image_id for s in samples],

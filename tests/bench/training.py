@@ -58,6 +58,13 @@ def backward_of(model: torch.nn.Module, images: torch.Tensor) -> Callable:
     return finished(run)
 
 
+def without_drop_path(model: torch.nn.Module) -> torch.nn.Module:
+    for module in model.modules():
+        if isinstance(module, torchvision.ops.StochasticDepth):
+            module.p = 0.0
+    return model
+
+
 def backbones() -> None:
     for size, count in ((224, 8), (512, 2)):
         images = torch.randn(count, 3, size, size, device=DEVICE)
@@ -65,7 +72,7 @@ def backbones() -> None:
         features = torch.nn.Sequential(*list(theirs.children())[:-2])
         compare(f"ResNet-50, {count} images of {size} px", backward_of(resnet50(), images),
                 {"torchvision": backward_of(features, images), "timm": backward_of(timm.create_model("resnet50", num_classes=0, global_pool=""), images)}, REPEATS)
-        peers = {"torchvision": backward_of(torchvision.models.swin_t(weights=None, stochastic_depth_prob=0.0).features, images)}
+        peers = {"torchvision": backward_of(without_drop_path(torchvision.models.swin_t(weights=None)).features, images)}
         peers["timm"] = backward_of(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, global_pool="", img_size=size, drop_path_rate=0.0), images)
         compare(f"Swin-T, {count} images of {size} px", backward_of(swin_t(), images), peers, REPEATS)
 
@@ -112,27 +119,19 @@ def step(num_images: int = 2, size: int = 512) -> None:
     torch.manual_seed(0)
     ours = build_detector(config()).to(DEVICE).train()
     theirs = torchvisions_copy(ours, size)
-    # Both heads get the regions that ours samples from the first step's proposals.
-    fixed = []
-    sample = our_detector.sample_regions
-    our_detector.sample_regions = lambda *args: fixed[0] if fixed else sample(*args)
-    fixed_by_sample = []
-
-    def remember(*args):
-        regions = sample(*args)
-        fixed_by_sample.append(regions)
-        return regions
-    our_detector.sample_regions = remember
+    # Both heads get the regions that ours samples in a first pass.
+    sample, drawn = our_detector.sample_regions, []
+    our_detector.sample_regions = lambda *args: drawn.append(sample(*args)) or drawn[-1]
     with torch.no_grad():
         ours(det, None)
-    fixed.append(fixed_by_sample[0])
-    our_detector.sample_regions = lambda *args: fixed[0]
-    print(f"{num_images} images of {size} px, {sum(len(r.boxes) for r in fixed[0])} sampled regions, {sum(int((r.labels >= 0).sum()) for r in fixed[0])} of them objects")
+    fixed = drawn[0]
+    our_detector.sample_regions = lambda *args: fixed
+    print(f"{num_images} images of {size} px, {sum(len(r.boxes) for r in fixed)} sampled regions, {sum(int((r.labels >= 0).sum()) for r in fixed)} of them objects")
 
     def chosen(proposals, targets):
         coder = theirs.roi_heads.box_coder
-        deltas = coder.encode([r.gt_boxes for r in fixed[0]], [r.boxes for r in fixed[0]])
-        return [r.boxes for r in fixed[0]], None, [r.labels + 1 for r in fixed[0]], deltas
+        deltas = coder.encode([r.gt_boxes for r in fixed], [r.boxes for r in fixed])
+        return [r.boxes for r in fixed], None, [r.labels + 1 for r in fixed], deltas
     theirs.roi_heads.select_training_samples = chosen
     images = [image.float() / 255 for image in det.images]
     targets = [{"boxes": t.boxes, "labels": t.labels + 1} for t in det.targets]
@@ -145,6 +144,7 @@ def step(num_images: int = 2, size: int = 512) -> None:
 
 def loader() -> None:
     """One core: pictures of coco-mini, 1,024 px, scale 0.1 to 2."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = DATA / "coco-mini"
     data = DetectionData(folder / "annotations" / "instances_train2017.json", folder / "train2017")
@@ -158,6 +158,7 @@ def loader() -> None:
         for i in range(len(data)):
             stream[(i, i)]
     seconds = alternate({"decoding alone": decode, "decoding and large-scale jitter": jitter}, 5)
+    torch.set_num_threads(threads)
     rates = {name: len(data) / sorted(times)[2] for name, times in seconds.items()}
     print(f"loader, one core, {len(data)} pictures: " + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in rates.items())
           + f": {100 * rates['decoding and large-scale jitter'] / rates['decoding alone']:.0f} %")

@@ -1,0 +1,82 @@
+"""The benchmark's report: each part against pycocotools or the localization accuracy on its own."""
+import json
+
+import numpy as np
+import pytest
+
+from s21k.evaluation.detections_file import locate, read_detections
+from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.in21k import In21kReport
+from s21k.evaluation.localization import KEYS, LocalizationAccuracy
+from s21k.evaluation.sorting import is_in, stable_order
+from tests.test_average_precision import pycocotools_stats, random_detections, random_truth
+from tests.toy import run
+
+
+def benchmark(seed, per_image):
+    """Pictures of one category each, detections of any, some unknown, ties among the scores."""
+    rng = np.random.default_rng(seed)
+    truth = random_truth(rng, images=12, categories=5, crowds=False)
+    first = {a["image_id"]: a["category_id"] for a in reversed(truth["annotations"])}
+    for annotation in truth["annotations"]:
+        annotation["category_id"] = first[annotation["image_id"]]
+    rows = random_detections(rng, truth, per_image)
+    rows += [{"image_id": 10, "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.95} for _ in range(150)]
+    return truth, rows
+
+
+def best_100(rows):
+    """Slowly: the best 100 of each image after unknown categories are dropped; of equals the first in the file."""
+    kept = []
+    for image in sorted({row["image_id"] for row in rows}):
+        mine = [row for row in rows if row["image_id"] == image and row["category_id"] != 999]
+        kept += sorted(mine, key=lambda row: -row["score"])[:100]
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_part_of_the_report_equals_its_oracle(tmp_path, seed):
+    truth, rows = benchmark(seed, per_image=300 if seed % 2 else 60)
+    path, saved = tmp_path / "gt.json", tmp_path / "d.json"
+    path.write_text(json.dumps(truth))
+    saved.write_text(json.dumps(rows))
+    gt = GroundTruth.load(path)
+    found = locate(read_detections(saved), gt)
+    reports = [In21kReport(gt) for _ in range(3)]
+    for number, report in enumerate(reports):
+        report.add_all(found.take(np.flatnonzero(found.image % 3 == number)))
+    for other in reports[1:]:
+        reports[0].merge(other.state())
+    results = reports[0].compute()
+    kept = best_100(rows)
+    own = {a["image_id"]: a["category_id"] for a in truth["annotations"]}
+    for suffix, part in (("", kept), ("_fed", [row for row in kept if own.get(row["image_id"]) == row["category_id"]])):
+        expected = pycocotools_stats(path, part).stats
+        assert [results[name + suffix] for name in ("AP", "AP50", "AP75")] == pytest.approx(list(expected[:3]), abs=1e-9)
+    saved.write_text(json.dumps(kept))
+    alone = LocalizationAccuracy(gt)
+    alone.add_all(locate(read_detections(saved), gt))
+    assert {key: results[key] for key in (*KEYS, "images")} == alone.compute()
+    per_image = np.bincount(found.image)
+    assert results["truncated_images"] == (per_image > 100).sum() and (seed % 2 == 0 or results["truncated_images"] > 0)
+    done = run("s21k.evaluation.score", "--metric", "in21k", "--annotations", str(path), "--detections", str(saved), "--out", str(tmp_path / "m.json"), module=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "m.json").read_text()) == pytest.approx(results | {"truncated_images": 0}, abs=1e-12)
+    assert "lower bound" in done.stdout and "IoU > 0.5" in done.stdout
+
+
+def test_stable_order_is_lexsort():
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 2, 50, 3000):
+        keys = [rng.integers(-5, 5, n), rng.integers(0, 1 << 40, n), rng.choice([0.0, -0.0, 0.5, -0.25, 1e-30, -7.0], n), rng.normal(size=n),
+                rng.normal(size=n).astype(np.float32), rng.integers(0, 70000, n).astype(np.int32), np.arange(n) // 7, np.sort(rng.normal(size=n))]
+        for _ in range(30):
+            chosen = [keys[i] for i in rng.integers(0, len(keys), rng.integers(1, 4))]
+            assert np.array_equal(stable_order(*chosen), np.lexsort(chosen))
+
+
+def test_is_in_is_isin():
+    rng = np.random.default_rng(0)
+    for n, m in ((0, 3), (3, 0), (100, 40)):
+        values, ascending = rng.integers(0, 60, n), np.unique(rng.integers(0, 60, m))
+        assert np.array_equal(is_in(values, ascending), np.isin(values, ascending))
