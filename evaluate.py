@@ -35,6 +35,7 @@ from s21k.training.run import AMP, settle, trained
 
 METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "in21k": In21kReport, "lvis_box_ap": LvisAveragePrecision,
            "mask_ap": partial(AveragePrecision, kind="mask"), "lvis_mask_ap": partial(LvisAveragePrecision, kind="mask")}
+PREFIXES = {"mask_ap": "mask_", "lvis_box_ap": "lvis_", "lvis_mask_ap": "lvis_mask_"}      # of the keys in metrics.json
 
 
 def with_ids(found: DetectionColumns, category_ids: np.ndarray) -> DetectionColumns:
@@ -46,16 +47,20 @@ def with_ids(found: DetectionColumns, category_ids: np.ndarray) -> DetectionColu
 
 def write_detections(folder: Path, parts: list[DetectionColumns]) -> None:
     """detections.npz (columns, exact) and detections.json (COCO's results format, boxes to 0.01 pixel), in ascending image id."""
-    found = DetectionColumns.join(sorted((part for part in parts if len(part)), key=lambda part: part.image[0]))
+    found = DetectionColumns.join(sorted(parts, key=lambda part: part.image[0] if len(part) else -1))
     columns = {"image_id": found.image, "category_id": found.category, "score": found.scores, "bbox": found.boxes}
-    rows = [{"image_id": image, "category_id": category, "bbox": [round(v, 2) for v in box], "score": score}
-            for image, category, score, box in zip(*(columns[key].tolist() for key in ("image_id", "category_id", "score", "bbox")))]
     if found.masks is not None:
         columns |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets, "rle_size": found.masks.sizes}
-        for number, row in enumerate(rows):
-            row["segmentation"] = {"size": found.masks[number]["size"], "counts": found.masks[number]["counts"].decode()}
     np.savez(folder / "detections.npz", **columns)
-    (folder / "detections.json").write_text(json.dumps(rows))
+    with open(folder / "detections.json", "w") as file:                  # some rows at a time: there may be ten million
+        for first in range(0, max(len(found), 1), 10000):
+            some = slice(first, min(first + 10000, len(found)))
+            rows = [{"image_id": image, "category_id": category, "bbox": [round(v, 2) for v in box], "score": score}
+                    for image, category, score, box in zip(*(column[some].tolist() for column in (found.image, found.category, found.scores, found.boxes)))]
+            for number, row in enumerate(rows if found.masks is not None else [], start=first):
+                row["segmentation"] = {"size": found.masks[number]["size"], "counts": found.masks[number]["counts"].decode()}
+            file.write(("[" if first == 0 else ", ") + json.dumps(rows)[1:-1])
+        file.write("]")
 
 
 def draw_pictures(folder: Path, shown: dict[int, Detections], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> None:
@@ -66,15 +71,15 @@ def draw_pictures(folder: Path, shown: dict[int, Detections], data: DetectionDat
     tiles = []
     for image_id, detections in sorted(shown.items()):
         position = gt.image_position(image_id)
-        image = read_image(data.root / data.file_names[position])
+        image = read_image(data.root / data.file_names[position], expected=data.size(position))
         mine = gt.image == position
         truth = gt.boxes[mine].copy()
         truth[:, 2:] += truth[:, :2]
-        best = detections.scores >= max(0.05, 0.5 * float(detections.scores[0])) if len(detections.scores) else []
-        picked = [i for i, good in enumerate(best) if good][:3]
-        pair = [draw_boxes(image, truth, [names[c] for c in gt.category[mine]], None),
-                draw_boxes(image, detections.boxes[picked].cpu().numpy(), [names[i] for i in detections.labels[picked].tolist()],
-                           detections.scores[picked].tolist())]
+        good = detections.scores >= max(0.05, 0.5 * float(detections.scores[0])) if len(detections.scores) else detections.scores > 0
+        best = detections.pick(good.nonzero().squeeze(1).tolist()[:3])
+        outlines = None if gt.masks is None else [gt.masks[i].rle() for i in np.flatnonzero(mine).tolist()]
+        pair = [draw_boxes(image, truth, [names[c] for c in gt.category[mine]], None, outlines),
+                draw_boxes(image, best.boxes.cpu().numpy(), [names[i] for i in best.labels.tolist()], best.scores.tolist(), best.masks)]
         tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", "detections"]))
         tiles[-1].save(folder / f"{image_id}.png")
     if tiles:
@@ -104,6 +109,8 @@ def main(words: list[str]) -> None:
     settle(cfg, world, one_size=False)
     root = Path(cfg.data.root)
     categories = CategoryMap.load(root / where.categories)
+    if "in21k" in test.metrics and {"localization", "box_ap"} & set(test.metrics):
+        raise InputError("eval.metrics: in21k reports localization and AP itself, by the benchmark's rules: expected it without localization and box_ap")
     of_masks = [name for name in test.metrics if "mask" in name]
     if of_masks and not cfg.model.with_masks:
         raise InputError(f"eval.metrics: {of_masks[0]} needs model.with_masks=true")
@@ -138,7 +145,7 @@ def main(words: list[str]) -> None:
             shown |= other_shown
         results = {}
         for name, metric in metrics.items():
-            results |= {f"mask_{key}" if name in of_masks else key: value for key, value in metric.compute().items()}
+            results |= {PREFIXES.get(name, "") + key: value for key, value in metric.compute().items()}
             if name in ("localization", "in21k"):
                 results |= box_baselines(metric if name == "localization" else metric.localization)
         folder = Path(cfg.output_dir)

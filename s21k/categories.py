@@ -53,6 +53,7 @@ class CategoryMap:
         if not isinstance(entries, list) or not entries:
             raise InputError(f"categories {path}: expected a non-empty list of entries")
         rows: dict[str, list[int]] = {"det": [], "cls": []}
+        used: dict[str, set[int]] = {"det": set(), "cls": set()}
         for position, entry in enumerate(entries):
             where = f"categories {path}: entry {position}"
             if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
@@ -61,9 +62,10 @@ class CategoryMap:
                 row = entry.get(part)
                 if row is not None and (not isinstance(row, int) or isinstance(row, bool) or row < 0):
                     raise InputError(f"{where} ({entry['name']}): {part} is {row!r}, expected a row >= 0 or null")
-                if row is not None and row in rows[part]:
+                if row in used[part]:
                     raise InputError(f"{where} ({entry['name']}): {part} row {row} belongs to an earlier entry")
                 rows[part].append(-1 if row is None else row)
+                used[part] |= set() if row is None else {row}
             if rows["det"][-1] < 0 and rows["cls"][-1] < 0:
                 raise InputError(f"{where} ({entry['name']}): neither det nor cls: no classifier knows it")
         return CategoryMap([e["name"] for e in entries], [e.get("wnid") for e in entries],

@@ -4,6 +4,8 @@ import colorsys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from s21k.masks import decode
+
 SMALLEST = 240                              # pictures are enlarged to this side, so that names can be read
 
 
@@ -13,8 +15,11 @@ def color_of(name: str) -> tuple[int, int, int]:
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.6, 1.0))
 
 
-def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None) -> Image.Image:
-    """A copy of image with boxes (n, 4) xyxy and their names; small pictures are enlarged first."""
+def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None, masks: list[dict] | None = None) -> Image.Image:
+    """A copy of image with boxes (n, 4) xyxy and their names, and n masks (RLE) as a tint; small pictures are enlarged first."""
+    for name, mask in reversed(list(zip(names, masks or []))):
+        tint = Image.new("RGB", image.size, color_of(name))
+        image = Image.composite(Image.blend(image, tint, 0.5), image, Image.fromarray(decode(mask) * np.uint8(255)))
     factor = max(1.0, SMALLEST / min(image.size))
     image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)

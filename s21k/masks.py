@@ -34,7 +34,7 @@ def parse_outline(segmentation: object, size: tuple[int, int]) -> Outline:
     """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE (E37). ValueError says what is wrong."""
     if isinstance(segmentation, dict):
         counts, written = segmentation.get("counts"), segmentation.get("size")
-        if list(written or []) != list(size):
+        if not isinstance(written, list) or written != list(size):
             raise ValueError(f"a mask of size {written!r:.40} on a picture of {list(size)}")
         if isinstance(counts, list):
             if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != size[0] * size[1]:
@@ -51,7 +51,7 @@ def parse_outline(segmentation: object, size: tuple[int, int]) -> Outline:
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(isinstance(v, (int, float)) for v in polygon):
             raise ValueError(f"polygon {polygon!r:.40}, expected x, y of at least three corners")
-        if not np.isfinite(polygon).all() or np.abs(polygon).max() > 1e6:
+        if not all(abs(v) < 1e6 for v in polygon):                       # false of nan as well
             raise ValueError("a polygon with a corner that is not finite or far outside of any picture")
     return Outline(size, tuple(np.array(polygon, dtype=np.float64) for polygon in segmentation))
 
@@ -151,9 +151,9 @@ class Masks:
         if outline.polygons:
             origin, extent = np.array(box[:2]), np.array(box[2:]) - np.array(box[:2])
             polygons = [(((p.reshape(-1, 2) * self.scale + self.shift) - origin) / extent * side).reshape(-1) for p in outline.polygons]
-            drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, side, side)))
+            drawn = decode(coco_mask.merge(coco_mask.frPyObjects(polygons, side, side)))
             return torch.from_numpy(drawn).bool()
-        whole = torch.from_numpy(coco_mask.decode(outline.rle())).float()[None, None]
+        whole = torch.from_numpy(decode(outline.rle())).float()[None, None]
         window = torch.tensor([[0.0, *self._annotated(box)]])
         inside = roi_align(whole, window, side, sampling_ratio=0, aligned=True)[0, 0] >= 0.5
         return inside.flip(-1) if self.scale[0] < 0 else inside
@@ -162,7 +162,7 @@ class Masks:
         """x1, y1, x2, y2 around the part of the object that lies in the image of size (h, w), to a pixel of the annotation; None: nothing does."""
         h, w = size
         x1, y1, x2, y2 = (int(v) for v in np.round(self._annotated([0.0, 0.0, w, h])).clip(min=0))
-        seen = coco_mask.decode(self.outlines[index].rle())[y1:y2, x1:x2]
+        seen = decode(self.outlines[index].rle())[y1:y2, x1:x2]
         columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
         if len(columns) == 0:
             return None
@@ -176,10 +176,16 @@ def encode(mask: np.ndarray) -> dict:
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
+def decode(rle: dict) -> np.ndarray:
+    """RLE -> (h, w) uint8 of 0 and 1."""
+    return coco_mask.decode(rle)
+
+
 def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[int, int, Tensor]:
     """(first, end, (end - first, cells)): linear interpolation from `cells` cells between low and high to the pixels there."""
-    first, end = max(0, int(np.floor(low))), min(length, int(np.ceil(high)))
-    place = (torch.arange(first, max(end, first), dtype=torch.float32) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
+    first = max(0, int(np.floor(low)))
+    end = max(first, min(length, int(np.ceil(high))))
+    place = (torch.arange(first, end, dtype=torch.float32) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
     return first, end, (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
@@ -191,7 +197,8 @@ def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
     top, bottom, rows = _interpolation(box[1], box[3], size[0], probability.shape[0])
     left, right, columns = _interpolation(box[0], box[2], size[1], probability.shape[1])
     whole = np.zeros(size, dtype=np.uint8, order="F")
-    whole[top:bottom, left:right] = (rows @ probability.float() @ columns.T >= 0.5).numpy()
+    with torch.autocast("cpu", enabled=False):                           # in float32, whatever the network runs in
+        whole[top:bottom, left:right] = (rows @ probability.float() @ columns.T >= 0.5).numpy()
     return encode(whole)
 
 

@@ -9,6 +9,7 @@ a picture source. Default --out: predictions/ in the run's folder.
 """
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from s21k.draw import contact_sheet, draw_boxes
 from s21k.errors import InputError, nearest, run_command
 from s21k.images import ENDINGS, read_image
 from s21k.models.detector import restore_detector
-from s21k.structures import Detections, Sample, Target
+from s21k.structures import Prediction, Sample, Target
 from s21k.training.checkpoint import read
 from s21k.training.run import AMP, trained
 
@@ -99,14 +100,16 @@ def main(argv: list[str]) -> None:
         tensor, _, scale = resize(image, (image.height, image.width), nothing)
         batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(world.device)
         with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
-            prediction = next(detector.predict(batch, categories, cfg.eval)).in_picture(scale, (image.height, image.width))
-        found = above(prediction.detections, a.threshold)
+            prediction = next(detector.predict(batch, categories, cfg.eval))
+        found = above(prediction, a.threshold).in_picture(scale, (image.height, image.width)).detections.to(torch.device("cpu"))
         names = [categories.names[label] for label in found.labels.tolist()]
-        for box, score, label, name in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names):
+        for place, (box, score, label, name) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)):
             x1, y1, x2, y2 = box
             rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
                          "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
-        picture = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist())
+            if found.masks is not None:
+                rows[-1]["segmentation"] = {"size": found.masks[place]["size"], "counts": found.masks[place]["counts"].decode()}
+        picture = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(), found.masks)
         picture.save(out / f"{number:04d}-{path.stem}.png")              # numbered: a/1.jpg and b/1.jpg stay apart
         picture.thumbnail((320, 320), Image.Resampling.LANCZOS)
         drawn.append(picture)
@@ -117,11 +120,10 @@ def main(argv: list[str]) -> None:
     print(f"{len(paths) - unread} pictures, {len(rows)} detections above {a.threshold} -> {out}")
 
 
-def above(detections: Detections, threshold: float) -> Detections:
-    """Those with a score of at least threshold, on the CPU."""
-    detections = detections.to(torch.device("cpu"))
-    kept = detections.scores >= threshold
-    return Detections(detections.boxes[kept], detections.scores[kept], detections.labels[kept])
+def above(prediction: Prediction, threshold: float) -> Prediction:
+    """With the detections that have a score of at least threshold, alone."""
+    kept = (prediction.detections.scores >= threshold).nonzero().squeeze(1).tolist()
+    return replace(prediction, detections=prediction.detections.pick(kept), masks=None if prediction.masks is None else prediction.masks[kept])
 
 
 if __name__ == "__main__":

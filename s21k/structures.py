@@ -150,6 +150,9 @@ class Detections:
     labels: Tensor
     masks: list[dict] | None = None
 
+    def pick(self, rows: list[int]) -> "Detections":
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], None if self.masks is None else [self.masks[i] for i in rows])
+
     def to(self, device: torch.device) -> "Detections":
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), self.masks)
 

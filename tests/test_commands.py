@@ -81,6 +81,18 @@ def test_masks_are_trained_written_and_scored(trained, tmp_path):
         assert done.returncode == 0, done.stderr
         again = json.loads((tmp_path / "m.json").read_text())
         assert {key: results[f"mask_{key}"] for key in again} == pytest.approx(again, abs=1e-12)
+    done = run("s21k.predict", *words(trained, *more), str(trained / "shapes" / "val"), "--threshold", "0", module=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "predictions" / "detections.json").read_text())
+    assert rows and all(row["segmentation"].keys() == {"size", "counts"} for row in rows)
+    done = run("evaluate.py", *words(trained, *more, "eval.threshold=1"))                # nothing is found: that scores, too
+    assert done.returncode == 0, done.stderr
+    for name in ("detections.npz", "detections.json"):
+        done = run("s21k.evaluation.score", "--metric", "coco", "--iou-type", "segm", "--annotations", str(trained / "shapes" / "val.json"),
+                   "--detections", str(tmp_path / name), "--out", str(tmp_path / "m.json"), module=True)
+        assert done.returncode == 0 and json.loads((tmp_path / "m.json").read_text())["AP"] == 0, done.stderr
+    refused = run("evaluate.py", *words(trained, "eval.metrics=[in21k,box_ap]"))
+    assert refused.returncode == 2 and "without localization and box_ap" in refused.stderr
     refused = run("evaluate.py", *words(trained, "eval.metrics=[mask_ap]"))
     assert refused.returncode == 2 and "model.with_masks" in refused.stderr
 

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from s21k.errors import InputError
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
@@ -80,3 +81,26 @@ def test_is_in_is_isin():
     for n, m in ((0, 3), (3, 0), (100, 40)):
         values, ascending = rng.integers(0, 60, n), np.unique(rng.integers(0, 60, m))
         assert np.array_equal(is_in(values, ascending), np.isin(values, ascending))
+
+
+def test_a_detector_is_held_to_the_same_hundred_as_a_file(tmp_path):
+    """150 detections, the true category's last: it is not among those kept, however they come."""
+    import torch
+
+    from s21k.evaluation.columns import DetectionColumns
+    from s21k.structures import DenseScores, Detections, Prediction
+    truth = {"images": [{"id": 1, "width": 500, "height": 500, "file_name": "a"}], "categories": [{"id": c, "name": str(c)} for c in range(1, 3)],
+             "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 10], "area": 100}]}
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    gt = GroundTruth.load(tmp_path / "gt.json")
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(150, 1)
+    found = Detections(boxes, torch.linspace(1, 0.1, 150), torch.tensor([0] * 149 + [1]))
+    one, other = In21kReport(gt), In21kReport(gt)
+    one.update(1, Prediction(DenseScores(boxes, torch.rand(150, 2)), found, found.pick([0])))
+    other.add_all(DetectionColumns.of(0, found))
+    for key in ("has_gt_class_det", "AP", "AP_fed", "truncated_images"):
+        assert one.compute()[key] == other.compute()[key], key
+    assert one.compute()["has_gt_class_det"] == 0 and one.compute()["truncated_images"] == 1
+    gt.groups = {"fed": np.array([True, False])}
+    with pytest.raises(InputError, match="fed"):
+        In21kReport(gt)

@@ -104,7 +104,7 @@ def test_a_cut_box_is_drawn_anew_around_what_is_left_of_the_mask():
 
 def test_pasting_equals_grid_sample_over_the_whole_picture():
     generator = torch.Generator().manual_seed(0)
-    for box in ([10.3, 5.7, 60.2, 50.9], [-8.0, -3.0, 30.0, 40.0], [70.0, 20.0, 95.5, 70.0], [20.0, 20.0, 20.4, 20.3]):
+    for box in ([-30.0, -20.0, -5.0, -4.0], [10.3, 5.7, 60.2, 50.9], [-8.0, -3.0, 30.0, 40.0], [70.0, 20.0, 95.5, 70.0], [20.0, 20.0, 20.4, 20.3]):
         probability = torch.rand(28, 28, generator=generator)
         y, x = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(80) + 0.5, indexing="ij")
         grid = torch.stack([(x - box[0]) / (box[2] - box[0]) * 2 - 1, (y - box[1]) / (box[3] - box[1]) * 2 - 1], dim=-1)
@@ -113,6 +113,13 @@ def test_pasting_equals_grid_sample_over_the_whole_picture():
         found = torch.from_numpy(coco_mask.decode(paste(probability, box, SIZE)))
         sure = (expected - 0.5).abs() > 1e-4
         assert torch.equal(found[sure] == 1, expected[sure] >= 0.5)
+
+
+def test_pasting_is_not_rounded_under_autocast():
+    probability = torch.rand(28, 28, generator=torch.Generator().manual_seed(1))
+    alone = paste(probability, [3.3, 4.1, 70.7, 55.2], SIZE)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert paste(probability, [3.3, 4.1, 70.7, 55.2], SIZE) == alone
 
 
 def slow_runs(raw):
@@ -154,7 +161,7 @@ def test_broken_run_lengths_are_found_and_whole_ones_are_not():
 
 @pytest.mark.parametrize("segmentation, says", [
     (None, "expected polygons"), ([], "expected polygons"), ([[1, 2, 3, 4]], "three corners"), ([[1, 2, 3, 4, 5, "6"]], "three corners"),
-    ([[0, 0, 1, 0, 1, float("nan")]], "not finite"), ({"size": [3, 3], "counts": [9]}, "size"), ({"size": [60, 80], "counts": [9]}, "sum"),
+    ([[0, 0, 1, 0, 1, float("nan")]], "not finite"), ([[0, 0, 1, 0, 1, 2**70]], "far outside"), ({"size": 5, "counts": [4800]}, "size"), ({"size": [3, 3], "counts": [9]}, "size"), ({"size": [60, 80], "counts": [9]}, "sum"),
     ({"size": [60, 80], "counts": "1!"}, "cover"), ({"size": [60, 80], "counts": 7}, "run lengths")])
 def test_a_wrong_segmentation_is_said(segmentation, says):
     with pytest.raises(ValueError, match=says):

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from s21k.errors import InputError
 from s21k.models import postprocess as walk
 from s21k.models.postprocess import Ranking, postprocess
 from s21k.models.scores import FusedScores
@@ -71,11 +72,36 @@ def test_scores_asked_for_alone_are_those_of_whole_rows():
         assert torch.equal(torch.cat([torch.zeros(0, regions.shape[1]), *(part for _, part in regions.parts())]), rows)
 
 
-def test_equal_scores_beyond_counting_are_walked_in_their_order():
-    """All of 300 x 5,000 scores are equal: the first hundred categories of region 0, and memory for no more."""
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("class_agnostic", [True, False])
+def test_the_hardest_cases_need_little_memory(monkeypatch, equal, class_agnostic):
+    """300 times the same box at 5,000 categories, all scores above the threshold: only some thousand pairs exist at a time."""
+    seen = []
+    walk_pieces = walk.walk
+
+    def watched(pieces):
+        def sizes():
+            for piece in pieces:
+                seen.append(len(piece[0]))
+                yield piece
+        return walk_pieces(sizes())
+    monkeypatch.setattr(walk, "walk", watched)
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(300, 1)
-    found = postprocess(Ranking(DenseScores(boxes, torch.full((300, 5000), 0.25))), 1e-4, 0.5, 100)
-    assert found.labels.tolist() == list(range(100)) and (found.scores == 0.25).all()
+    scores = torch.full((300, 5000), 0.25) if equal else torch.rand(300, 5000, generator=torch.Generator().manual_seed(0))
+    found = postprocess(Ranking(DenseScores(boxes, scores)), 1e-4, 0.5, 100, class_agnostic)
+    if class_agnostic:
+        assert len(found.scores) == 1 and found.scores[0] == scores.max()
+    else:
+        assert len(found.scores) == 100 and len(set(found.labels.tolist())) == 100
+        assert found.labels.tolist() == list(range(100)) if equal else found.scores[0] == scores.max()
+    assert sum(seen) < 300_000                                           # of 1.5 million
+
+
+def test_scores_that_are_no_numbers_are_an_error_not_a_loss():
+    scores = torch.full((20, 300), 0.001)
+    scores[3, 7], scores[5] = 0.9, float("nan")
+    with pytest.raises(InputError, match="region 5"):
+        Ranking(DenseScores(torch.rand(20, 4), scores))
 
 
 def test_nms_at_class_21840_equals_nms_at_class_0():

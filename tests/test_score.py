@@ -152,8 +152,36 @@ def test_masks_are_scored_from_json_and_npz_alike(tmp_path):
         done, results = score(tmp_path, "--metric", "coco", "--iou-type", "segm", "--detections", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
         assert [results[key] for key in KEYS] == pytest.approx(list(stats), abs=1e-9)
-    for bad, says in (({"rle_size": masks.sizes[:-1]}, "rle_size"), ({"rle_counts": masks.counts.data[:-1]}, "rising"), ({"rle_size": masks.sizes + 1}, "cover its size")):
+    for bad, says in (({"rle_size": masks.sizes[:-1]}, "rle_size"), ({"rle_size": -masks.sizes}, "rle_size"), ({"rle_counts": masks.counts.data[:-1]}, "rising"), ({"rle_size": masks.sizes + 1}, "cover its size")):
         with np.load(tmp_path / "d.npz") as file:
             np.savez(tmp_path / "bad.npz", **({k: file[k] for k in file} | bad))
         done, _ = score(tmp_path, "--metric", "coco", "--iou-type", "segm", "--detections", str(tmp_path / "bad.npz"))
         assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_whole_number_scores_are_ranked_as_numbers(tmp_path):
+    truth = {"images": [{"id": 1, "width": 50, "height": 50, "file_name": "a"}], "categories": [{"id": 1, "name": "a"}],
+             "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100}]}
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    np.savez(tmp_path / "d.npz", image_id=[1, 1], category_id=[1, 1], score=np.array([0, 200], dtype=np.uint8), bbox=[[30, 30, 9, 9], [0, 0, 10, 10]])
+    assert score(tmp_path, "--metric", "loc", "--detections", str(tmp_path / "d.npz"))[1]["top1"] == 1
+    assert score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / "d.npz"))[1]["AR1"] == 1
+
+
+def test_what_is_no_npz_is_one_line(tmp_path):
+    (tmp_path / "gt.json").write_text(json.dumps(random_truth(np.random.default_rng(0))))
+    with open(tmp_path / "d.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    done, _ = score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / "d.npz"))
+    assert done.returncode == 2 and "not a readable .npz" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_entry_with_the_bad_mask_is_named(tmp_path):
+    rng = np.random.default_rng(2)
+    truth = random_truth(rng)
+    rows = random_detections(rng, truth)
+    add_masks(truth, rows)
+    rows[7]["segmentation"]["counts"] = "\ud800"
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="detection 7 is"):
+        detections_file.read_detections(tmp_path / "d.json", masks=True)

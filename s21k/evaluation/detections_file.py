@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ PIECE = 1 << 24                                                          # chara
 LONGEST_ENTRY = 1 << 26
 TAIL = 1 << 16
 BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")                 # after an entry: a comma and the next one, or the end
+WRONG = (TypeError, KeyError, ValueError, AttributeError, OverflowError)
 EXPECTED = "expected image_id, category_id, score and bbox [x, y, w, h]"
 
 
@@ -44,19 +46,21 @@ def _read_npz(path: Path, masks: bool) -> DetectionColumns:
             image, category, scores, boxes, *rle = (np.asarray(file[name]) for name in names)
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}, expected the columns {', '.join(names)}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a readable .npz without pickled objects ({error})") from None
     if boxes.ndim != 2 or boxes.shape[1:] != (4,) or {image.shape, category.shape, scores.shape} != {(len(boxes),)}:
         raise InputError(f"{path}: shapes {image.shape} {category.shape} {scores.shape} {boxes.shape}, expected (N,) (N,) (N,) (N, 4)")
     if image.dtype.kind not in "iu" or category.dtype.kind not in "iu" or scores.dtype.kind not in "iuf" or boxes.dtype.kind not in "iuf":
         raise InputError(f"{path}: types {image.dtype} {category.dtype} {scores.dtype} {boxes.dtype}, expected two whole, two real")
+    scores = scores.astype(np.float64) if scores.dtype.kind in "iu" else scores                   # whole numbers cannot all be negated
     return DetectionColumns(image, category, scores, boxes, None, _rles(path, *rle, len(boxes)) if masks else None)
 
 
 def _rles(path: Path, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, count: int) -> Rles:
     good = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype.kind in "iu" and offsets.shape == (count + 1,) \
         and sizes.dtype.kind in "iu" and sizes.shape == (count, 2)
-    if not good or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets.astype(np.int64)) < 0).any():
+    if not good or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets.astype(np.int64)) < 0).any() or (sizes < 0).any() \
+            or (sizes >= 1 << 24).any():
         raise InputError(f"{path}: rle_counts {data.dtype} {data.shape}, rle_offsets {offsets.shape}, rle_size {sizes.shape}: expected "
                          f"uint8 (n,), rising ({count + 1},) from 0 to n, ({count}, 2)")
     return _checked(path, Rles(Packed.of_arrays(data, offsets.astype(np.int64)), sizes.astype(np.int32)))
@@ -131,21 +135,8 @@ def _column(values: list, dtype: type, *kinds: type) -> np.ndarray:
 
 
 def _is_rle(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("counts"), str) and isinstance(value.get("size"), list) \
+    return isinstance(value, dict) and isinstance(value.get("counts"), str) and value["counts"].isascii() and isinstance(value.get("size"), list) \
         and len(value["size"]) == 2 and all(_number(v, int) and 0 <= v < 1 << 24 for v in value["size"])
-
-
-def _bad_entry(rows: list, with_boxes: bool, masks: bool) -> int:
-    """The first entry that is not what it should be."""
-    for position, row in enumerate(rows):
-        good = isinstance(row, dict) and all(_number(row.get(key), int) and abs(row[key]) < 1 << 62 for key in ("image_id", "category_id")) \
-            and _number(row.get("score"), int, float) and abs(row["score"]) < 1e300
-        box = row.get("bbox") if good else None
-        if good and with_boxes:
-            good = isinstance(box, list) and len(box) == 4 and all(_number(v, int, float) and abs(v) < 1e300 for v in box)
-        if not good or (masks and not _is_rle(row.get("segmentation"))):
-            return position
-    return 0
 
 
 def _convert(rows: list, with_boxes: bool, masks: bool) -> DetectionColumns:
@@ -167,6 +158,14 @@ def _convert(rows: list, with_boxes: bool, masks: bool) -> DetectionColumns:
     return DetectionColumns(image, category, scores, flat.reshape(-1, 4), None, rles)
 
 
+def _is_good(row: object, with_boxes: bool, masks: bool) -> bool:
+    try:
+        _convert([row], with_boxes, masks)
+    except WRONG:
+        return False
+    return True
+
+
 def _read_json(path: Path, masks: bool) -> DetectionColumns:
     parts: list[DetectionColumns] = []
     done, with_boxes = 0, True
@@ -176,8 +175,8 @@ def _read_json(path: Path, masks: bool) -> DetectionColumns:
                 with_boxes = "bbox" in rows[0] or "segmentation" not in rows[0]
             try:
                 parts.append(_convert(rows, with_boxes, masks or not with_boxes))
-            except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
-                bad = _bad_entry(rows, with_boxes, masks or not with_boxes)
+            except WRONG:
+                bad = next(i for i, row in enumerate(rows) if not _is_good(row, with_boxes, masks or not with_boxes))
                 wanted = EXPECTED if with_boxes and not masks else "expected image_id, category_id, score, bbox (or none of all) and segmentation " \
                     "{size, counts} in COCO's compressed form"
                 raise InputError(f"{path}: detection {done + bad} is {rows[bad]!r:.150}, {wanted}") from None

@@ -3,8 +3,11 @@
 Its pictures are annotated for one category each. The paper's text does not say how AP treats what was found of
 other categories; both readings are reported, and the protocol is printed above the figures.
 """
+from dataclasses import replace
+
 import numpy as np
 
+from s21k.errors import InputError
 from s21k.evaluation.average_precision import AREAS, AveragePrecision
 from s21k.evaluation.columns import DetectionColumns, best_of_each_image
 from s21k.evaluation.ground_truth import GroundTruth
@@ -32,7 +35,9 @@ class In21kReport:
     """AP AP50 AP75, the same with _fed, localization accuracy, and truncated_images: how many had more than max_detections."""
 
     def __init__(self, gt: GroundTruth, max_detections: int = 100, iou_threshold: float = 0.5, at_least: bool = False) -> None:
-        self.gt, self.max_detections = gt, max_detections
+        if "fed" in gt.groups:
+            raise InputError("a group named fed would hide AP_fed")
+        self.max_detections = max_detections
         self.localization = LocalizationAccuracy(gt, iou_threshold, at_least)
         self.precision = BenchmarkPrecision(gt, max_detections)
         self.truncated = 0
@@ -40,20 +45,20 @@ class In21kReport:
 
     def update(self, image_id: int, prediction: Prediction) -> None:
         """One image, as a detector sees it: the image's own category is asked for, however low its score (P74)."""
-        self.localization.update(image_id, prediction)
-        self._add(DetectionColumns.of(self.gt.image_position(image_id), prediction.detections))
+        found = prediction.detections                                    # best first
+        self.truncated += len(found.scores) > self.max_detections
+        kept = replace(prediction, detections=found.pick(list(range(min(len(found.scores), self.max_detections)))))
+        self.localization.update(image_id, kept)
+        self.precision.update(image_id, kept)
 
     def add_all(self, found: DetectionColumns) -> None:
         """All detections of many images, with positions in place of ids; known categories only."""
-        self.localization.add_all(self._add(found))
-
-    def _add(self, found: DetectionColumns) -> DetectionColumns:
         kept = best_of_each_image(found, self.max_detections)
         if len(kept) < len(found):
             self.truncated += int((np.bincount(found.image) > self.max_detections).sum())
             found = found.take(kept)
+        self.localization.add_all(found)
         self.precision.add_all(found)
-        return found
 
     def state(self) -> tuple:
         """What merge takes; the result does not depend on how the images were shared out."""

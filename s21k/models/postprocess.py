@@ -5,7 +5,7 @@ the best of all), in the order score, then lower region, then lower category. Bu
 candidate depends only on better candidates of its category, so they are walked best first and
 the walk ends when enough have survived: at 21,841 categories hardly any are looked at (G26).
 
-The walk never meets more than R candidates of a category without a survivor, so 100 detections need
+The walk meets no more than R candidates of a category, and the first of them survives: 100 detections need
 100 R candidates at most. They are found without sorting, or keeping, the (R, K) scores: one pass notes the
 largest score of each block of 64 categories of a region, and only blocks that reach a cut are opened.
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s21k.errors import InputError
 from s21k.structures import Detections, RegionScores
 
 BLOCK = 64
@@ -41,6 +42,9 @@ class Ranking:
             if whole < num_categories:
                 part[:, -1] = rows[:, whole:].amax(1)
         self.largest = self.largest.reshape(-1)                          # (R * blocks,)
+        if self.largest.isnan().any():
+            region = int(self.largest.isnan().nonzero()[0]) // self.blocks
+            raise InputError(f"the scores of region {region} are not numbers: the weights are damaged, or the activations overflowed (amp=fp16)")
 
     def _open(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks (ascending) -> flat positions region * K + category (ascending) and scores of all that is in them."""
@@ -51,16 +55,18 @@ class Ranking:
         region, category = region[:, None].expand_as(category)[there], category[there]
         return region * num_categories + category, self.regions.at(region, category)
 
-    def _between(self, blocks: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """What lies in blocks with low < score < high, best first."""
-        found = [(torch.zeros(0, dtype=torch.int64, device=blocks.device), torch.zeros(0, device=blocks.device))]
+    def _between(self, blocks: Tensor, low: float, high: float, most: int) -> tuple[float, Tensor, Tensor]:
+        """What lies in blocks with low < score < high, best first; of more than 2 * most only the better ones: low has then risen."""
+        flat, scores = torch.zeros(0, dtype=torch.int64, device=blocks.device), torch.zeros(0, device=blocks.device)
         for some in blocks.split(OPEN):
-            flat, scores = self._open(some)
-            inside = (scores > low) & (scores < high)
-            found.append((flat[inside], scores[inside]))
-        flat, scores = (torch.cat(column) for column in zip(*found))
+            more_flat, more = self._open(some)
+            inside = (more > low) & (more < high)
+            flat, scores = torch.cat([flat, more_flat[inside]]), torch.cat([scores, more[inside]])
+            if len(scores) > 2 * most:
+                low = float(scores.topk(most).values[-1])
+                flat, scores = flat[scores > low], scores[scores > low]
         order = torch.sort(scores, descending=True, stable=True).indices
-        return flat[order], scores[order]
+        return low, flat[order], scores[order]
 
     def best_first(self, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """region, category, score (n,) each, of all scores above threshold, best first, in growing pieces.
@@ -73,16 +79,14 @@ class Ranking:
             flat = flat.cpu().numpy()
             return flat // num_categories, flat % num_categories, scores.cpu().numpy()
 
-        above, count, last = float("inf"), FIRST, len(self.largest) == 0
-        while not last:
+        above, count = float("inf"), FIRST
+        while above > threshold and len(self.largest):
             # At least `count` blocks reach the cut, so at least as many scores do.
-            last = count >= len(self.largest)
-            cut = -float("inf") if last else float(self.largest.topk(count).values[-1])
-            last |= cut <= threshold
-            cut = threshold if last else cut
+            cut = threshold if count >= len(self.largest) else max(threshold, float(self.largest.topk(count).values[-1]))
             blocks = (self.largest >= (cut * SLACK if cut > 0 else cut)).nonzero().squeeze(1)
-            yield piece(*self._between(blocks, cut, above))
-            for some in blocks.split(OPEN) if not last else ():          # those that equal the cut, in their order
+            cut, *found = self._between(blocks, cut, above, count)
+            yield piece(*found)
+            for some in blocks.split(OPEN) if cut > threshold else ():   # those that equal the cut, in their order
                 flat, scores = self._open(some)
                 equal = scores == cut
                 if equal.any():
@@ -99,6 +103,13 @@ def _overlaps(boxes: np.ndarray, region: int, iou_threshold: float) -> np.ndarra
     return inter > iou_threshold * (areas + areas[region] - inter)
 
 
+def walk(pieces: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple]:
+    """The rows of pieces of columns, one by one; no more than some thousand of them exist as Python objects."""
+    for piece in pieces:
+        for first in range(0, len(piece[0]), 4096):
+            yield from zip(*(column[first:first + 4096].tolist() for column in piece))
+
+
 def postprocess(ranking: Ranking, threshold: float, iou_threshold: float, max_detections: int, class_agnostic: bool = False) -> Detections:
     """Detections of one image: scores > threshold, NMS at IoU > iou_threshold within a category (class_agnostic: among
     all), the best max_detections (-1: all).
@@ -112,21 +123,18 @@ def postprocess(ranking: Ranking, threshold: float, iou_threshold: float, max_de
     fallen: dict[int, np.ndarray] = {}                                   # category -> (R,) regions that a better one removed
     overlaps: dict[int, np.ndarray] = {}                                 # region -> (R,) regions that it would remove
     kept: list[tuple[int, int, float]] = []
-    for piece in ranking.best_first(threshold) if wanted else ():
-        for region, category, score in zip(*(column.tolist() for column in piece)):
-            group = 0 if class_agnostic else category
-            gone = fallen.get(group)
-            if gone is None:
-                gone = fallen[group] = np.zeros(num_regions, dtype=bool)
-            if gone[region]:
-                continue
-            kept.append((region, category, score))
-            if len(kept) == wanted:
-                break
-            if region not in overlaps:
-                overlaps[region] = _overlaps(boxes, region, iou_threshold)
-            gone |= overlaps[region]
-        if len(kept) == wanted:
+    for region, category, score in walk(ranking.best_first(threshold)) if wanted else ():
+        group = 0 if class_agnostic else category
+        gone = fallen.get(group)
+        if gone is None:
+            gone = fallen[group] = np.zeros(num_regions, dtype=bool)
+        if gone[region]:
+            continue
+        kept.append((region, category, score))
+        if region not in overlaps:
+            overlaps[region] = _overlaps(boxes, region, iou_threshold)
+        gone |= overlaps[region]
+        if len(kept) == wanted or (class_agnostic and gone.all()):
             break
     device = regions.boxes.device
     region, category = (torch.tensor([row[i] for row in kept], dtype=torch.int64, device=device) for i in (0, 1))

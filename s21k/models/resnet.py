@@ -56,7 +56,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(conv_norm(x, self.conv1, self.bn1))
         y = conv_norm(y, self.conv2, self.bn2)
-        return self.relu(y + (x if self.downsample is None else conv_norm(x, *self.downsample)))
+        y += x if self.downsample is None else conv_norm(x, *self.downsample)
+        return self.relu(y)
 
 
 class Bottleneck(nn.Module):
@@ -78,7 +79,8 @@ class Bottleneck(nn.Module):
         y = self.relu(conv_norm(x, self.conv1, self.bn1))
         y = self.relu(conv_norm(y, self.conv2, self.bn2))
         y = conv_norm(y, self.conv3, self.bn3)
-        return self.relu(y + (x if self.downsample is None else conv_norm(x, *self.downsample)))
+        y += x if self.downsample is None else conv_norm(x, *self.downsample)
+        return self.relu(y)
 
 
 def shortcut(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Sequential | None:
