@@ -41,7 +41,7 @@ def _status(key: str) -> int:
 
 
 def peak_bytes(run: Callable) -> int:
-    """By how much the resident memory grows at most during a call (Linux)."""
+    """By how much the resident memory grows at most during a call. Linux only: the kernel keeps the mark in /proc/self."""
     Path("/proc/self/clear_refs").write_text("5")                        # the high-water mark starts anew
     before = _status("VmRSS")
     run()
