@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from s21k.packed import Packed
+from s21k.packed import Packed, ranges
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,31 @@ class Outline:
         return coco_mask.merge(coco_mask.frPyObjects([p.astype(np.float64) for p in self.polygons], *self.size))
 
 
-def parse_outline(segmentation: object, size: tuple[int, int]) -> Outline:
-    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE (E37). ValueError says what is wrong."""
+def parse_outline(segmentation: object) -> Outline:
+    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE (E37). ValueError says what is wrong.
+
+    A polygon does not say its picture's size: it is (0, 0) then. Whether compressed counts cover their picture is for `broken_counts` to say.
+    """
     if isinstance(segmentation, dict):
-        counts, written = segmentation.get("counts"), segmentation.get("size")
-        if not isinstance(written, list) or written != list(size):
-            raise ValueError(f"a mask of size {written!r:.40} on a picture of {list(size)}")
+        counts, size = segmentation.get("counts"), segmentation.get("size")
+        if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 0 < n < 1 << 20 for n in size):
+            raise ValueError(f"a mask of size {size!r:.40}, expected [h, w]")
         if isinstance(counts, list):
-            if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != size[0] * size[1]:
+            if not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != size[0] * size[1]:
                 raise ValueError(f"run lengths that do not sum to {size[0]} x {size[1]} pixels")
-            return Outline(size, (), coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"])
-        if not isinstance(counts, (str, bytes)):
+            return Outline(tuple(size), (), coco_mask.frPyObjects({"size": size, "counts": counts}, *size)["counts"])
+        if not isinstance(counts, str) or not counts.isascii():
             raise ValueError(f"counts {counts!r:.40}, expected run lengths")
-        raw = counts.encode() if isinstance(counts, str) else counts
-        if broken_counts(Packed([raw]), np.array([size]))[0]:
-            raise ValueError(f"run lengths that do not cover {size[0]} x {size[1]} pixels")
-        return Outline(size, (), raw)
+        return Outline(tuple(size), (), counts.encode())
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"segmentation {segmentation!r:.40}, expected polygons or run lengths")
     for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(isinstance(v, (int, float)) for v in polygon):
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not set(map(type, polygon)) <= {int, float}:
             raise ValueError(f"polygon {polygon!r:.40}, expected x, y of at least three corners")
-        if not all(abs(v) < 1e6 for v in polygon):                       # false of nan as well
-            raise ValueError("a polygon with a corner that is not finite or far outside of any picture")
-    return Outline(size, tuple(np.array(polygon, dtype=np.float64) for polygon in segmentation))
+    polygons = tuple(np.array(polygon, dtype=np.float64) for polygon in segmentation)
+    if not all((np.abs(polygon) < 1e6).all() for polygon in polygons):           # false of nan as well
+        raise ValueError("a polygon with a corner that is not finite or far outside of any picture")
+    return Outline((0, 0), polygons)
 
 
 def broken_counts(counts: Packed, sizes: np.ndarray) -> np.ndarray:
@@ -107,6 +108,41 @@ class PackedOutlines:
         self.counts = Packed(o.counts for o in outlines)
         self.sizes = np.array([o.size for o in outlines], dtype=np.int32).reshape(-1, 2)
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by name; of_columns takes them back."""
+        return {"corners": self.corners, "part_offsets": self.part_offsets, "object_offsets": self.object_offsets,
+                "counts": self.counts.data, "count_offsets": self.counts.offsets, "sizes": self.sizes}
+
+    @classmethod
+    def of_columns(cls, columns: dict[str, np.ndarray]) -> "PackedOutlines":
+        packed = cls([])
+        packed.corners, packed.part_offsets, packed.object_offsets, packed.sizes = (
+            columns[name] for name in ("corners", "part_offsets", "object_offsets", "sizes"))
+        packed.counts = Packed.of_arrays(columns["counts"], columns["count_offsets"])
+        return packed
+
+    @classmethod
+    def join(cls, parts: "list[PackedOutlines]") -> "PackedOutlines":
+        """One after the other."""
+        def offsets(name: str) -> np.ndarray:
+            own = [getattr(p, name) for p in parts]
+            begins = np.cumsum([0, *(o[-1] for o in own)])
+            return np.concatenate([*(o[:-1] + begin for o, begin in zip(own, begins)), begins[-1:]])
+
+        counts = Packed.join([p.counts for p in parts])
+        return cls.of_columns({"corners": np.concatenate([np.zeros(0), *(p.corners for p in parts)]), "part_offsets": offsets("part_offsets"),
+                               "object_offsets": offsets("object_offsets"), "sizes": np.concatenate([np.zeros((0, 2), np.int32), *(p.sizes for p in parts)]),
+                               "counts": counts.data, "count_offsets": counts.offsets})
+
+    def place(self, sizes: np.ndarray) -> np.ndarray:
+        """Put the objects on pictures of sizes (A, 2); (A,) bool: which were drawn on another size, or have counts that do not cover it."""
+        drawn = np.diff(self.object_offsets) == 0
+        bad = drawn & (self.sizes != sizes).any(axis=1)
+        rows = np.flatnonzero(drawn & ~bad)
+        bad[rows] = broken_counts(self.counts.take(rows), sizes[rows])
+        self.sizes = sizes.astype(np.int32)
+        return bad
+
     def __len__(self) -> int:
         return len(self.sizes)
 
@@ -115,8 +151,15 @@ class PackedOutlines:
         polygons = tuple(self.corners[self.part_offsets[p]:self.part_offsets[p + 1]] for p in parts)
         return Outline(tuple(self.sizes[index].tolist()), polygons, self.counts[index])
 
-    def take(self, order: np.ndarray) -> "PackedOutlines":
-        return PackedOutlines([self[i] for i in order.tolist()])
+    def take(self, rows: np.ndarray) -> "PackedOutlines":
+        """The objects at these positions, in this order."""
+        polygons = (self.object_offsets[1:] - self.object_offsets[:-1])[rows]
+        parts = ranges(self.object_offsets[:-1][rows], polygons)
+        lengths = (self.part_offsets[1:] - self.part_offsets[:-1])[parts]
+        counts = self.counts.take(rows)
+        return PackedOutlines.of_columns({"corners": np.asarray(self.corners[ranges(self.part_offsets[:-1][parts], lengths)]),
+                                          "part_offsets": np.r_[0, np.cumsum(lengths)], "object_offsets": np.r_[0, np.cumsum(polygons)],
+                                          "sizes": self.sizes[rows], "counts": counts.data, "count_offsets": counts.offsets})
 
 
 @dataclass(frozen=True)
@@ -223,7 +266,7 @@ class Rles:
         return {"size": self.sizes[index].tolist(), "counts": self.counts[index]}
 
     def take(self, rows: np.ndarray) -> "Rles":
-        return Rles(Packed(self.counts[i] for i in rows.tolist()), self.sizes[rows])
+        return Rles(self.counts.take(rows), self.sizes[rows])
 
     def areas_and_boxes(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of each (N,), and [x, y, w, h] around them (N, 4)."""

@@ -4,6 +4,12 @@ from collections.abc import Iterable
 import numpy as np
 
 
+def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """begins[0], begins[0] + 1, .. (lengths[0] of them), begins[1], ..: positions of many ranges, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.repeat(begins - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
 class Packed:
     """packed[i] -> bytes. data (n,) uint8, offsets (len + 1,) int64."""
 
@@ -31,15 +37,23 @@ class Packed:
     def __getitem__(self, index: int) -> bytes:
         return self.data[self.offsets[index]:self.offsets[index + 1]].tobytes()
 
+    def take(self, rows: np.ndarray) -> "Packed":
+        """The strings at these positions, in this order."""
+        lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
+        return Packed.of_arrays(np.asarray(self.data[ranges(self.offsets[:-1][rows], lengths)]), np.r_[0, np.cumsum(lengths)])
+
 
 class PackedStrings:
     """packed[i] -> str."""
 
-    def __init__(self, strings: Iterable[str]) -> None:
-        self.packed = Packed(s.encode() for s in strings)
+    def __init__(self, strings: Iterable[str] = (), packed: Packed | None = None) -> None:
+        self.packed = Packed(s.encode() for s in strings) if packed is None else packed
 
     def __len__(self) -> int:
         return len(self.packed)
 
     def __getitem__(self, index: int) -> str:
         return self.packed[index].decode()
+
+    def take(self, rows: np.ndarray) -> "PackedStrings":
+        return PackedStrings(packed=self.packed.take(rows))

@@ -126,7 +126,7 @@ def test_annotations_are_in_ascending_ids_and_unlisted_ones_are_dropped(tmp_path
 
 
 @pytest.mark.parametrize("content, says", [
-    ("{", "cannot be read"), ("[]", "expected an object"), (annotations(images=None), "'images' is missing"),
+    ("{", "cut off"), ("[]", "expected an object"), (annotations(images=None), "'images' is no list"),
     (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3]}]), r"annotations\[0\] has bbox"),
     (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, float("nan")]}]), "not finite"),
     (annotations(annotations=[{"id": 1, "image_id": "7", "category_id": 2, "bbox": [1, 2, 3, 4]}]), "image_id '7'"),

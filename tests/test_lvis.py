@@ -3,6 +3,8 @@ import json
 import logging
 import tempfile
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -96,7 +98,7 @@ def test_real_annotations_with_perturbed_detections_equal_lvis(kind):
             category = a["category_id"] if rng.random() < 0.8 else int(rng.choice(ids))
             rows.append({"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(), "score": float(round(rng.random(), 2))})
             if kind == "segm":
-                moved = np.roll(coco_mask.decode(parse_outline(a["segmentation"], sizes[a["image_id"]]).rle()), rng.integers(-4, 5, 2), axis=(0, 1))
+                moved = np.roll(coco_mask.decode(replace(parse_outline(a["segmentation"]), size=sizes[a["image_id"]]).rle()), rng.integers(-4, 5, 2), axis=(0, 1))
                 rle = coco_mask.encode(np.asfortranarray(moved))
                 rows[-1]["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
     expected, results = theirs(REAL, rows, 300, kind), ours(REAL, rows, 300, kind=kind)

@@ -161,11 +161,34 @@ def test_broken_run_lengths_are_found_and_whole_ones_are_not():
 
 @pytest.mark.parametrize("segmentation, says", [
     (None, "expected polygons"), ([], "expected polygons"), ([[1, 2, 3, 4]], "three corners"), ([[1, 2, 3, 4, 5, "6"]], "three corners"),
-    ([[0, 0, 1, 0, 1, float("nan")]], "not finite"), ([[0, 0, 1, 0, 1, 2**70]], "far outside"), ({"size": 5, "counts": [4800]}, "size"), ({"size": [3, 3], "counts": [9]}, "size"), ({"size": [60, 80], "counts": [9]}, "sum"),
-    ({"size": [60, 80], "counts": "1!"}, "cover"), ({"size": [60, 80], "counts": 7}, "run lengths")])
+    ([[0, 0, 1, 0, 1, float("nan")]], "not finite"), ([[0, 0, 1, 0, 1, 2**70]], "far outside"), ({"size": 5, "counts": [4800]}, "size"), ({"size": [60, 80], "counts": [9]}, "sum"),
+    ({"size": [60, 80], "counts": "é"}, "run lengths"), ({"size": [60, 80], "counts": 7}, "run lengths")])
 def test_a_wrong_segmentation_is_said(segmentation, says):
     with pytest.raises(ValueError, match=says):
-        parse_outline(segmentation, SIZE)
+        parse_outline(segmentation)
+
+
+def test_run_lengths_of_another_picture_are_found():
+    """A size that is not the picture's; counts that do not cover it, or are cut off."""
+    drawn = [coco_mask.encode(np.asfortranarray(coco_mask.decode(Outline(SIZE, (star(i),)).rle()))) for i in range(3)]
+    forms = [{"size": list(SIZE), "counts": drawn[0]["counts"].decode()}, {"size": list(SIZE), "counts": drawn[1]["counts"].decode()[:-1]},
+             {"size": [3, 3], "counts": [9]}, [star(2).tolist()], {"size": list(SIZE), "counts": "1!"}]
+    packed = PackedOutlines([parse_outline(form) for form in forms])
+    assert packed.place(np.array([SIZE] * 5)).tolist() == [False, True, True, False, True]
+    assert packed[3].size == SIZE and np.array_equal(coco_mask.decode(packed[0].rle()), coco_mask.decode(drawn[0]))
+
+
+def test_packed_outlines_join():
+    outlines = [Outline(SIZE, (star(0), star(1))), as_rle(Outline(SIZE, (star(2),))), Outline((30, 20), (star(3),))]
+    joined = PackedOutlines.join([PackedOutlines(outlines[:1]), PackedOutlines([]), PackedOutlines(outlines[1:])])
+    for a, b in zip([joined[i] for i in range(3)], outlines):
+        assert a.size == b.size and a.counts == b.counts and all(np.array_equal(x, y) for x, y in zip(a.polygons, b.polygons, strict=True))
+
+
+def placed(form):
+    packed = PackedOutlines([parse_outline(form)])
+    assert not packed.place(np.array([SIZE])).any()
+    return packed[0]
 
 
 def test_all_three_forms_of_a_segmentation_are_the_same_mask():
@@ -176,7 +199,7 @@ def test_all_three_forms_of_a_segmentation_are_the_same_mask():
     runs = np.diff(np.r_[0, changes, drawn.size]).tolist()
     assert flat.sum() == drawn.sum() + 2
     for form in ([polygon.tolist()], {"size": list(SIZE), "counts": runs}, {"size": list(SIZE), "counts": coco_mask.encode(np.asfortranarray(drawn))["counts"].decode()}):
-        assert np.array_equal(coco_mask.decode(parse_outline(form, SIZE).rle()), drawn)
+        assert np.array_equal(coco_mask.decode(placed(form).rle()), drawn)
 
 
 def test_masks_of_detections_join_and_measure():

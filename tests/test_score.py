@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from s21k import json_pieces
 from s21k.errors import InputError
 from s21k.evaluation import detections_file
 from s21k.evaluation.ground_truth import GroundTruth
@@ -106,7 +107,7 @@ def test_a_json_file_is_read_in_pieces_of_any_size(tmp_path, monkeypatch, piece,
         rows = [row | {"parts": [{"a": 1}, {"b": "}, {"}], "note": "ü}, {"} for row in rows]
     path = tmp_path / "d.json"
     path.write_text(json.dumps(rows, indent=1 if layout == "indented" else None, ensure_ascii=False), encoding="utf-8")
-    monkeypatch.setattr(detections_file, "PIECE", piece)
+    monkeypatch.setattr(json_pieces, "PIECE", piece)
     found = detections_file.read_detections(path, masks=kind == "segm")
     assert found.image.tolist() == [r["image_id"] for r in rows] and found.category.tolist() == [r["category_id"] for r in rows]
     assert found.scores.tolist() == [r["score"] for r in rows] and found.boxes.tolist() == [r["bbox"] for r in rows]
@@ -127,7 +128,7 @@ ROW = '{"image_id": 10, "category_id": 1, "score": 0.5, "bbox": [0, 0, 1, 1]}'
 def test_what_is_wrong_in_a_json_file_is_said_with_its_place(tmp_path, monkeypatch, piece, text, says):
     path = tmp_path / "d.json"
     path.write_text(text)
-    monkeypatch.setattr(detections_file, "PIECE", piece)
+    monkeypatch.setattr(json_pieces, "PIECE", piece)
     with pytest.raises(InputError, match=says):
         detections_file.read_detections(path)
 

@@ -4,11 +4,8 @@ N detections in file order. A JSON file is read in pieces: the memory is that of
 Whatever is wrong is said with the entry's position.
 """
 import itertools
-import json
-import re
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +14,10 @@ import numpy as np
 from s21k.errors import InputError
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.json_pieces import read_list
 from s21k.masks import Rles, broken_counts
 from s21k.packed import Packed
 
-PIECE = 1 << 24                                                          # characters of JSON read at a time
-LONGEST_ENTRY = 1 << 26
-TAIL = 1 << 16
-BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")                 # after an entry: a comma and the next one, or the end
 WRONG = (TypeError, KeyError, ValueError, AttributeError, OverflowError)
 EXPECTED = "expected image_id, category_id, score and bbox [x, y, w, h]"
 
@@ -74,56 +68,6 @@ def _checked(path: Path, masks: Rles) -> Rles:
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
-def _one_by_one(path: Path, text: str, done: int, final: bool) -> tuple[list, int]:
-    """The complete entries at the start of text, and where they end. InputError: text goes wrong, or (final) is cut off."""
-    decoder, rows, at = json.JSONDecoder(), [], 0
-    while text[at:at + 1] != "]":
-        try:
-            row, end = decoder.raw_decode(text, at)
-            after = BETWEEN.match(text, end)
-            if after is None:
-                raise ValueError("no comma and entry, or ], after it")   # perhaps it is still to be read
-        except (ValueError, RecursionError) as error:
-            if not final and len(text) - at < LONGEST_ENTRY:
-                break
-            raise InputError(f"{path}: detection {done + len(rows)} is not JSON, or the file is cut off ({error}): {text[at:at + 60]!r}") from None
-        rows.append(row)
-        at = after.end()
-    return rows, at
-
-
-def _pieces(path: Path) -> Iterator[list]:
-    """The entries of a JSON list, some at a time. InputError: not a list, or not JSON, and where."""
-    done = 0
-    with open(path, encoding="utf-8-sig") as file:
-        text = file.read(PIECE).lstrip()
-        if not text.startswith("["):
-            raise InputError(f"{path}: expected a list of detections, found {text[:20]!r}")
-        text = text[1:].lstrip()
-        while True:
-            # Entries are parsed together up to one of the last places that look like the gap between two ("}, {"). Where
-            # that is none (lists inside an entry), or something is wrong, they are read one by one.
-            gap = re.search(r"\}\s*,\s*(?=\{)", text[-TAIL:])
-            end = len(text) - min(TAIL, len(text)) + gap.end() if gap else 0
-            try:
-                rows = json.loads(f"[{text[:end].rstrip().removesuffix(',')}]")
-            except (ValueError, RecursionError):
-                rows = []
-            more = "" if rows else file.read(PIECE)
-            if not rows:
-                rows, end = _one_by_one(path, text, done, final=not more)
-            done += len(rows)
-            text = (text[end:] + (more or file.read(PIECE))).lstrip()
-            if text.startswith("]"):
-                if (text[1:] + file.read(PIECE)).strip():
-                    raise InputError(f"{path}: something follows the end of the list of {done} detections")
-                yield rows
-                return
-            if not text:
-                raise InputError(f"{path}: cut off after {done} detections, expected ]")
-            yield rows
-
-
 def _number(value: object, *kinds: type) -> bool:
     return type(value) in kinds                                          # exactly: True is no number
 
@@ -170,7 +114,7 @@ def _read_json(path: Path, masks: bool) -> DetectionColumns:
     parts: list[DetectionColumns] = []
     done, with_boxes = 0, True
     try:
-        for rows in _pieces(path):
+        for rows in read_list(path, "detection"):
             if done == 0 and rows and isinstance(rows[0], dict):         # the first decides for all (E9)
                 with_boxes = "bbox" in rows[0] or "segmentation" not in rows[0]
             try:

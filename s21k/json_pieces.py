@@ -1,0 +1,150 @@
+"""JSON files larger than memory: the entries of a list, some at a time. The memory is that of a piece, not of the file.
+
+Read are a list (a results file), and an object that holds lists (COCO's annotation files).
+"""
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from s21k.errors import InputError
+
+PIECE = 1 << 24                                                          # characters read at a time
+LONGEST_ENTRY = 1 << 26
+TAIL = 1 << 16
+BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")                 # after an entry: a comma and the next one, or the end
+GAP = re.compile(r"\}\s*,\s*(?=\{)")
+
+
+class _Text:
+    """A file's characters from some place on; `text` holds the next ones."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file = path, open(path, encoding="utf-8-sig")
+        self.text = ""
+        self.skip(0)
+
+    def more(self) -> bool:
+        """Read on; False at the end of the file."""
+        new = self.file.read(PIECE)
+        self.text = (self.text + new).lstrip()
+        return bool(new)
+
+    def skip(self, count: int) -> None:
+        self.text = self.text[count:].lstrip()
+        while not self.text and self.more():
+            pass
+
+    def take(self, symbol: str, where: str) -> None:
+        """The next character, which must be `symbol`."""
+        if not self.text.startswith(symbol):
+            raise InputError(f"{self.path}: {where}: found {self.text[:20]!r}, expected {symbol}")
+        self.skip(1)
+
+    def value(self, where: str) -> object:
+        """One whole value."""
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self.text)
+                if end < len(self.text) or not self.more():              # a number could go on
+                    self.skip(end)
+                    return value
+            except (ValueError, RecursionError) as error:
+                if len(self.text) > LONGEST_ENTRY or not self.more():
+                    raise InputError(f"{self.path}: {where} is not JSON, or the file is cut off ({error}): {self.text[:60]!r}") from None
+
+    def end(self, where: str) -> None:
+        if self.text or self.more():
+            raise InputError(f"{self.path}: something follows the end of {where}")
+
+
+def _one_by_one(source: _Text, done: int, part: str, final: bool) -> tuple[list, int]:
+    """The complete entries at the start of the text, and where they end. InputError: it goes wrong, or (final) is cut off."""
+    decoder, rows, at, text = json.JSONDecoder(), [], 0, source.text
+    while text[at:at + 1] != "]":
+        try:
+            row, end = decoder.raw_decode(text, at)
+            after = BETWEEN.match(text, end)
+            if after is None:
+                raise ValueError("no comma and entry, or ], after it")   # perhaps it is still to be read
+        except (ValueError, RecursionError) as error:
+            if not final and len(text) - at < LONGEST_ENTRY:
+                break
+            raise InputError(f"{source.path}: {part} {done + len(rows)} is not JSON, or the file is cut off ({error}): "
+                             f"{text[at:at + 60]!r}") from None
+        rows.append(row)
+        at = after.end()
+    return rows, at
+
+
+def _entries(source: _Text, part: str) -> Iterator[list]:
+    """The entries of the list whose [ comes next, some at a time; at least one piece, perhaps empty. Its ] is read, too."""
+    source.take("[", part)
+    done = 0
+    while True:
+        # Entries are parsed together up to one of the last places that look like the gap between two ("}, {"). Where
+        # that is none (lists inside an entry), or something is wrong, they are read one by one.
+        text = source.text
+        gap = GAP.search(text, max(0, len(text) - TAIL))
+        end = gap.end() if gap else 0
+        try:
+            rows = json.loads(f"[{text[:end].rstrip().removesuffix(',')}]")
+        except (ValueError, RecursionError):
+            rows = []
+        if not rows:
+            rows, end = _one_by_one(source, done, part, final=False)
+            if not rows and not source.text.startswith("]") and not source.more():
+                rows, end = _one_by_one(source, done, part, final=True)
+        done += len(rows)
+        source.skip(end)
+        if rows and not source.text.startswith("]"):
+            source.more()                                                # so that a piece is about PIECE long again
+        if source.text.startswith("]"):
+            source.skip(1)
+            yield rows
+            return
+        if not source.text:
+            raise InputError(f"{source.path}: cut off after {done} entries of {part}, expected ]")
+        yield rows
+
+
+def read_list(path: Path, part: str) -> Iterator[list]:
+    """The entries of a JSON list, some at a time; part names an entry in errors ("detection").
+
+    InputError: not a list, or not JSON, and where. OSError and UnicodeDecodeError pass."""
+    source = _Text(path)
+    with source.file:
+        if not source.text.startswith("["):
+            raise InputError(f"{path}: expected a list of {part}s, found {source.text[:20]!r}")
+        yield from _entries(source, part)
+        source.end(f"the list of {part}s")
+
+
+def read_object(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, list]]:
+    """(key, entries) of an object, entries of the keys in `lists` some at a time, in file order; other values are passed over.
+
+    InputError: not an object, not JSON, one of these keys holds no list, is missing, or stands twice.
+    """
+    source = _Text(path)
+    with source.file:
+        source.take("{", f"expected an object with {', '.join(lists)}")
+        seen: set[str] = set()
+        while not source.text.startswith("}"):
+            if seen:
+                source.take(",", f"after {len(seen)} parts")
+            key = source.value("a key")
+            if not isinstance(key, str) or key in seen:
+                raise InputError(f"{path}: key {key!r:.40}, expected each part once, by its name")
+            seen.add(key)
+            source.take(":", key)
+            if key not in lists:
+                source.value(key)
+            elif source.text.startswith("["):
+                for rows in _entries(source, key):
+                    yield key, rows
+            else:
+                raise InputError(f"{path}: {key!r} is no list")
+        source.skip(1)
+        source.end("the object")
+        if missing := [key for key in lists if key not in seen]:
+            raise InputError(f"{path}: {missing[0]!r} is missing, expected an object with {', '.join(lists)}")

@@ -1,0 +1,66 @@
+"""A table on disk: a folder of .npy columns and table.json, mapped into memory, so that all processes of a machine share it."""
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s21k.errors import InputError
+
+ABOUT = "table.json"
+
+
+def is_table(folder: Path) -> bool:
+    return (folder / ABOUT).is_file()
+
+
+def save_table(folder: Path, kind: str, columns: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+    """Write the columns and what is said about them: beside the folder first, then in its place (an older one goes).
+
+    kind: what load_table must find. InputError: the folder holds something else, or cannot be written."""
+    if folder.exists() and not is_table(folder):
+        raise InputError(f"{folder}: exists and is no table, expected another name or an older table")
+    beside = folder.with_name(folder.name + ".writing")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for name, column in columns.items():
+            np.save(beside / f"{name}.npy", column)
+        shapes = {name: [column.dtype.str, len(column)] for name, column in columns.items()}
+        (beside / ABOUT).write_text(json.dumps({"kind": kind, "columns": shapes, "about": about}))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(beside, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error})") from None
+
+
+def load_table(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The columns, mapped, and what is said about them. InputError: not a table of that kind, or damaged."""
+    try:
+        content = json.loads((folder / ABOUT).read_text())
+        if content["kind"] != kind:
+            raise InputError(f"{folder}: a table of {content['kind']!r:.40}, expected one of {kind!r}")
+        columns = {}
+        for name, (dtype, length) in content["columns"].items():
+            path = folder / f"{Path(name).name}.npy"
+            columns[name] = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
+            if columns[name].dtype.str != dtype or len(columns[name]) != length:
+                raise InputError(f"{path}: {columns[name].dtype.str} x {len(columns[name])}, {ABOUT} says {dtype} x {length}")
+        return columns, content["about"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder}: not a readable table ({error})") from None
+
+
+def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[str, tuple[str, int, float | None, float | None]]) -> None:
+    """expected: name -> (kind of type "i", "u", "f" or "b", length, least, most; None: any value). InputError: a column is missing, or not so."""
+    for name, (kind, length, least, most) in expected.items():
+        column = columns.get(name)
+        if column is None or column.dtype.kind != kind or len(column) != length:
+            raise InputError(f"{folder}: column {name} is {'missing' if column is None else f'{column.dtype} x {len(column)}'}, "
+                             f"expected type {kind!r} x {length}")
+        if length and least is not None and not (least <= column.min() and column.max() <= most):     # false of nan as well
+            raise InputError(f"{folder}: column {name} has values {column.min()} to {column.max()}, expected {least} to {most}")
