@@ -105,7 +105,7 @@ def main(words: list[str]) -> None:
         raise InputError("data.eval: missing, expected annotations, images and categories to evaluate on")
     if unknown := [name for name in test.metrics if name not in METRICS]:
         raise InputError(f"eval.metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
-    world = start_distributed()
+    world = start_distributed(cfg.timeout)
     settle(cfg, world, one_size=False)
     root = Path(cfg.data.root)
     categories = CategoryMap.load(root / where.categories)

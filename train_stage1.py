@@ -23,9 +23,10 @@ from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.randomness import set_seed
 from s21k.training.checkpoint import read
-from s21k.training.log import Log, check_finite
+from s21k.training.health import Health
+from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import AMP, open_folder, resume_run, save_run, settle, spread
+from s21k.training.run import AMP, Identity, agree, open_folder, resume_run, save_run, settle, spread
 from s21k.training.schedule import warmup_cosine
 
 
@@ -33,24 +34,28 @@ from s21k.training.schedule import warmup_cosine
 def top1_accuracy(model: torch.nn.Module, batches, world: World, amp: str) -> float:
     """Share of the validation images whose most probable class is theirs; all processes together."""
     model.eval()
-    counts = torch.zeros(2, device=world.device)                                 # right, all
+    counts = torch.zeros(3, device=world.device)                                 # right, all, unreadable (never right)
     for batch in batches:
         batch = batch.to(world.device)
         with torch.autocast(world.device.type, AMP[amp], enabled=amp != "off"):
             logits = model(normalize(batch.images))                              # (B, C^)
-        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch)], device=world.device)
+        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch), len(batch.faults)], device=world.device)
     model.train()
-    right, total = sum_over_ranks(counts).tolist()
+    right, total, unreadable = sum_over_ranks(counts).tolist()
+    if unreadable:
+        print0(f"{int(unreadable)} validation images cannot be read and count as wrong")
     return right / total
 
 
 def main(words: list[str]) -> None:
     cfg = load_config(words)
     s = cfg.stage1
-    world = start_distributed()
+    world = start_distributed(cfg.timeout)
     settle(cfg, world)
     train = open_classification(cfg, "train")
     val = open_classification(cfg, "val", train.class_names) if cfg.data.cls.val else None
+    identity = Identity({"cls": train.class_names}, {"cls": train.fingerprint()})
+    agree(cfg, identity)
     folder = open_folder(cfg, world)
     steps_per_epoch = max(1, len(train) // s.batch)
     total, warmup = max(1, round(s.epochs * steps_per_epoch)), round(s.warmup_epochs * steps_per_epoch)
@@ -63,13 +68,14 @@ def main(words: list[str]) -> None:
     optimizer = build_optimizer(parameter_groups(classifier, s.weight_decay), s.optimizer, s.lr, s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
     mixup = Mixup(cfg.data.cls.classes, s.mixup, s.cutmix, s.label_smoothing)
-    categories = {"cls": train.class_names}
-    first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, categories, ignore="stage2.")
+    first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, identity, ignore="stage2.")
 
     print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
            f"whole-image RoI at {s.size} px: {level_shares(torch.tensor([float(s.size)]))} by FPN's rule")
     batches = stage1_batches(cfg, train, world, first) if first < total else None
     log = Log(folder / "log.jsonl", first, total, s.log_every, world, "stage1")
+    health = Health(world, log, cfg.data.max_faults)
+    done = first
     model.train()
     for step in range(first, total):
         lr = warmup_cosine(step, total, warmup, s.lr, s.min_lr)
@@ -80,23 +86,27 @@ def main(words: list[str]) -> None:
         with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
             logits = model(images, batch.seeds)                                  # (B, C^)
         loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
-        log.add(check_finite({"loss": loss}, [batch], step))
+        log.add(health.check({"loss": loss}, [batch], step))                      # the step's one synchronisation
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)      # 0: no clipping
+        health.gradient(norm, scaler)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        log.step_done(step, lr)
+        log.step_done(step, lr, health.skipped)
         done, last = step + 1, step + 1 == total
-        if done % s.save_every == 0 or last:
-            save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, categories, norm)
+        if done % s.save_every == 0 or last or health.stop:
+            save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, identity, norm)
+        if health.stop:                                                          # asked for by a signal; the same words continue
+            break
         if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
             accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)
             log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2), "val_top1": accuracy})
             print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} images")
+    health.close()
     log.close()
-    print0(f"stage I done: {folder / 'stage1.pt'}")
+    print0(f"stage I {'done' if done == total else f'stopped after {done} of {total} steps'}: {folder / 'stage1.pt'}")
     stop_distributed()
 
 

@@ -21,20 +21,23 @@ from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.randomness import set_seed
 from s21k.training.checkpoint import check_categories, is_ours, latest
-from s21k.training.log import Log, check_finite
+from s21k.training.health import Health
+from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import AMP, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread
+from s21k.training.run import AMP, Identity, agree, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread
 from s21k.training.schedule import warmup_steps
 
 
 def main(words: list[str]) -> None:
     cfg = load_config(words)
     s = cfg.stage2
-    world = start_distributed()
+    world = start_distributed(cfg.timeout)
     settle(cfg, world)
     det_data = open_detection(cfg)
     cls_data = open_classification(cfg, "train") if cfg.data.cls else None
-    categories = {"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {})
+    identity = Identity({"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {}),
+                        {"det": det_data.fingerprint()} | ({"cls": cls_data.fingerprint()} if cls_data else {}))
+    agree(cfg, identity)
     folder = open_folder(cfg, world)
 
     set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
@@ -42,14 +45,15 @@ def main(words: list[str]) -> None:
     if s.init != "scratch" and latest(folder / "stage2.pt") is None:    # "-stage I" (P68) starts from nothing
         source, content = initial_state(cfg)
         if is_ours(content):
-            check_categories(content["categories"], {k: v for k, v in categories.items() if k == "cls"}, source)
-            print0(f"from {source}: {', '.join(detector.inherit(content['model'], s.load_image_classifier))}")
+            check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"}, source)
+            taken, random = detector.inherit(content["model"], s.inherit, s.load_image_classifier)
+            print0(f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
         else:
             print0(load_backbone(detector.encoder.backbone, content))
     model = spread(detector, cfg, world)
     optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
-    first = resume_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, categories, ignore="stage1.")
+    first = resume_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, identity, ignore="stage1.")
 
     micro_batch = s.det_batch // s.accumulate                           # images with boxes of one part of a step
     with_cls = cls_data is not None and s.cls_per_det > 0
@@ -65,6 +69,8 @@ def main(words: list[str]) -> None:
     milestones = [round(share * s.iterations) for share in s.milestones]
     loss_weights = {"image_category": s.image_loss_weight}              # lambda (P61); every other loss has weight 1
     log = Log(folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
+    health = Health(world, log, cfg.data.max_faults)
+    done = first
     model.train()
     for step in range(first, s.iterations):
         lr = warmup_steps(step, s.lr, s.warmup, milestones)
@@ -76,19 +82,24 @@ def main(words: list[str]) -> None:
             with gradients_meet(model, micro == s.accumulate - 1):              # processes add up in the last part
                 with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
                     losses = model(det, cls)                            # one forward, so DDP sees one graph
-                log.add(check_finite(losses, [det, cls], step))
+                log.add(health.check(losses, [det, cls], step))             # the step's one synchronisation
                 loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
                 scaler.scale(loss / s.accumulate).backward()
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm or math.inf)      # 0: no clipping
+        health.gradient(norm, scaler)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        log.step_done(step, lr)
-        if (step + 1) % s.save_every == 0 or step + 1 == s.iterations:
-            save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, step + 1, s.iterations, categories, norm)
+        log.step_done(step, lr, health.skipped)
+        done = step + 1
+        if done % s.save_every == 0 or done == s.iterations or health.stop:
+            save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, done, s.iterations, identity, norm)
+        if health.stop:                                                 # asked for by a signal; the same words continue
+            break
+    health.close()
     log.close()
-    print0(f"stage II done: {folder / 'stage2.pt'}")
+    print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: {folder / 'stage2.pt'}")
     stop_distributed()
 
 

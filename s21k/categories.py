@@ -4,7 +4,8 @@ det_index (K,) is the row of g (Eq. 2), cls_index (K,) the row of g-hat (Eq. 3),
 classifier does not know the category. Eq. 5 needs nothing else: the file is the overlap map (G9).
 """
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -13,14 +14,21 @@ from torch import Tensor
 from s21k.errors import InputError
 
 
+def imagenet21k_wnids() -> list[str]:
+    """The 21,841 wnids of ImageNet-21K (Fall 2011), sorted."""
+    return resources.files("s21k.vocabulary").joinpath("imagenet21k.txt").read_text().split()
+
+
 @dataclass(frozen=True)
 class CategoryMap:
-    """names, wnids (None where unknown) and groups ("base", "novel", ...) of K categories."""
+    """names, wnids (None where unknown) and groups ("base", "novel", ...) of K categories; det_names: what the detection
+    data calls each, where that is neither (G9)."""
     names: list[str]
     wnids: list[str | None]
     groups: list[str]
     det_index: Tensor
     cls_index: Tensor
+    det_names: list[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -30,19 +38,20 @@ class CategoryMap:
         return [wnid or name for wnid, name in zip(self.wnids, self.names)]
 
     def to(self, device: torch.device) -> "CategoryMap":
-        return CategoryMap(self.names, self.wnids, self.groups, self.det_index.to(device), self.cls_index.to(device))
+        return replace(self, det_index=self.det_index.to(device), cls_index=self.cls_index.to(device))
 
     def subset(self, positions: list[int]) -> "CategoryMap":
         """The categories at these positions, in this order (any vocabulary can be asked for at run time)."""
         pick = torch.tensor(positions, dtype=torch.int64)
         return CategoryMap([self.names[p] for p in positions], [self.wnids[p] for p in positions],
-                           [self.groups[p] for p in positions], self.det_index[pick], self.cls_index[pick])
+                           [self.groups[p] for p in positions], self.det_index[pick], self.cls_index[pick],
+                           None if self.det_names is None else [self.det_names[p] for p in positions])
 
     @staticmethod
     def load(path: str | Path) -> "CategoryMap":
-        """Read a list of {"name", "wnid", "det": row | null, "cls": row | null, "group"}.
+        """Read a list of {"name", "wnid", "det": row | null, "cls": row | null, "group"} and perhaps "det_name".
 
-        InputError: unreadable, an entry without name, a row that is no whole number >= 0, an entry
+        InputError: unreadable, an entry without name or with one that is no string, a row that is no whole number >= 0, an entry
         that no classifier knows, or one classifier's row used twice.
         """
         path = Path(path)
@@ -58,6 +67,9 @@ class CategoryMap:
             where = f"categories {path}: entry {position}"
             if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
                 raise InputError(f"{where} is {entry!r:.80}, expected an object with a name")
+            for key in ("wnid", "group", "det_name"):
+                if not isinstance(entry.get(key), (str, type(None))):
+                    raise InputError(f"{where} ({entry['name']}): {key} is {entry[key]!r:.40}, expected a string or null")
             for part in ("det", "cls"):
                 row = entry.get(part)
                 if row is not None and (not isinstance(row, int) or isinstance(row, bool) or row < 0):
@@ -70,7 +82,7 @@ class CategoryMap:
                 raise InputError(f"{where} ({entry['name']}): neither det nor cls: no classifier knows it")
         return CategoryMap([e["name"] for e in entries], [e.get("wnid") for e in entries],
                            [e.get("group") or "all" for e in entries],
-                           torch.tensor(rows["det"]), torch.tensor(rows["cls"]))
+                           torch.tensor(rows["det"]), torch.tensor(rows["cls"]), [e.get("det_name") for e in entries])
 
     def save(self, path: str | Path) -> None:
         """Write what load reads."""
@@ -78,6 +90,8 @@ class CategoryMap:
                     "group": group}
                    for name, wnid, group, det, cls in zip(self.names, self.wnids, self.groups,
                                                           self.det_index.tolist(), self.cls_index.tolist())]
+        for entry, det_name in zip(entries, self.det_names or ()):
+            entry |= {} if det_name is None else {"det_name": det_name}
         Path(path).write_text(json.dumps(entries, indent=0))
 
     def check_rows(self, det_names: list[str], cls_names: list[str]) -> None:
@@ -85,9 +99,10 @@ class CategoryMap:
 
         InputError names the first entry whose row is missing or holds another category.
         """
-        for part, index, rows in (("det", self.det_index, det_names), ("cls", self.cls_index, cls_names)):
-            for name, wnid, row in zip(self.names, self.wnids, index.tolist()):
+        nothing = [None] * len(self)
+        for part, index, rows, others in (("det", self.det_index, det_names, self.det_names or nothing), ("cls", self.cls_index, cls_names, nothing)):
+            for name, wnid, other, row in zip(self.names, self.wnids, others, index.tolist()):
                 if row >= len(rows):
                     raise InputError(f"category {name}: {part} row {row}, but the classifier has {len(rows)} rows")
-                if row >= 0 and rows[row] not in (name, wnid):
+                if row >= 0 and rows[row] not in (name, wnid, other):
                     raise InputError(f"category {name} ({wnid}): {part} row {row} of the checkpoint is {rows[row]!r}")

@@ -19,22 +19,25 @@ from s21k.trees import build, leaves, merge
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
-NEUTRAL = ("output_dir", "parent_dir", "eval.", "data.root", "data.workers", "data.eval.",
+NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.", "data.det.expected", "data.cls.expected",
            "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
 
 
 @dataclass(frozen=True)
 class DetectionDataConfig:
-    annotations: str                        # COCO-format JSON, relative to data.root
+    annotations: str                        # COCO-format JSON, or a table of s21k.prepare; relative to data.root
     images: str                             # folder of the pictures
     classes: int                            # C, checked against the JSON
+    repeat_threshold: float = 0.0           # repeat-factor sampling (P90, G23); 0: every image once an epoch
+    expected: int | None = None             # pictures of the whole distribution, for --plan where they are absent
 
 
 @dataclass(frozen=True)
 class ClassificationDataConfig:
-    train: str                              # a folder with one folder per class, or a list "path<TAB>class"
+    train: str                              # a folder with one folder per class, a list "path<TAB>class", or an index
     classes: int                            # C^, checked against the data
     val: str | None = None                  # the same; None: stage I prints no accuracy
+    expected: int | None = None             # as above
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class EvaluationDataConfig:
 class DataConfig:
     root: str = "data"
     workers: int = 2                        # loader processes for each stream
+    max_faults: float = 0.01                # share of unreadable pictures at which training stops (ten are always borne)
     det: DetectionDataConfig | None = None
     cls: ClassificationDataConfig | None = None
     eval: EvaluationDataConfig | None = None
@@ -68,6 +72,7 @@ class ModelConfig:
     rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test (G11)
     rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test (G11)
     regions_per_image: int = 512            # sampled regions, a quarter positive at most (G13)
+    head: Literal["decoupled", "softmax"] = "decoupled"         # f, g, g-hat; or the usual C + 1, for fine-tuning (G31)
     with_masks: bool = False                # Mask R-CNN's mask head beside the box head (P39, G2); the boxes' JSON needs segmentations
 
 
@@ -102,6 +107,7 @@ class Stage1Config:
 class Stage2Config:
     init: str | None = None                 # a checkpoint, or public weights for the backbone; None: this run's own stage I;
                                             # "scratch": none, "-stage I" (P68)
+    inherit: Literal["all", "backbone"] = "all"     # what stage II takes of init; backbone: the row "IN-21K" of Table 5 (G31)
     load_image_classifier: bool = True      # stage I's g-hat continues: "except for the last layer" can be read both ways (P30, G7)
     size: int = 1024                        # P54
     scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter (P55)
@@ -141,6 +147,7 @@ class EvalConfig:
 class Config:
     seed: int = 0
     amp: Literal["off", "bf16", "fp16"] = "bf16"    # P62, G21; losses, softmax and box decoding stay in float32
+    timeout: float = 600.0                  # seconds after which a process that waits for another gives up
     deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed
     output_dir: str = ""                    # "": runs/<words>
     parent_dir: str = ""                    # where stage I of the same words without stage-II changes lies
@@ -179,7 +186,7 @@ def _word_to_tree(word: str) -> dict[str, Any]:
 
 
 INF = float("inf")
-RANGES = {"seed": (0, INF), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
+RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
           "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF),
           "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF), "stage1.epochs": (0, INF),
           "stage1.lr": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
@@ -252,10 +259,18 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False))
 
 
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
+    """The keys that change what a training run computes, flat, of a configuration or of its tree."""
+    tree = config if isinstance(config, dict) else dataclasses.asdict(config)
+    return {key: _plain(value) for key, value in leaves(tree).items() if not _is_neutral(key)}
+
+
 def training_difference(config: Config, before: dict[str, Any], ignore: str) -> list[str]:
     """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a tree."""
-    def plain(value: Any) -> Any:
-        return list(value) if isinstance(value, tuple) else value
-    old, new = ({k: plain(v) for k, v in leaves(tree).items()} for tree in (before, dataclasses.asdict(config)))
+    old, new = training_view(before), training_view(config)
     return [f"{key} ({old.get(key)} before, now {new.get(key)})" for key in sorted({*old, *new})
-            if not _is_neutral(key) and not key.startswith(ignore) and old.get(key) != new.get(key)]
+            if not key.startswith(ignore) and old.get(key) != new.get(key)]

@@ -8,9 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = datetime.timedelta(minutes=30)
-
-
 @dataclass(frozen=True)
 class World:
     """rank in [0, size), and the device this process computes on."""
@@ -19,15 +16,17 @@ class World:
     device: torch.device
 
 
-def start_distributed() -> World:
-    """Join the group that torchrun describes in the environment; alone without torchrun."""
+def start_distributed(timeout: float = 600.0) -> World:
+    """Join the group that torchrun describes in the environment; alone without torchrun.
+
+    timeout: seconds after which a process that waits for another one ends (errors.run_command says so)."""
     size, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if on_cuda else torch.device("cpu")
     if on_cuda:
         torch.cuda.set_device(device)
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=datetime.timedelta(seconds=timeout))
     return World(rank, size, device)
 
 

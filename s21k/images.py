@@ -1,31 +1,67 @@
 """Opening a picture safely: the one place where picture files become RGB.
 
-Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 16-bit grey, one-bit.
+Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 16-bit grey, one-bit, a gzip file in a picture's place.
 Refused in one line: what is no picture, truncated files, and sizes that are absurd.
 """
+import io
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from s21k.errors import InputError
 
 MAX_PIXELS = 120_000_000                            # larger pictures are refused before they are decoded
+MAX_BYTES = 256_000_000                             # of a picture file that was gzipped
 MEAN = (123.675, 116.28, 103.53)                    # ImageNet, RGB, of values 0..255 (G23)
 STD = (58.395, 57.12, 57.375)
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 Source = str | Path | BinaryIO
+
+
+class NamedBytes(io.BytesIO):
+    """A file's content that knows where it came from, for errors."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _gunzipped(source: Source) -> NamedBytes | None:
+    """The picture inside where the file is a gzip file, as some of ImageNet-21K's are; None where it is none."""
+    if isinstance(source, (str, Path)):
+        with open(source, "rb") as file:
+            content = file.read(MAX_BYTES) if file.read(2) == b"\x1f\x8b" else b""
+            content = b"\x1f\x8b" + content if content else b""
+    else:
+        source.seek(0)
+        content = source.read(MAX_BYTES)
+    if content[:2] != b"\x1f\x8b":
+        return None
+    inside = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(content, MAX_BYTES)       # never more than this
+    return NamedBytes(inside, str(source))
 
 
 def _open(source: Source) -> Image.Image:
     """The header only. InputError where it is no picture or too large."""
     try:
-        image = Image.open(source)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        try:
+            image = Image.open(source)
+        except UnidentifiedImageError:
+            inside = _gunzipped(source)
+            if inside is None:
+                raise
+            image = Image.open(inside)
+    except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{source}: not a readable picture ({error})") from None
     if image.width * image.height > MAX_PIXELS or min(image.size) < 1:
         raise InputError(f"{source}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS} in all")
@@ -43,9 +79,24 @@ def _orientation(image: Image.Image) -> int:
 
 def image_size(source: Source) -> tuple[int, int]:
     """(h, w) as read_image would give it, from the header alone."""
-    image = _open(source)
+    return _upright_size(_open(source))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
     w, h = image.size
     return (w, h) if _orientation(image) >= 5 else (h, w)
+
+
+def check_picture(source: Source, tail: bytes) -> tuple[int, int]:
+    """(h, w) as read_image would give it, of a file that looks whole. tail: its last kilobyte or more.
+
+    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: it is no picture, or truncated.
+    """
+    image = _open(source)
+    size = _upright_size(image)
+    if END_MARKS.get(image.format, b"") not in tail or image.format not in END_MARKS:
+        read_image(source)
+    return size
 
 
 def read_image(source: Source, at_least: int | None = None, expected: tuple[int, int] | None = None) -> Image.Image:

@@ -6,7 +6,7 @@ Labels are 0..C-1; BACKGROUND and IGNORE are no categories (Eq. 1 replaces a bac
 """
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -41,12 +41,14 @@ class Target:
 
 @dataclass
 class Sample:
-    """One image as a data set gives it; Batch says what the fields are. image (3, h, w) uint8, no padding."""
+    """One image as a data set gives it; Batch says what the fields are. image (3, h, w) uint8, no padding.
+    faults: why other images of its place in the stream could not be read."""
     image: Tensor
     target: Target
     image_id: int
     scale: tuple[float, float]
     seed: int
+    faults: tuple[str, ...] = ()
 
 
 @dataclass
@@ -57,7 +59,8 @@ class Batch:
     sizes  B times (h, w), the valid area; targets B Targets; image_ids B ids of the data set;
     scales B times (x, y): input pixels per pixel of the original picture;
     seeds  B integers, one for each place in its stream: all chance inside the network comes
-           from them, so that it does not depend on the number of processes.
+           from them, so that it does not depend on the number of processes;
+    faults what could not be read on the way: each such image's place was taken by another of the data set.
     """
     images: Tensor
     sizes: list[tuple[int, int]]
@@ -65,17 +68,16 @@ class Batch:
     image_ids: list[int]
     scales: list[tuple[float, float]]
     seeds: list[int]
+    faults: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.images.to(device, non_blocking=True), self.sizes, [t.to(device) for t in self.targets],
-                     self.image_ids, self.scales, self.seeds)
+        return replace(self, images=self.images.to(device, non_blocking=True), targets=[t.to(device) for t in self.targets])
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.images.pin_memory(), self.sizes, [t.pin_memory() for t in self.targets],
-                     self.image_ids, self.scales, self.seeds)
+        return replace(self, images=self.images.pin_memory(), targets=[t.pin_memory() for t in self.targets])
 
     def labels(self) -> Tensor:
         """(B,) the image-level label of each image: the label of its first object."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from s21k.annotations import PackedStrings, load_annotations
+from s21k.annotations import load_annotations
+from s21k.packed import PackedStrings
 from s21k.categories import CategoryMap
 from s21k.data.augment_stage1 import TrainAugment, ValidateResize, erase
 from s21k.data.augment_stage2 import Draw, LargeScaleJitter, ResizeShortestEdge, flip_target

@@ -6,7 +6,8 @@ import torchvision
 
 from s21k.errors import InputError
 from s21k.models import resnet, swin
-from s21k.models.pretrained import load_backbone, microsoft_22k_order, vocabulary
+from s21k.categories import imagenet21k_wnids
+from s21k.models.pretrained import load_backbone, microsoft_22k_order
 
 PICTURE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
@@ -63,7 +64,7 @@ def test_the_vocabulary_and_microsofts_order_agree_with_timms_lists():
     lists = resources.files("timm.data._info")
     google = lists.joinpath("imagenet21k_goog_synsets.txt").read_text().split()
     sorted_22k = lists.joinpath("imagenet22k_synsets.txt").read_text().split()
-    ours = vocabulary()
+    ours = imagenet21k_wnids()
     assert ours == sorted_22k and len(ours) == len(set(ours)) == 21_841
     rows = microsoft_22k_order()
     expected = google[:21841]

@@ -1,5 +1,9 @@
 """Schedules, parameter groups, checkpoints, configuration."""
+import json
+import os
 import pickle
+import signal
+import types
 from pathlib import Path
 
 import pytest
@@ -7,12 +11,15 @@ import torch
 import yaml
 
 from s21k.config import CONFIG_FOLDER, load_config, save_config, training_difference
+from s21k.distributed import World
 from s21k.errors import InputError, TrainingFault
 from s21k.models.swin import swin_t
 from s21k.training.checkpoint import check_categories, latest, read, save
-from s21k.training.log import check_finite
+from s21k.training.health import Health
+from s21k.training.log import Log
 from s21k.training.optim import parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
+from tests.toy import batch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,10 +89,62 @@ def test_a_permuted_category_list_is_refused_with_the_first_difference(tmp_path)
         check_categories({"det": ["a"]}, {"det": ["a", "b"]}, tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_losses():
-    assert check_finite({"a": torch.tensor(1.5)}, [None], 3) == {"a": 1.5}
-    with pytest.raises(TrainingFault, match="step 3.*b nan"):
-        check_finite({"a": torch.tensor(1.5), "b": torch.tensor(float("nan"))}, [None], 3)
+@pytest.fixture
+def health(tmp_path):
+    world = World(0, 1, torch.device("cpu"))
+    made = Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), max_faults=0.1)
+    yield made
+    made.close()
+
+
+def scaler(enabled):
+    return types.SimpleNamespace(is_enabled=lambda: enabled)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_the_losses_and_the_images(health):
+    assert health.check({"a": torch.tensor(1.5)}, [batch(2), None], 3) == {"a": 1.5}
+    with pytest.raises(TrainingFault, match=r"step 3.*b nan; images \[\[0, 1\]\]"):
+        health.check({"a": torch.tensor(1.5), "b": torch.tensor(float("nan"))}, [batch(2), None], 3)
+
+
+def test_a_gradient_that_is_not_finite_stops_naming_its_own_step_and_images(health):
+    loss = {"a": torch.tensor(1.5)}
+    health.check(loss, [batch(3)], 7)
+    health.gradient(torch.tensor(float("inf")), scaler(False))
+    with pytest.raises(TrainingFault, match=r"step 7: the gradient.*\[\[0, 1, 2\]\]"):
+        health.check(loss, [batch(2)], 8)
+
+
+def test_steps_that_the_scaler_skips_are_counted_once(health):
+    loss = {"a": torch.tensor(1.5)}
+    for step, norm in enumerate([1.0, float("inf"), float("nan"), 1.0]):
+        health.check(loss, [batch(1)], step)
+        health.check(loss, [batch(1)], step)                                  # two parts of a step
+        health.gradient(torch.tensor(norm), scaler(True))
+    health.check(loss, [batch(1)], 4)
+    assert health.skipped == 2
+
+
+def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(health, tmp_path):
+    loss, bad = {"a": torch.tensor(1.5)}, batch(10)
+    bad.faults = ["x.jpg: cannot be decoded"]
+    for step in range(30):
+        health.check(loss, [bad], step)                                       # one of ten: just within the share
+    bad.faults = [f"{i}.jpg: cannot be decoded" for i in range(5)]
+    with pytest.raises(TrainingFault, match="pictures cannot be read, more than data.max_faults=0.1"):
+        for step in range(30, 60):
+            health.check(loss, [bad], step)
+    named = [json.loads(line)["unreadable"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sorted(named) == sorted({*named}) and "x.jpg: cannot be decoded" in named and len(named) == 6
+
+
+def test_a_signal_asks_for_a_stop_at_the_next_step(health):
+    loss = {"a": torch.tensor(1.5)}
+    health.check(loss, [batch(1)], 0)
+    assert not health.stop
+    os.kill(os.getpid(), signal.SIGUSR1)
+    health.check(loss, [batch(1)], 1)
+    assert health.stop
 
 
 # --- configuration ---

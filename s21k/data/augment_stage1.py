@@ -51,6 +51,7 @@ class ValidateResize:
     """Picture -> (3, size, size) uint8: the shorter side to size / crop, then the centre (G24)."""
 
     def __init__(self, size: int, crop: float) -> None:
+        self.size = size
         self.steps = T.Compose([T.Resize(round(size / crop), InterpolationMode.BICUBIC, antialias=True), T.CenterCrop(size)])
 
     def __call__(self, image: Image.Image) -> Tensor:

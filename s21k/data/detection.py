@@ -9,6 +9,7 @@ from s21k.annotations import load_annotations
 from s21k.errors import InputError
 from s21k.images import read_image
 from s21k.masks import Masks
+from s21k.packed import fingerprint
 from s21k.structures import Target
 
 
@@ -42,6 +43,11 @@ class DetectionData:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def fingerprint(self) -> str:
+        """What the data is: how many images, and a hash of their names, boxes and labels in order."""
+        names = self.file_names.packed
+        return fingerprint(len(self), names.data, names.offsets, self.boxes, self.labels, self.offsets)
 
     def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, Target]:
         """RGB picture and its objects, in pixels of the annotated size.

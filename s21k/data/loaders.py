@@ -1,8 +1,10 @@
 """From a configuration to batches: one loader for each stream, two endless ones in stage II."""
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -11,24 +13,38 @@ from s21k.data.augment_stage1 import TrainAugment, ValidateResize
 from s21k.data.augment_stage2 import LargeScaleJitter, ResizeShortestEdge
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
-from s21k.data.samplers import Share, Shuffle
+from s21k.data.samplers import Share, Shuffle, repeat_factors
 from s21k.distributed import World
-from s21k.errors import InputError
+from s21k.errors import InputError, TrainingFault
 from s21k.randomness import derive_seed, seeded
-from s21k.structures import Batch, Sample, Target
+from s21k.structures import BACKGROUND, Batch, Sample, Target
+
+
+ATTEMPTS = 10                                       # images tried for one place of a stream
 
 
 class Stream(Dataset):
-    """(position, image) -> Sample; the augmentation's chance comes from (seed, name, position)."""
+    """(position, image) -> Sample; the augmentation's chance comes from (seed, name, position).
+
+    An image that cannot be read gives its place to another of the same data, with that one's own label; which, follows
+    from (seed, name, position) as well. InputError: ATTEMPTS of them in a row could not be read.
+    """
 
     def __init__(self, data: ClassificationData | DetectionData, name: str, seed: int) -> None:
         self.data, self.name, self.seed = data, name, seed
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         position, index = place
-        seed = derive_seed(self.seed, self.name, position)
-        with seeded(seed):
-            return self.sample(index, seed)
+        seed, faults = derive_seed(self.seed, self.name, position), []
+        while True:
+            try:
+                with seeded(seed):
+                    return replace(self.sample(index, seed), faults=tuple(faults))
+            except InputError as error:
+                faults.append(str(error))
+                if len(faults) == ATTEMPTS:
+                    raise InputError(f"{ATTEMPTS} pictures of the {self.name} data in a row cannot be read; the first: {faults[0]}") from None
+                index = derive_seed(self.seed, self.name, position, "instead", len(faults)) % len(self.data)
 
     def sample(self, index: int, seed: int) -> Sample:
         raise NotImplementedError
@@ -45,6 +61,17 @@ class LabelStream(Stream):
         image, label = self.data.read(index)
         tensor = self.augment(image)
         return Sample(tensor, _whole(tensor, label), index, (1.0, 1.0), seed)
+
+
+class ValidationStream(LabelStream):
+    """The same, for measuring: an image that cannot be read is black and has no label, so that no answer to it is right."""
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            return self.sample(index, 0)
+        except InputError as error:
+            nothing = torch.zeros(3, self.augment.size, self.augment.size, dtype=torch.uint8)
+            return Sample(nothing, _whole(nothing, BACKGROUND), index, (1.0, 1.0), 0, (str(error),))
 
 
 class JitterStream(Stream):
@@ -95,15 +122,26 @@ def collate(samples: list[Sample], canvas: int | None = None) -> Batch:
     for place, sample, (sh, sw) in zip(images, samples, sizes):
         place[:, :sh, :sw] = sample.image
     return Batch(images, sizes, [s.target for s in samples], [s.image_id for s in samples],
-                 [s.scale for s in samples], [s.seed for s in samples])
+                 [s.scale for s in samples], [s.seed for s in samples], [fault for s in samples for fault in s.faults])
 
 
-def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, first: int, canvas: int) -> Iterator[Batch]:
+def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, first: int, canvas: int, factors: np.ndarray | None = None) -> Iterator[Batch]:
     if batch % world.size:
         raise InputError(f"{name}: a batch of {batch} images cannot be shared by {world.size} processes")
-    share = Share(Shuffle(len(stream.data), cfg.seed, name), first, batch, world.rank, world.size)
-    return iter(DataLoader(stream, batch_size=share.local, sampler=share, num_workers=cfg.data.workers,
-                           collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda"))
+    share = Share(Shuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
+    return _watched(DataLoader(stream, batch_size=share.local, sampler=share, num_workers=cfg.data.workers,
+                               collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda"), name)
+
+
+def _watched(loader: DataLoader, name: str) -> Iterator[Batch]:
+    """Its batches; a loader process that died is a TrainingFault."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or isinstance(error, TrainingFault):
+            raise
+        raise TrainingFault(f"a loader process of the {name} data died ({str(error).splitlines()[0]}); often the memory ran out: "
+                            "expected to work with a smaller data.workers") from None
 
 
 def open_classification(cfg: Config, part: str, class_names: list[str] | None = None) -> ClassificationData:
@@ -138,9 +176,8 @@ def stage1_batches(cfg: Config, data: ClassificationData, world: World, first: i
 
 def validation_batches(cfg: Config, data: ClassificationData, world: World) -> DataLoader:
     """Every validation image once, over all processes, without padding or repeats."""
-    stream = LabelStream(data, "validation", cfg.seed, ValidateResize(cfg.stage1.size, cfg.stage1.val_crop))
-    mine = [(i, i) for i in range(world.rank, len(data), world.size)]
-    return DataLoader(stream, batch_size=64, sampler=mine, num_workers=cfg.data.workers,
+    stream = ValidationStream(data, "validation", cfg.seed, ValidateResize(cfg.stage1.size, cfg.stage1.val_crop))
+    return DataLoader(stream, batch_size=64, sampler=range(world.rank, len(data), world.size), num_workers=cfg.data.workers,
                       collate_fn=partial(collate, canvas=cfg.stage1.size))
 
 
@@ -148,7 +185,10 @@ def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: 
                    first: int) -> Iterator[Batch]:
     """Endless jittered batches of one of stage II's streams ("det" or "cls"): batch images a micro-step, all processes."""
     stream = JitterStream(data, name, cfg.seed, LargeScaleJitter(cfg.stage2.size, cfg.stage2.scale))
-    return _endless(stream, name, cfg, world, batch, first, cfg.stage2.size)
+    factors = None
+    if isinstance(data, DetectionData) and cfg.data.det.repeat_threshold > 0:
+        factors = repeat_factors(data.labels, data.offsets, cfg.data.det.repeat_threshold)
+    return _endless(stream, name, cfg, world, batch, first, cfg.stage2.size, factors)
 
 
 def eval_batches(cfg: Config, data: DetectionData, world: World) -> DataLoader:

@@ -3,6 +3,7 @@
 p = (step * accumulate + micro) * images of all processes + rank * images of this one + i. Nothing
 is stored, a stream starts anywhere, and another number of processes sees the same order.
 """
+import bisect
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -15,23 +16,50 @@ class Order(Protocol):
     def __getitem__(self, position: int) -> int: ...
 
 
-class Shuffle:
-    """Endless: every image once an epoch, each epoch in an order of its own."""
+def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
+    """How often each of N images is to be seen in an epoch, >= 1 (Gupta et al., 2019: repeat-factor sampling; P90, G23).
 
-    def __init__(self, length: int, seed: int, stream: str) -> None:
-        self.length, self.seed, self.stream = length, seed, stream
+    categories (A,) of the boxes, image after image, those of image i at offsets[i]:offsets[i + 1]. A category that a share
+    f of the images shows asks for max(1, sqrt(threshold / f)); an image takes the most that one of its categories asks for.
+    """
+    num_images = len(offsets) - 1
+    image = np.repeat(np.arange(num_images), np.diff(offsets))
+    shown = np.unique(np.stack([image, categories], axis=1), axis=0)                                 # each category of an image once
+    share = np.bincount(shown[:, 1], minlength=1) / num_images
+    factors = np.ones(num_images)
+    np.maximum.at(factors, shown[:, 0], np.sqrt(threshold / share[shown[:, 1]]))
+    return factors
+
+
+class Shuffle:
+    """Endless: every image once an epoch, each epoch in an order of its own.
+
+    factors (N,): image i comes factors[i] times an epoch on average, its fraction being drawn for each epoch anew (G23).
+    """
+
+    def __init__(self, length: int, seed: int, stream: str, factors: np.ndarray | None = None) -> None:
+        self.length, self.seed, self.stream, self.factors = length, seed, stream, factors
         self._epoch, self._order = -1, np.empty(0, dtype=np.int32)
+        self._begins = [0]                                                       # position of each epoch's first image
 
     def epoch(self, number: int) -> np.ndarray:
         """The images of an epoch in order, int32."""
         generator = np.random.default_rng(derive_seed(self.seed, self.stream, "epoch", number))
-        return generator.permutation(self.length).astype(np.int32)
+        if self.factors is None:
+            return generator.permutation(self.length).astype(np.int32)
+        whole = np.floor(self.factors)
+        times = whole + (generator.random(self.length) < self.factors - whole)
+        return generator.permutation(np.repeat(np.arange(self.length, dtype=np.int32), times.astype(np.int64)))
 
     def __getitem__(self, position: int) -> int:
-        epoch, place = divmod(position, self.length)
+        while position >= self._begins[-1]:                                      # epochs with factors differ in length
+            number = len(self._begins) - 1
+            length = self.length if self.factors is None else len(self.epoch(number))
+            self._begins.append(self._begins[-1] + length)
+        epoch = bisect.bisect_right(self._begins, position) - 1
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.epoch(epoch)
-        return int(self._order[place])
+        return int(self._order[position - self._begins[epoch]])
 
 
 class Share:

@@ -14,6 +14,7 @@ from s21k.structures import BACKGROUND, Regions, RegionScores
 
 class BoxHead(nn.Module):
     """loss_reading, loss_norm: the two open choices of P25 (G3). num_cls None: no g-hat."""
+    NEW = ("f", "g", "box regression")                  # never inherited (P29)
 
     def __init__(self, dim: int, num_det: int, num_cls: int | None, loss_reading: str = "nll",
                  loss_norm: str = "all") -> None:

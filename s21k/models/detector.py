@@ -4,6 +4,7 @@ One forward pass of the encoder serves the images with boxes and those with one 
 RPN and the box losses see only the first (G12), the whole-image RoI only the second.
 """
 import dataclasses
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -19,13 +20,14 @@ from s21k.models.mask_head import MaskHead
 from s21k.models.postprocess import Ranking, postprocess
 from s21k.models.region_encoder import BACKBONES, RegionEncoder
 from s21k.models.rpn import RPN
+from s21k.models.softmax_head import SoftmaxHead
 from s21k.structures import Batch, Prediction
 
 
 class Detector(nn.Module):
     """Faster R-CNN with an FPN, its category classifier decoupled into f, g and g-hat; with a mask head, Mask R-CNN."""
 
-    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead, mask_head: MaskHead | None, regions_per_image: int) -> None:
+    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead | SoftmaxHead, mask_head: MaskHead | None, regions_per_image: int) -> None:
         super().__init__()
         self.encoder, self.rpn, self.box_head, self.mask_head = encoder, rpn, box_head, mask_head
         self.regions_per_image = regions_per_image
@@ -74,23 +76,35 @@ class Detector(nn.Module):
             yield Prediction(regions, found, five,
                              None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 
-    def inherit(self, state: dict[str, Tensor], load_image_classifier: bool = True) -> list[str]:
-        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly.
+    def inherit(self, state: dict[str, Tensor], only: str = "all", load_image_classifier: bool = True) -> tuple[list[str], list[str]]:
+        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly (INHERITED).
 
-        Of stage I: the whole encoder and (G7) g-hat; of "-reform." the backbone alone (P67); of a
-        stage-II model also the RPN. Returns the parts taken; InputError when there are none, or
-        when one does not fit.
+        only: "backbone" takes no more than that. Returns the names of the parts taken, and of those that stay random;
+        InputError when none is there, or when one does not fit.
         """
-        parts = {"encoder.": self.encoder, "rpn.": self.rpn}
-        if any(key.startswith("backbone.") for key in state):            # a pooled classifier, "-reform."
-            parts = {"backbone.": self.encoder.backbone}
-        elif load_image_classifier and self.box_head.cls_classifier is not None:
-            parts["cls_classifier."] = self.box_head.cls_classifier              # its name in stage I,
-            parts["box_head.cls_classifier."] = self.box_head.cls_classifier     # and in stage II
-        taken = [prefix for prefix, module in parts.items() if load_part(module, prefix, state)]
+        taken, random = [], [*self.box_head.NEW] + ["mask head"] * (self.mask_head is not None)
+        for part, place, prefixes in INHERITED:
+            module = operator.attrgetter(place)(self)
+            if module is None:                                               # this detector has no such part
+                continue
+            wanted = (only == "all" or part == "backbone") and (part != "g-hat" or load_image_classifier and "encoder.fc1.weight" in state)
+            found = wanted and any([load_part(module, prefix, state) for prefix in prefixes])
+            (taken if found else random).append(part)
         if not taken:
-            raise InputError(f"the checkpoint holds none of {list(parts)}; its keys start {sorted(state)[:3]}")
-        return taken
+            raise InputError(f"the checkpoint holds no part of this detector; its keys start {sorted(state)[:3]}")
+        return taken, random
+
+
+# What stage II starts from, part by part: its place in the detector, and the names it has in a checkpoint of stage I, of
+# "-reform." (P67: a backbone, and a linear layer on other features), and of stage II. f, g, box regression and masks are
+# always new (P29). "Ours" inherits backbone, FPN, RoI head (P35) and g-hat (G7). Table 5 (G31): "IN-21K" the backbone alone
+# (stage2.inherit=backbone), "IN-21K -> O365" and "Ours" also FPN, RoI head and RPN of their stage II.
+INHERITED = (("backbone", "encoder.backbone", ("encoder.backbone.", "backbone.")),
+             ("FPN", "encoder.fpn", ("encoder.fpn.",)),
+             ("RoI head, first layer", "encoder.fc1", ("encoder.fc1.",)),
+             ("RoI head, second layer", "encoder.fc2", ("encoder.fc2.",)),
+             ("RPN", "rpn", ("rpn.",)),
+             ("g-hat", "box_head.cls_classifier", ("cls_classifier.", "box_head.cls_classifier.")))
 
 
 def load_part(module: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
@@ -105,6 +119,16 @@ def load_part(module: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
     return True
 
 
+def build_head(cfg: Config) -> BoxHead | SoftmaxHead:
+    """The head of a configuration. InputError: image labels, and no g-hat to train with them."""
+    num_det = cfg.data.det.classes
+    if cfg.model.head == "decoupled":
+        return BoxHead(cfg.model.region_dim, num_det, cfg.data.cls.classes if cfg.data.cls else None, cfg.stage2.loss_reading, cfg.stage2.loss_norm)
+    if cfg.data.cls is not None:
+        raise InputError("model.head=softmax has no g-hat, expected data.cls: null with it")
+    return SoftmaxHead(cfg.model.region_dim, num_det)
+
+
 def build_detector(cfg: Config) -> Detector:
     """The detector of a configuration: C and C^ from its data section."""
     if cfg.data.det is None:
@@ -117,8 +141,7 @@ def build_detector(cfg: Config) -> Detector:
     backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path, checkpoint=model.checkpoint_activations)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
     rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals)
-    box_head = BoxHead(model.region_dim, cfg.data.det.classes, cfg.data.cls.classes if cfg.data.cls else None,
-                       cfg.stage2.loss_reading, cfg.stage2.loss_norm)
+    box_head = build_head(cfg)
     return Detector(encoder, rpn, box_head, MaskHead(model.fpn_channels) if model.with_masks else None, model.regions_per_image)
 
 

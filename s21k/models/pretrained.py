@@ -5,10 +5,10 @@ backbone needs and a file lacks is an error, but for the norms of C2..C4, which 
 """
 import re
 from dataclasses import dataclass
-from importlib import resources
 
 from torch import Tensor, nn
 
+from s21k.categories import imagenet21k_wnids
 from s21k.errors import InputError
 
 # The two rows of Google's 21,843-class order that hold no pictures; microsoft's 22K heads put its last two there (G24).
@@ -31,15 +31,10 @@ class LoadReport:
                 f"missing: {some(self.missing)}; not used: {some(self.unexpected)}")
 
 
-def vocabulary() -> list[str]:
-    """The 21,841 wnids of ImageNet-21K (Fall 2011), sorted."""
-    return resources.files("s21k.vocabulary").joinpath("imagenet21k.txt").read_text().split()
-
-
 def microsoft_22k_order() -> list[str]:
     """The wnid of each of the 21,841 rows of microsoft's 22K heads: Google's sorted 21,843, whose rows 21841 and 21842
     moved into the two that have no pictures, 9205 and 15027 (G24)."""
-    google = sorted([*vocabulary(), *EMPTY_ROWS.values()])
+    google = sorted([*imagenet21k_wnids(), *EMPTY_ROWS.values()])
     rows = google[:21841]
     rows[9205], rows[15027] = google[21841], google[21842]
     return rows

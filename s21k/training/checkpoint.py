@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, the one before kept, read without unpickling code.
 
-Each holds model, optimizer, scaler, step, the resolved configuration, and the ordered category
-names of every classifier's rows: {"det": [C names], "cls": [C^ names]}.
+Each holds model, optimizer, scaler, step, the resolved configuration, the ordered category
+names of every classifier's rows: {"det": [C names], "cls": [C^ names]}, and a fingerprint of each stream's data.
 """
 import os
 import pickle
@@ -14,16 +14,26 @@ from s21k.errors import InputError
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write content to path: first beside it, then renamed; path's former content becomes <stem>.previous.pt."""
+    """Write content to path: first beside it, then renamed; path's former content becomes <stem>.previous.pt.
+
+    OSError: it cannot be written (a full disk, ..); path and its predecessor stand as they were.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".writing")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:                             # torch says RuntimeError where the file's write failed
+        temporary.unlink(missing_ok=True)
+        raise error if isinstance(error, OSError) else OSError(str(error).splitlines()[0]) from None
     if path.exists():
         os.replace(path, path.with_suffix(".previous.pt"))
     os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)                           # the new names are on disk as well
+    os.fsync(folder)
+    os.close(folder)
 
 
 def is_ours(content: dict[str, Any]) -> bool:

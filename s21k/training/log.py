@@ -4,28 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from s21k.distributed import World, sum_over_ranks
-from s21k.errors import TrainingFault
-from s21k.structures import Batch
-
-
-def check_finite(losses: dict[str, Tensor], batches: list[Batch | None], step: int) -> dict[str, float]:
-    """The losses as numbers; TrainingFault on every rank together if any rank has one that is not finite.
-
-    The only synchronisation of a step: the numbers and every rank's verdict travel together.
-    """
-    values = torch.stack([value.detach().float() for value in losses.values()])
-    faults = sum_over_ranks((~values.isfinite()).any().float())
-    *numbers, num_faults = torch.cat([values, faults[None]]).tolist()
-    if num_faults > 0:
-        shown = ", ".join(f"{name} {number:.4g}" for name, number in zip(losses, numbers))
-        ids = [batch.image_ids for batch in batches if batch is not None]
-        raise TrainingFault(f"step {step}: a loss is not finite on {int(num_faults)} process(es); here {shown}, images {ids}")
-    return dict(zip(losses, numbers))
+from s21k.distributed import World
 
 
 class Log:
@@ -45,14 +26,14 @@ class Log:
         for key, number in numbers.items():
             self.sums[key] = self.sums.get(key, 0.0) + number
 
-    def step_done(self, step: int, lr: float) -> None:
-        """Every `every` steps, and at the last, print and write the means since the last time."""
+    def step_done(self, step: int, lr: float, skipped: int) -> None:
+        """Every `every` steps, and at the last, print and write the means since the last time. skipped: steps that fp16's scaler left out."""
         self.bar.update(1)
         self.steps += 1
         if (step + 1) % self.every == 0 or step + 1 == self.total:
             means = {key: round(total / self.count, 5) for key, total in self.sums.items()}
             self.bar.set_postfix(means, refresh=False)
-            self.write({"stage": self.name, "step": step + 1, "of": self.total, "lr": lr, **means,
+            self.write({"stage": self.name, "step": step + 1, "of": self.total, "lr": lr, **means, **({"skipped_steps": skipped} if skipped else {}),
                         "seconds_per_step": round((time.time() - self.since) / self.steps, 4)})
             self.sums, self.count, self.steps, self.since = {}, 0, 0, time.time()
 

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from s21k.config import Config, save_config, training_difference
-from s21k.distributed import World, print0
+from s21k.config import Config, save_config, training_difference, training_view
+from s21k.distributed import World, gather_objects, print0
 from s21k.errors import InputError, TrainingFault
 from s21k.training.checkpoint import check_categories, latest, read, save
 
@@ -69,31 +69,54 @@ def gradients_meet(model: nn.Module, last: bool) -> contextlib.AbstractContextMa
     return model.no_sync()
 
 
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a run's data is: the categories of each classifier's rows, and a fingerprint of each stream (images and their order)."""
+    categories: dict[str, list[str]]
+    data: dict[str, str]
+
+
+def agree(cfg: Config, identity: Identity) -> None:
+    """InputError on every process: one of them was given other words, or reads other data, than rank 0."""
+    mine = {"words (output folder)": cfg.output_dir, "configuration": repr(training_view(cfg)), **{f"{name} data": value for name, value in identity.data.items()}}
+    first, *others = gather_objects(mine)
+    for rank, theirs in enumerate(others, start=1):
+        for name in sorted(first.keys() | theirs.keys()):
+            if first.get(name) != theirs.get(name):
+                raise InputError(f"rank {rank} has another {name} than rank 0: {str(theirs.get(name)):.80} against {str(first.get(name)):.80}")
+
+
 def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, step: int, total: int, categories: dict[str, list[str]], norm: torch.Tensor) -> None:
+             scaler: torch.amp.GradScaler, step: int, total: int, identity: Identity, norm: torch.Tensor) -> None:
     """Rank 0 writes the checkpoint of a run that has done `step` of `total` steps.
 
-    norm: of the last gradient, the same on every rank. TrainingFault when it is not finite: the
-    weights are lost then, and the last good checkpoint must stand. (fp16 skips such steps by itself.)
+    norm: of the last gradient, the same on every rank. TrainingFault, on every rank: it is not finite, so that the
+    weights are lost (fp16 skips such steps by itself), or the file cannot be written; the checkpoint before stands.
     """
     if not scaler.is_enabled() and not norm.isfinite():
         raise TrainingFault(f"step {step}: the gradient is not finite; the checkpoint before stands")
+    failure = ""
     if world.rank == 0:
-        save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                    "step": step, "total": total, "config": dataclasses.asdict(cfg), "categories": categories})
+        try:
+            save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                        "step": step, "total": total, "config": dataclasses.asdict(cfg), **dataclasses.asdict(identity)})
+        except OSError as error:
+            failure = str(error)
+    if failure := gather_objects(failure)[0]:
+        raise TrainingFault(f"step {step}: {path} cannot be written ({failure}); the checkpoint before stands")
 
 
 def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-               scaler: torch.amp.GradScaler, categories: dict[str, list[str]], ignore: str) -> int:
+               scaler: torch.amp.GradScaler, identity: Identity, ignore: str) -> int:
     """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done.
 
     Then writes config.yaml, the whole resolved configuration, beside it. ignore: the section of the other stage ("stage2."), whose keys may differ. InputError: the
-    checkpoint was made with another configuration or other categories.
+    checkpoint was made with another configuration, other categories, or other data.
     """
     found = latest(path)
     content: dict[str, Any] = {"step": 0} if found is None else read(found, world.device)
     if found is not None:
-        _restore(content, found, cfg, model, optimizer, scaler, categories, ignore)
+        _restore(content, found, cfg, model, optimizer, scaler, identity, ignore)
         print0(f"continuing {found} after {content['step']} steps")
     if world.rank == 0:
         save_config(cfg, path.parent / "config.yaml")
@@ -101,14 +124,23 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
 
 
 def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, categories: dict[str, list[str]], ignore: str) -> None:
-    if keys := training_difference(cfg, content.get("config", {}), ignore):
+             scaler: torch.amp.GradScaler, identity: Identity, ignore: str) -> None:
+    kinds = {"model": dict, "optimizer": dict, "scaler": dict, "config": dict, "categories": dict, "data": dict, "step": int}
+    if lacking := [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]:
+        raise InputError(f"{found}: has no {lacking[0]}, expected a checkpoint of this run")
+    if keys := training_difference(cfg, content["config"], ignore):
         raise InputError(f"{found} was made with another configuration; different: {', '.join(keys)}; "
                          "give another output_dir=, or remove the folder")
-    check_categories(content.get("categories", {}), categories, found)
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    scaler.load_state_dict(content["scaler"])
+    check_categories(content["categories"], identity.categories, found)
+    for name, fingerprint in identity.data.items():
+        if content["data"].get(name) != fingerprint:
+            raise InputError(f"{found}: its {name} data was {content['data'].get(name)}, now it is {fingerprint}: the images or their order changed")
+    try:
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        scaler.load_state_dict(content["scaler"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{found}: does not fit this run ({str(error):.200})") from None
 
 
 def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:

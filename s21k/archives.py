@@ -1,0 +1,152 @@
+"""Labelled pictures where they lie: in folders, or in one tar per class that is read in place and never unpacked.
+
+An index is a table of (class, container, place, size of the file, size of the picture), made once by s21k.prepare.imagenet.
+Python's own tarfile reads the headers (GNU LongLink and pax names included); pictures are then read by place.
+"""
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from s21k.errors import InputError
+from s21k.images import NamedBytes, Source
+from s21k.packed import Packed, PackedStrings
+from s21k.tables import check_columns, load_table, save_table
+
+KIND = "pictures"
+BLOCK = 512                                         # of a tar
+
+
+class Member(NamedTuple):
+    """A file of a tar: its name, where its content begins, how many bytes it has."""
+    name: str
+    offset: int
+    size: int
+
+
+def leaves_root(name: str) -> bool:
+    """A name that is absolute or climbs: it could mean any file."""
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The regular files of a tar, in order. InputError: no tar, or where it goes wrong or is cut off; what came before is good.
+
+    Links, devices and folders are passed over; names are as written (leaves_root).
+    """
+    try:
+        whole = path.stat().st_size
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.offset_data + member.size > whole:
+                    raise InputError(f"{path}: cut off in {member.name}")
+                if member.isreg() and not member.issparse():
+                    yield Member(member.name, member.offset_data, member.size)
+            # tarfile takes a header that makes no sense for the end; a whole tar ends with blocks of zeros.
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(BLOCK) != bytes(BLOCK):
+                raise InputError(f"{path}: cut off or damaged at byte {tar.offset}: what may follow cannot be read")
+    except (OSError, tarfile.TarError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a readable tar ({error})") from None
+
+
+class Region(io.RawIOBase):
+    """The bytes [offset, offset + size) of a file as a file of their own; only what is asked for is read."""
+
+    def __init__(self, path: Path, offset: int, size: int, name: str) -> None:
+        self.file, self.offset, self.size, self.at, self.shown = os.open(path, os.O_RDONLY), offset, size, 0, f"{path}:{name}"
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence])
+        return self.at
+
+    def readinto(self, buffer) -> int:
+        content = os.pread(self.file, max(0, min(len(buffer), self.size - self.at)), self.offset + self.at)
+        buffer[:len(content)] = content
+        self.at += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.file)
+        super().close()
+
+    def __str__(self) -> str:
+        return self.shown
+
+
+@dataclass(frozen=True)
+class PictureIndex:
+    """N pictures, class after class, by name within a class.
+
+    containers: folders or tars below root; of picture i: container[i], its name in it, label[i] (row of class_names), and for a tar
+    offset[i] (-1: a file of a folder) and size[i] in bytes; heights, widths (N,) upright.
+    """
+    root: Path
+    class_names: list[str]
+    containers: list[str]
+    container: np.ndarray
+    names: PackedStrings
+    label: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def open(self, i: int) -> Source:
+        """Picture i for images.read_image. InputError: its container is gone, or its name leads elsewhere."""
+        name, container = self.names[i], self.root / self.containers[self.container[i]]
+        if leaves_root(name):
+            raise InputError(f"{container}: {name!r} leads out of it")
+        if self.offset[i] < 0:
+            return container / name
+        try:
+            with open(container, "rb", buffering=0) as file:
+                content = os.pread(file.fileno(), int(self.size[i]), int(self.offset[i]))
+        except OSError as error:
+            raise InputError(f"{container}: cannot be read ({error})") from None
+        return NamedBytes(content, f"{container}:{name}")
+
+    def take(self, rows: np.ndarray) -> "PictureIndex":
+        """The pictures at these positions; classes and containers stay."""
+        return replace(self, names=self.names.take(rows), **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def save(self, folder: Path) -> None:
+        names = self.names.packed
+        # Relative, so that an index and its pictures can move together.
+        save_table(folder, KIND, {name: getattr(self, name) for name in COLUMNS} | {"names": names.data, "name_offsets": names.offsets},
+                   {"root": os.path.relpath(self.root, folder), "class_names": self.class_names, "containers": self.containers})
+
+    @staticmethod
+    def load(folder: Path) -> "PictureIndex":
+        """The columns are mapped, not read. InputError: not an index, or damaged."""
+        columns, about = load_table(folder, KIND)
+        n, classes, containers = len(columns.get("label", ())), about.get("class_names"), about.get("containers")
+        if not all(isinstance(part, list) and all(isinstance(v, str) for v in part) for part in (classes, containers)) or not isinstance(about.get("root"), str):
+            raise InputError(f"{folder}: expected root, class_names and containers")
+        if outside := [name for name in containers if leaves_root(name)]:
+            raise InputError(f"{folder}: container {outside[0]!r} leads out of its root")
+        check_columns(folder, columns, {"label": ("i", n, 0, len(classes) - 1), "container": ("i", n, 0, len(containers) - 1), "offset": ("i", n, -1, 1 << 60),
+                                        "size": ("i", n, 0, 1 << 40), "heights": ("i", n, 1, 1 << 31), "widths": ("i", n, 1, 1 << 31),
+                                        "names": ("u", len(columns.get("names", ())), None, None), "name_offsets": ("i", n + 1, 0, 1 << 60)})
+        names = PackedStrings(packed=Packed.of_arrays(columns["names"], columns["name_offsets"]))
+        return PictureIndex(folder / about["root"], classes, containers, names=names, **{name: columns[name] for name in COLUMNS})
+
+
+COLUMNS = ("container", "label", "offset", "size", "heights", "widths")

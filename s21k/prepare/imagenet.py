@@ -1,0 +1,207 @@
+"""ImageNet as it is distributed -> an index of its pictures, read where they lie.
+
+    python -m s21k.prepare.imagenet DIR --out data/imagenet21k/all --wnids imagenet21k
+    python -m s21k.prepare.imagenet DIR --out data/imagenet997/train --wnids data/lvis/wnids_997.txt
+    python -m s21k.prepare.imagenet DIR --out data/imagenet1k/train
+
+DIR has one folder or one tar for each synset (n01440764/ or n01440764.tar). Nothing is unpacked. --wnids: the classes in
+the order of g-hat's rows, a file of one wnid a line, or imagenet21k for the 21,841; without it, those found. Only headers
+and ends of files are read. Started again after an interruption, it continues; a synset whose folder or tar has changed is read anew.
+
+Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out and why), <out>.report.tsv (pictures of
+each synset) and <out>.parts/ (what a later run need not read again).
+"""
+import argparse
+import os
+import re
+from functools import partial
+from io import BufferedReader
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from s21k.archives import PictureIndex, Region, leaves_root, members
+from s21k.categories import imagenet21k_wnids
+from s21k.errors import InputError, nearest, run_command
+from s21k.images import check_picture
+from s21k.packed import Packed, PackedStrings
+
+TAIL = 2048                                         # bytes at a file's end in which its end mark is looked for
+WNID = re.compile(r"n\d{8}")
+
+
+def read_wnids(source: str | None, found: list[str]) -> list[str]:
+    """The classes in order. InputError: not wnids, or one stands twice."""
+    if source == "imagenet21k":
+        return imagenet21k_wnids()
+    if source is None:
+        return sorted(found)
+    try:
+        wnids = Path(source).read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--wnids {source}: cannot be read ({error}), expected a file of wnids, or imagenet21k" + nearest(source, ["imagenet21k"])) from None
+    for number, wnid in enumerate(wnids, start=1):
+        if not WNID.fullmatch(wnid):
+            raise InputError(f"--wnids {source}: entry {number} is {wnid!r:.40}, expected a wnid such as n01440764")
+    if not wnids or len(set(wnids)) < len(wnids):
+        raise InputError(f"--wnids {source}: {len(wnids)} wnids, {len(set(wnids))} different, expected each once")
+    return wnids
+
+
+def find_containers(root: Path) -> dict[str, str]:
+    """wnid -> its folder or tar below root; of both, the tar. InputError: no such folder, or none in it."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder, expected one with a folder or a tar for each synset")
+    found = {}
+    for entry in sorted(os.scandir(root), key=lambda e: e.name):
+        wnid = entry.name.removesuffix(".tar")
+        if WNID.fullmatch(wnid) and (entry.is_dir() or entry.name.endswith(".tar")):
+            found[wnid] = entry.name
+    if not found:
+        raise InputError(f"{root}: no n<8 digits>/ and no n<8 digits>.tar in it")
+    return found
+
+
+def _listing(path: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, str]]]:
+    """(name, offset, size) of a container's files by name, and (name, reason) of what cannot be listed."""
+    faults, rows = [], []
+    if path.is_dir():
+        for folder, _, files in os.walk(path):
+            rows += [(os.path.relpath(os.path.join(folder, f), path), -1, os.path.getsize(os.path.join(folder, f))) for f in files]
+    else:
+        try:
+            rows.extend(members(path))
+        except InputError as error:                 # what came before the damage is good
+            faults.append(("", str(error)))
+    listed, seen = [], set()
+    for name, offset, size in sorted(rows):
+        reason = "its name leads out of the container" if leaves_root(name) else "a name with control characters" if not name.isprintable() else "a second file of this name" if name in seen else None
+        if reason:
+            faults.append((name, reason))
+        else:
+            listed.append((name, offset, size))
+        seen.add(name)
+    return listed, faults
+
+
+def _check(path: Path, name: str, offset: int, size: int) -> tuple[int, int]:
+    """(h, w) of one picture."""
+    if size == 0:
+        raise InputError(f"{path}:{name}: empty file")
+    region = Region(path, offset, size, name) if offset >= 0 else Region(path / name, 0, size, name)
+    with region:
+        region.seek(max(0, size - TAIL))
+        tail = region.read(TAIL)
+        region.seek(0)
+        return check_picture(_Named(region, 4096), tail)
+
+
+class _Named(BufferedReader):
+    def __str__(self) -> str:
+        return str(self.raw)
+
+
+def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
+    """One synset's pictures -> parts/<wnid>.npz, unless that is there already and the container has not changed."""
+    wnid, container = job
+    path, part = root / container, parts / f"{wnid}.npz"
+    state = path.stat()
+    stamp = np.array([state.st_mtime_ns, state.st_size, len(os.listdir(path)) if path.is_dir() else 0], dtype=np.int64)
+    try:
+        with np.load(part, allow_pickle=False) as saved:
+            if np.array_equal(saved["stamp"], stamp) and str(saved["container"]) == container:
+                return wnid
+    except (OSError, ValueError, KeyError, EOFError):
+        pass                                        # not there, or cut off in the middle: read the container
+    listed, faults = _listing(path)
+    good = []
+    for name, offset, size in listed:
+        try:
+            good.append((name, offset, size, *_check(path, name, offset, size)))
+        except (InputError, OSError) as error:
+            faults.append((name, str(error)))
+    names = Packed(row[0].encode(errors="surrogateescape") for row in good)
+    reasons = [Packed(text.encode(errors="replace") for text in column) for column in (zip(*faults) if faults else ((), ()))]
+    beside = part.with_suffix(".writing.npz")
+    np.savez(beside, stamp=stamp, container=container, numbers=np.array([row[1:] for row in good], dtype=np.int64).reshape(-1, 4), names=names.data,
+             name_offsets=names.offsets, fault_names=reasons[0].data, fault_name_offsets=reasons[0].offsets, faults=reasons[1].data, fault_offsets=reasons[1].offsets)
+    os.replace(beside, part)
+    return wnid
+
+
+def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, str], processes: int) -> tuple[PictureIndex, list[tuple[str, str, str]]]:
+    """The index of the wnids' pictures, and (wnid, name, reason) of what was left out. Parts are kept below <out>.parts."""
+    parts = out.with_name(out.name + ".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    jobs = [(wnid, containers[wnid]) for wnid in wnids if wnid in containers]
+    work = partial(scan, root, parts)
+    with get_context("spawn").Pool(processes) if processes > 1 else _Alone() as pool:
+        for _ in tqdm(pool.imap_unordered(work, jobs, chunksize=8), total=len(jobs), desc="synsets", mininterval=5.0):
+            pass
+    numbers, names, labels, place, quarantined = [], [], [], [], []
+    row = {wnid: i for i, wnid in enumerate(wnids)}
+    for position, (wnid, _) in enumerate(jobs):
+        with np.load(parts / f"{wnid}.npz", allow_pickle=False) as part:
+            numbers.append(part["numbers"])
+            names.append(Packed.of_arrays(part["names"], part["name_offsets"]))
+            what, why = (Packed.of_arrays(part[name], part[offsets]) for name, offsets in (("fault_names", "fault_name_offsets"), ("faults", "fault_offsets")))
+            quarantined += [(wnid, what[i].decode(errors="replace"), why[i].decode()) for i in range(len(what))]
+        labels.append(np.full(len(numbers[-1]), row[wnid], dtype=np.int32))
+        place.append(np.full(len(numbers[-1]), position, dtype=np.int32))
+    offset, size, heights, widths = np.concatenate([np.zeros((0, 4), np.int64), *numbers]).T
+    label, container = (np.concatenate([np.zeros(0, np.int32), *column]) for column in (labels, place))
+    return PictureIndex(root, wnids, [container for _, container in jobs], container, PackedStrings(packed=Packed.join(names)), label,
+                        offset.copy(), size.copy(), heights.astype(np.int32), widths.astype(np.int32)), quarantined
+
+
+class _Alone:
+    """A pool of no processes."""
+
+    def __enter__(self) -> "_Alone":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def imap_unordered(self, work, jobs, chunksize):
+        return map(work, jobs)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.imagenet")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--wnids")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    a = parser.parse_args(argv)
+    containers = find_containers(a.source)
+    wnids = read_wnids(a.wnids, list(containers))
+    try:
+        index, quarantined = build_index(a.source, a.out, wnids, containers, a.processes)
+    except OSError as error:
+        raise InputError(f"--out {a.out}: cannot be written, or {a.source} cannot be read ({error})") from None
+    if len(index) == 0:
+        raise InputError(f"{a.source}: has no good pictures of the {len(wnids)} synsets wanted")
+    index.save(a.out)
+    counts = np.bincount(index.label, minlength=len(wnids))
+    bad = {wnid: 0 for wnid in wnids}
+    for wnid, _, _ in quarantined:
+        bad[wnid] += 1
+    clean = str.maketrans("\t\n\r", "   ")
+    a.out.with_name(a.out.name + ".quarantine.tsv").write_text(
+        "wnid\tfile\treason\n" + "".join(f"{w}\t{name.translate(clean)}\t{reason.translate(clean)}\n" for w, name, reason in quarantined))
+    a.out.with_name(a.out.name + ".report.tsv").write_text(
+        "wnid\tpictures\tquarantined\n" + "".join(f"{w}\t{n}\t{bad[w]}\n" for w, n in zip(wnids, counts.tolist())))
+    missing = [wnid for wnid in wnids if wnid not in containers]
+    print(f"{a.out}: {len(index)} pictures of {int((counts > 0).sum())} synsets of {len(wnids)}; {int(counts[counts > 0].min())} to {int(counts.max())} each; "
+          f"{len(quarantined)} in quarantine")
+    if missing:
+        print(f"{len(missing)} synsets are not in {a.source}: {', '.join(missing[:5])}{', ..' if len(missing) > 5 else ''}")
+    if extra := len(containers) - (len(wnids) - len(missing)):
+        print(f"{extra} of its synsets were not asked for")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,142 @@
+"""ImageNet-1K's validation set as it is distributed -> a list, its boxes, and the categories of localization (P40-P42).
+
+    python -m s21k.prepare.imagenet_val --images ILSVRC2012_img_val --boxes ILSVRC2012_bbox_val_v3 \\
+        [--truth ILSVRC2012_validation_ground_truth.txt] [--wordnet /usr/share/wordnet] --out data/imagenet1k
+
+--images: the flat folder of ILSVRC2012_val_*.JPEG. --boxes: the XML files, anywhere below it; one names each object's wnid,
+and may have several. --truth: the development kit's list, a line for each picture in order, of class numbers or wnids: it
+must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 + 1.
+
+Writes val.tsv (picture and wnid, for stage I's accuracy), val_boxes.json (COCO's format), categories.json (g-hat only: the label
+sets of boxes and of labels are not joined, P41), and val.faults.tsv (what was left out, and why).
+"""
+import argparse
+import json
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+import torch
+
+from s21k.categories import CategoryMap
+from s21k.errors import InputError, run_command
+from s21k.images import ENDINGS, check_picture
+from s21k.prepare.wordnet import WordNet
+
+MAX_XML = 1 << 20                                   # bytes; a real one has about 500
+
+
+def read_xml(path: Path) -> list[tuple[str, list[float]]]:
+    """(wnid, [x1, y1, x2, y2]) of each object. InputError: not XML of this form."""
+    if path.stat().st_size > MAX_XML:
+        raise InputError(f"{path}: {path.stat().st_size} bytes, expected a small XML file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:                   # entities can be made to fill the memory
+            raise ValueError("it declares entities")
+        objects = []
+        for node in ElementTree.fromstring(text).iter("object"):
+            corners = [float(node.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
+            objects.append(((node.findtext("name") or "").strip(), corners))
+        if not all(name and all(abs(v) < 1e6 for v in corners) for name, corners in objects):
+            raise ValueError("an object without a name, or a corner that is no number of pixels")
+        return objects
+    except (ElementTree.ParseError, ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not an annotation of ImageNet ({error})") from None
+
+
+def inside(corners: list[float], size: tuple[int, int]) -> list[float] | None:
+    """Inclusive corners -> [x, y, w, h] clipped to the picture of size (h, w); None where less than a pixel is left."""
+    x1, y1 = max(corners[0], 0.0), max(corners[1], 0.0)
+    x2, y2 = min(corners[2] + 1, float(size[1])), min(corners[3] + 1, float(size[0]))
+    return [x1, y1, x2 - x1, y2 - y1] if x2 - x1 >= 1 and y2 - y1 >= 1 else None
+
+
+def check_truth(path: Path, pictures: list[str], wnids: list[str]) -> None:
+    """The kit's list says of each picture, in order, what the XML says. InputError names the first picture where it does not."""
+    try:
+        lines = [line.split()[-1] for line in path.read_text().splitlines() if line.strip()]     # "n01751748", "490" or "name n01751748"
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--truth {path}: cannot be read ({error})") from None
+    if len(lines) != len(pictures):
+        raise InputError(f"--truth {path}: {len(lines)} lines, but there are {len(pictures)} pictures")
+    meant: dict[str, str] = {}                      # the kit's class number -> wnid; its numbers are in no order of the wnids
+    for line, picture, wnid in zip(lines, pictures, wnids):
+        if wnid and meant.setdefault(line, line if line.startswith("n") else wnid) != wnid:
+            raise InputError(f"--truth {path}: {picture} is {line} ({meant[line]}), its XML says {wnid}")
+
+
+def prepare(images: Path, boxes: Path, truth: Path | None, names: dict[str, str], out: Path) -> dict[str, int]:
+    """Write the four files; counts by name."""
+    if not images.is_dir() or not boxes.is_dir():
+        raise InputError(f"{images if not images.is_dir() else boxes}: no such folder")
+    pictures = sorted(entry.name for entry in os.scandir(images) if entry.name.lower().endswith(ENDINGS))
+    files = {path.stem: path for path in boxes.rglob("*.xml")}
+    if not pictures or not files:
+        raise InputError(f"{images}: {len(pictures)} pictures, {boxes}: {len(files)} XML files, expected some of each")
+    faults: list[tuple[str, str]] = []
+    found: list[tuple[str, str, tuple[int, int], list[list[float]]]] = []        # name, wnid, (h, w), boxes
+    classes_of_all: list[str] = []
+    for name in pictures:
+        classes_of_all.append("")
+        try:
+            if Path(name).stem not in files:
+                raise InputError("no XML of its boxes")
+            objects = read_xml(files[Path(name).stem])
+            wnids = {wnid for wnid, _ in objects}
+            if len(wnids) != 1:
+                raise InputError(f"objects of {len(wnids)} classes ({', '.join(sorted(wnids)[:3])}), expected one (E44)")
+            classes_of_all[-1] = wnids.pop()
+            with open(images / name, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
+                size = check_picture(images / name, file.read())
+            kept = [box for box in (inside(corners, size) for _, corners in objects) if box]
+            if len(kept) < len(objects):
+                faults.append((name, f"{len(objects) - len(kept)} of its {len(objects)} boxes lie outside of the picture"))
+            if kept:
+                found.append((name, classes_of_all[-1], size, kept))
+        except (InputError, OSError) as error:
+            faults.append((name, str(error)))
+    if truth is not None:
+        check_truth(truth, pictures, classes_of_all)
+    if not found:
+        raise InputError(f"{images}: no picture has good boxes; the first fault: {faults[0][1]}")
+    classes = sorted({wnid for _, wnid, _, _ in found})
+    row = {wnid: i for i, wnid in enumerate(classes)}
+    out.mkdir(parents=True, exist_ok=True)
+    linked = out / "val"                                                 # the list's pictures lie below its own folder
+    if not linked.exists():
+        linked.symlink_to(os.path.relpath(images, out), target_is_directory=True)
+    elif not linked.samefile(images):
+        raise InputError(f"{linked}: exists and is not {images}, expected nothing there, or that folder")
+    (out / "val.tsv").write_text("".join(f"val/{name}\t{wnid}\n" for name, wnid, _, _ in found))
+    rows = [{"image_id": i, "category_id": row[wnid] + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for i, (_, wnid, _, boxes_of) in enumerate(found, start=1) for box in boxes_of]
+    (out / "val_boxes.json").write_text(json.dumps(
+        {"images": [{"id": i, "file_name": name, "height": h, "width": w} for i, (name, _, (h, w), _) in enumerate(found, start=1)],
+         "annotations": [{"id": i, **box} for i, box in enumerate(rows, start=1)],
+         "categories": [{"id": i + 1, "name": names.get(wnid, wnid), "wnid": wnid} for wnid, i in row.items()]}))
+    CategoryMap([names.get(wnid, wnid) for wnid in classes], list(classes), ["all"] * len(classes), torch.full((len(classes),), -1),
+                torch.arange(len(classes))).save(out / "categories.json")
+    (out / "val.faults.tsv").write_text("file\treason\n" + "".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in faults))
+    return {"pictures": len(found), "boxes": len(rows), "classes": len(classes), "faults": len(faults)}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.imagenet_val")
+    for name in ("images", "boxes"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("truth", "wordnet"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("data/imagenet1k"))
+    a = parser.parse_args(argv)
+    names = {} if a.wordnet is None else {wnid: ", ".join(words) for wnid, words in WordNet(a.wordnet).names.items()}
+    try:
+        counts = prepare(a.images, a.boxes, a.truth, names, a.out)
+    except OSError as error:
+        raise InputError(f"--out {a.out}: cannot be written ({error})") from None
+    print(f"{a.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + " (the full set: 50000 pictures of 1000 classes)")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,146 @@
+"""Objects365 v2 as it is distributed -> a packed table, and its overlap with ImageNet-21K (P43, G9).
+
+    python -m s21k.prepare.objects365 --train zhiyuan_objv2_train.json --images data/objects365/train --wordnet /usr/share/wordnet \\
+        [--reviewed reviewed.tsv] --out data/objects365
+
+--images holds patch0/, patch1/, ..; a picture's name in the JSON is cut down to its patch and its file. The 6 GB of JSON are read
+once, in pieces. Mended: boxes that reach outside are cut, those outside or below a pixel and second copies go, missing
+pictures go with their boxes; crowd boxes stay, marked. Writes train_boxes/ (the table) and faults.tsv.
+
+Overlap: a name of Objects365 and a class of ImageNet-21K are candidates where the name is one of the class's lemmas. One candidate
+that no other name claims is taken; of several none is, nothing is guessed. overlap.tsv lists all, with where each came from;
+correct the wnid of a row (empty: no overlap), set its decision to reviewed, and give the file as --reviewed.
+Writes categories.json: the 21,841 classes, det: the overlapping row of g, or null: then g-hat alone decides (P34).
+"""
+import argparse
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from s21k.annotations import AnnotationTable, load_annotations
+from s21k.archives import leaves_root
+from s21k.categories import CategoryMap, imagenet21k_wnids
+from s21k.errors import InputError, run_command
+from s21k.packed import PackedStrings
+from s21k.prepare.wordnet import WordNet
+
+HEADER = "name\tdecision\twnid\tcandidates\n"
+
+
+def mend(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, list[tuple[str, str]]]:
+    """The table without its known faults, annotations image after image, and (picture, what was wrong)."""
+    names = ["/".join(PurePosixPath(table.file_names[i]).parts[-2:]) for i in range(len(table.image_ids))]
+    if bad := [name for name in names if leaves_root(name)]:
+        raise InputError(f"{table.path}: picture {bad[0]!r} leads out of its folder")
+    folders = {folder: set(os.listdir(images / folder)) if (images / folder).is_dir() else set() for folder in {os.path.dirname(name) for name in names}}
+    there = np.array([os.path.basename(name) in folders[os.path.dirname(name)] for name in names], dtype=bool)
+    if not there.any():
+        raise InputError(f"--images {images}: holds none of the {len(names)} pictures, the first being {names[0] if names else ''}")
+    faults = [(names[i], "missing") for i in np.flatnonzero(~there)]
+    table = replace(table, file_names=PackedStrings(names)).with_images(there)
+    owner = table.image_index
+    limit = np.stack([table.widths, table.heights] * 2, axis=1)[owner].astype(np.float64)       # (A, 4)
+    corners = np.concatenate([table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]], axis=1)
+    cut = corners.clip(0, limit)
+    sides = cut[:, 2:] - cut[:, :2]
+    outside = (sides < 1).any(axis=1)
+    # Copies: the same picture, category and box; the first in the file stays.
+    keys = np.concatenate([owner[:, None], table.category_index[:, None], corners], axis=1)
+    order = np.lexsort((np.arange(len(keys)), *keys.T[::-1]))
+    copy = np.zeros(len(keys), dtype=bool)
+    copy[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1) & ~outside[order[1:]]
+    reached = (cut != corners).any(axis=1) & ~outside & ~copy
+    for what, rows in (("a box reaches outside: cut", reached), ("a box has less than a pixel inside: left out", outside), ("a second copy of a box: left out", copy)):
+        faults += [(table.file_names[i], what) for i in owner[rows].tolist()]
+    kept = np.flatnonzero(~outside & ~copy)
+    kept = kept[np.argsort(owner[kept], kind="stable")]
+    table = replace(table, boxes=np.concatenate([cut[:, :2], sides], axis=1)).take(kept)
+    return replace(table, masks=None), faults
+
+
+def candidates(name: str, lemmas: dict[str, list[str]]) -> list[str]:
+    """The classes that one of the name's alternatives ("Cabinet/shelf") is a lemma of, alone or without its plural s."""
+    found = []
+    for part in name.lower().replace("_", " ").split("/"):
+        part = " ".join(part.split())
+        found += lemmas.get(part, []) or lemmas.get(part.removesuffix("s"), [])
+    return list(dict.fromkeys(found))
+
+
+def overlap(names: list[str], wordnet: WordNet, reviewed: dict[str, str | None]) -> list[tuple[str, str, str | None, list[str]]]:
+    """(name, decision, wnid, candidates) of each: reviewed | lemma (one candidate, no other name's) | ambiguous | none."""
+    classes = imagenet21k_wnids()
+    lemmas: dict[str, list[str]] = {}
+    for wnid in classes:
+        for lemma in wordnet.names.get(wnid, []):
+            lemmas.setdefault(lemma.lower(), []).append(wnid)
+    found = {name: candidates(name, lemmas) for name in names}
+    claims = Counter([wnid for name, wnids in found.items() if name not in reviewed for wnid in wnids] + [wnid for wnid in reviewed.values() if wnid])
+    rows = []
+    for name in names:
+        if name in reviewed:
+            rows.append((name, "reviewed", reviewed[name], found[name]))
+        elif len(found[name]) == 1 and claims[found[name][0]] == 1:
+            rows.append((name, "lemma", found[name][0], found[name]))
+        else:
+            rows.append((name, "ambiguous" if found[name] else "none", None, found[name]))
+    return rows
+
+
+def read_review(path: Path, names: list[str]) -> dict[str, str | None]:
+    """name -> wnid or None of the rows whose decision is reviewed. InputError: an unknown name or class, or one class twice."""
+    classes, reviewed = set(imagenet21k_wnids()), {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--reviewed {path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        name, decision, wnid = (line.split("\t") + ["", ""])[:3]
+        if decision.strip() != "reviewed":
+            continue
+        wnid = wnid.strip()
+        if name not in names or name in reviewed:
+            raise InputError(f"{path}:{number}: {name!r:.60}, expected a category of the annotations, once")
+        if wnid and (wnid not in classes or wnid in reviewed.values()):
+            raise InputError(f"{path}:{number}: {wnid!r:.40}, expected one of the 21,841 wnids, for one category only, or nothing")
+        reviewed[name] = wnid or None
+    return reviewed
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.objects365")
+    for name in ("train", "images", "wordnet"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--reviewed", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("data/objects365"))
+    a = parser.parse_args(argv)
+    wordnet = WordNet(a.wordnet)
+    table = load_annotations(a.train)
+    names = table.category_names
+    reviewed = {} if a.reviewed is None else read_review(a.reviewed, names)
+    rows = overlap(names, wordnet, reviewed)
+    num_images, num_boxes = len(table.image_ids), len(table.boxes)
+    table, faults = mend(table, a.images)
+    table.save(a.out / "train_boxes")
+    (a.out / "faults.tsv").write_text("file\twhat\n" + "".join(f"{name}\t{what}\n" for name, what in faults))
+    (a.out / "overlap.tsv").write_text(HEADER + "".join(
+        f"{name}\t{decision}\t{wnid or ''}\t{'; '.join(f'{w} {wordnet.name(w)}' for w in found)}\n" for name, decision, wnid, found in rows), encoding="utf-8")
+    det_row = {wnid: i for i, (_, _, wnid, _) in enumerate(rows) if wnid}
+    classes = imagenet21k_wnids()
+    CategoryMap([wordnet.name(wnid) for wnid in classes], list(classes), ["base" if wnid in det_row else "novel" for wnid in classes],
+                torch.tensor([det_row.get(wnid, -1) for wnid in classes]), torch.arange(len(classes)),
+                [names[det_row[wnid]] if wnid in det_row else None for wnid in classes]).save(a.out / "categories.json")
+    counts = Counter(what for _, what in faults)
+    print(f"{a.out}: {len(table.image_ids)} of {num_images} pictures, {len(table.boxes)} of {num_boxes} boxes, {len(names)} categories (the paper: 1.7 M, 29 M, 365)")
+    print("faults: " + (", ".join(f"{count} x {what}" for what, count in counts.items()) or "none"))
+    decisions = Counter(decision for _, decision, _, _ in rows)
+    print(f"overlap with the 21,841 classes: {decisions['lemma']} by lemma, {decisions['reviewed']} reviewed, {decisions['ambiguous']} ambiguous and left out "
+          f"(see {a.out / 'overlap.tsv'}), {decisions['none']} without a candidate")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
