@@ -29,6 +29,7 @@ from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.images import read_image
 from s21k.models.detector import restore_detector
+from s21k.plan import plan_evaluation
 from s21k.structures import Detections
 from s21k.training.checkpoint import read
 from s21k.training.run import AMP, settle, trained
@@ -99,7 +100,9 @@ def print_table(results: dict[str, float], groups: list[str]) -> None:
 
 @torch.no_grad()
 def main(words: list[str]) -> None:
-    cfg = load_config(words)
+    cfg = load_config([word for word in words if word != "--plan"])
+    if "--plan" in words:
+        return plan_evaluation(cfg)
     test, where = cfg.eval, cfg.data.eval
     if where is None:
         raise InputError("data.eval: missing, expected annotations, images and categories to evaluate on")

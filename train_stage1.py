@@ -21,6 +21,7 @@ from s21k.images import normalize
 from s21k.models.classifier import build_classifier
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
+from s21k.plan import plan_stage1
 from s21k.randomness import set_seed
 from s21k.training.checkpoint import read
 from s21k.training.health import Health
@@ -48,7 +49,9 @@ def top1_accuracy(model: torch.nn.Module, batches, world: World, amp: str) -> fl
 
 
 def main(words: list[str]) -> None:
-    cfg = load_config(words)
+    cfg = load_config([word for word in words if word != "--plan"])
+    if "--plan" in words:
+        return plan_stage1(cfg)
     s = cfg.stage1
     world = start_distributed(cfg.timeout)
     settle(cfg, world)

@@ -19,6 +19,7 @@ from s21k.errors import run_command
 from s21k.models.detector import build_detector
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
+from s21k.plan import plan_stage2
 from s21k.randomness import set_seed
 from s21k.training.checkpoint import check_categories, is_ours, latest
 from s21k.training.health import Health
@@ -29,7 +30,9 @@ from s21k.training.schedule import warmup_steps
 
 
 def main(words: list[str]) -> None:
-    cfg = load_config(words)
+    cfg = load_config([word for word in words if word != "--plan"])
+    if "--plan" in words:
+        return plan_stage2(cfg)
     s = cfg.stage2
     world = start_distributed(cfg.timeout)
     settle(cfg, world)

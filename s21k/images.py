@@ -59,9 +59,11 @@ def _open(source: Source) -> Image.Image:
         except UnidentifiedImageError:
             inside = _gunzipped(source)
             if inside is None:
-                raise
+                raise InputError(f"{source}: not a readable picture (of no known format)") from None
             image = Image.open(inside)
     except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{source}: not a readable picture ({error})") from None
     if image.width * image.height > MAX_PIXELS or min(image.size) < 1:
         raise InputError(f"{source}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS} in all")

@@ -6,6 +6,7 @@ Parameter names are those of the authors' code, so that their weights copy by na
 has its own norm (norm0..norm3), as in their detectors. The grid is padded to whole windows
 inside each block, hence any picture size.
 """
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -187,7 +188,7 @@ class Swin(nn.Module):
         super().__init__()
         self.channels = [dim * 2 ** i for i in range(4)]
         self.num_noise = 2 * sum(depths)
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()       # deeper blocks are dropped more often
+        rates = np.linspace(0, drop_path, sum(depths)).tolist()       # deeper blocks are dropped more often
         self.patch_embed = PatchEmbed(dim)
         self.layers = nn.ModuleList()
         for i, (depth, head) in enumerate(zip(depths, heads)):

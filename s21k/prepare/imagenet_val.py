@@ -1,9 +1,9 @@
 """ImageNet-1K's validation set as it is distributed -> a list, its boxes, and the categories of localization (P40-P42).
 
-    python -m s21k.prepare.imagenet_val --images ILSVRC2012_img_val --boxes ILSVRC2012_bbox_val_v3 \\
+    python -m s21k.prepare.imagenet_val --index data/imagenet1k/train --images ILSVRC2012_img_val --boxes ILSVRC2012_bbox_val_v3 \\
         [--truth ILSVRC2012_validation_ground_truth.txt] [--wordnet /usr/share/wordnet] --out data/imagenet1k
 
---images: the flat folder of ILSVRC2012_val_*.JPEG. --boxes: the XML files, anywhere below it; one names each object's wnid,
+--index: that of the training pictures, whose classes are the rows of g-hat. --images: the flat folder of ILSVRC2012_val_*.JPEG. --boxes: the XML files, anywhere below it; one names each object's wnid,
 and may have several. --truth: the development kit's list, a line for each picture in order, of class numbers or wnids: it
 must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 + 1.
 
@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import torch
 
+from s21k.archives import PictureIndex
 from s21k.categories import CategoryMap
 from s21k.errors import InputError, run_command
 from s21k.images import ENDINGS, check_picture
@@ -66,8 +67,9 @@ def check_truth(path: Path, pictures: list[str], wnids: list[str]) -> None:
             raise InputError(f"--truth {path}: {picture} is {line} ({meant[line]}), its XML says {wnid}")
 
 
-def prepare(images: Path, boxes: Path, truth: Path | None, names: dict[str, str], out: Path) -> dict[str, int]:
-    """Write the four files; counts by name."""
+def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, names: dict[str, str], out: Path) -> dict[str, int]:
+    """Write the four files; counts by name. classes: the rows of g-hat, in order."""
+    row = {wnid: i for i, wnid in enumerate(classes)}
     if not images.is_dir() or not boxes.is_dir():
         raise InputError(f"{images if not images.is_dir() else boxes}: no such folder")
     pictures = sorted(entry.name for entry in os.scandir(images) if entry.name.lower().endswith(ENDINGS))
@@ -87,6 +89,8 @@ def prepare(images: Path, boxes: Path, truth: Path | None, names: dict[str, str]
             if len(wnids) != 1:
                 raise InputError(f"objects of {len(wnids)} classes ({', '.join(sorted(wnids)[:3])}), expected one (E44)")
             classes_of_all[-1] = wnids.pop()
+            if classes_of_all[-1] not in row:
+                raise InputError(f"its class {classes_of_all[-1]} is none of the {len(row)} of the training pictures")
             with open(images / name, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
                 size = check_picture(images / name, file.read())
@@ -101,8 +105,6 @@ def prepare(images: Path, boxes: Path, truth: Path | None, names: dict[str, str]
         check_truth(truth, pictures, classes_of_all)
     if not found:
         raise InputError(f"{images}: no picture has good boxes; the first fault: {faults[0][1]}")
-    classes = sorted({wnid for _, wnid, _, _ in found})
-    row = {wnid: i for i, wnid in enumerate(classes)}
     out.mkdir(parents=True, exist_ok=True)
     linked = out / "val"                                                 # the list's pictures lie below its own folder
     if not linked.exists():
@@ -119,12 +121,12 @@ def prepare(images: Path, boxes: Path, truth: Path | None, names: dict[str, str]
     CategoryMap([names.get(wnid, wnid) for wnid in classes], list(classes), ["all"] * len(classes), torch.full((len(classes),), -1),
                 torch.arange(len(classes))).save(out / "categories.json")
     (out / "val.faults.tsv").write_text("file\treason\n" + "".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in faults))
-    return {"pictures": len(found), "boxes": len(rows), "classes": len(classes), "faults": len(faults)}
+    return {"pictures": len(found), "boxes": len(rows), "classes": len({wnid for _, wnid, _, _ in found}), "faults": len(faults)}
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.prepare.imagenet_val")
-    for name in ("images", "boxes"):
+    for name in ("index", "images", "boxes"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("truth", "wordnet"):
         parser.add_argument(f"--{name}", type=Path)
@@ -132,7 +134,7 @@ def main(argv: list[str]) -> None:
     a = parser.parse_args(argv)
     names = {} if a.wordnet is None else {wnid: ", ".join(words) for wnid, words in WordNet(a.wordnet).names.items()}
     try:
-        counts = prepare(a.images, a.boxes, a.truth, names, a.out)
+        counts = prepare(PictureIndex.load(a.index).class_names, a.images, a.boxes, a.truth, names, a.out)
     except OSError as error:
         raise InputError(f"--out {a.out}: cannot be written ({error})") from None
     print(f"{a.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + " (the full set: 50000 pictures of 1000 classes)")

@@ -1,6 +1,8 @@
 """The embedded toy world: pictures of textured shapes, in the formats of real data.
 
     python -m s21k.prepare.shapes --out data/shapes [--categories 24] [--images-per-category 250]
+    python -m s21k.prepare.shapes --format lvis|imagenet|objects365 --out data/mini     a miniature in the form of the paper's data
+    python -m s21k.prepare.shapes --annotate data/mini/imagenet21k/val_images.json --truth data/mini/imagenet21k_tars_truth.json
 
 A category is shape x fill x texture ("red striped triangle"); any number up to 21,952 can be asked
 for. Half of them, the base categories, have boxes in the detection set; the novel half never does.
@@ -24,6 +26,7 @@ from s21k.categories import CategoryMap
 from s21k.errors import InputError, run_command
 from s21k.masks import encode
 from s21k.prepare.shape_drawing import Category, draw_picture, make_categories
+from s21k.prepare.shape_formats import FORMATS, THINGS, annotate
 from s21k.randomness import derive_seed
 
 
@@ -101,7 +104,27 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--format", choices=["toy", *FORMATS], default="toy")
+    for name in ("annotate", "truth"):
+        parser.add_argument(f"--{name}", type=Path)
     a = parser.parse_args(argv)
+    if a.annotate:
+        if a.truth is None:
+            raise InputError("--annotate: expected --truth, the file beside the miniature's tars")
+        print(f"{a.annotate.with_name('val_boxes.json')}: {annotate(a.annotate, a.truth)} boxes")
+        return
+    if a.format != "toy":
+        if a.out.exists():
+            raise InputError(f"--out {a.out}: exists already; remove it, or give another folder")
+        unfinished = a.out.with_name(a.out.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            FORMATS[a.format](unfinished, a.images_per_category, a.detection_images, a.val_per_category * len(THINGS), a.size, a.seed)
+            unfinished.rename(a.out)
+        except OSError as error:
+            raise InputError(f"--out {a.out}: cannot be written ({error})") from None
+        print(f"{a.out}: {', '.join(sorted(entry.name for entry in a.out.iterdir()))}")
+        return
     categories = write_world(a.out, a.categories, a.images_per_category, a.detection_images, a.val_per_category, a.size,
                              a.seed, a.processes)
     print(f"{a.out}: {len(categories)} categories ({sum(c.group == 'base' for c in categories)} base), "

@@ -146,7 +146,7 @@ def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module
 def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
     """What stage II starts from: stage2.init, else stage1.pt of this folder, else of the same words without
     their stage-II changes. InputError when there is none."""
-    places = [Path(cfg.stage2.init)] if cfg.stage2.init else [Path(d) / "stage1.pt" for d in (cfg.output_dir, cfg.parent_dir)]
+    places = [Path(cfg.stage2.init)] if cfg.stage2.init else [Path(d) / "stage1.pt" for d in dict.fromkeys((cfg.output_dir, cfg.parent_dir))]
     for place in filter(None, map(latest, places)):
         content = read(place)
         if content.get("step", 0) < content.get("total", 0):

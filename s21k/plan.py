@@ -1,0 +1,183 @@
+"""--plan: what a command would do, before it does anything: data, steps, learning rates, parameters, what is inherited, memory,
+and what is missing on disk. Nothing is written, no picture is read.
+"""
+import operator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from s21k.categories import CategoryMap
+from s21k.config import Config
+from s21k.data.loaders import open_classification, open_detection
+from s21k.errors import InputError
+from s21k.models.classifier import build_classifier
+from s21k.models.detector import INHERITED, build_detector
+from s21k.models.roi_pool import level_shares
+from s21k.training.checkpoint import is_ours, latest
+from s21k.training.run import initial_state, trained
+
+GB = 2**30
+
+
+def _count(n: float) -> str:
+    return f"{n / 1e6:.2f} M" if n >= 1e6 else f"{n:.0f}"
+
+
+class Plan:
+    """Lines to print; what is missing is collected for the end."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg, self.lines, self.missing = cfg, [], []
+
+    def say(self, what: str, text: str) -> None:
+        self.lines.append(f"{what + ':' if what else '':<22}{text}")
+
+    def there(self, part: str, names: tuple[str, ...]) -> bool:
+        """Whether data.<part>'s paths exist; the others are missing."""
+        section = getattr(self.cfg.data, part)
+        absent = [name for name in names if not (Path(self.cfg.data.root) / getattr(section, name)).exists()]
+        self.missing += [f"data.{part}.{name}: {Path(self.cfg.data.root) / getattr(section, name)}" for name in absent]
+        return not absent
+
+    def stream(self, what: str, opened, part: str, names: tuple[str, ...]) -> int | None:
+        """Open one data set, or say that it is missing; the number of its images, if only as expected."""
+        expected, classes = getattr(self.cfg.data, part).expected, getattr(self.cfg.data, part).classes
+        try:
+            data = opened() if self.there(part, names) else None
+            if data is None:
+                self.say(what, f"not there; {classes} categories" + (f", {expected} images expected" if expected else ""))
+                return expected
+            self.say(what, f"{len(data)} images, {classes} categories" + (f" (whole: {expected})" if expected not in (None, len(data)) else ""))
+            return len(data)
+        except InputError as error:
+            self.missing.append(str(error))
+            self.say(what, "cannot be used")
+            return expected
+
+    def seen(self, images: int, of: int | None) -> str:
+        return f"{_count(images)} images" + (f" ({images / of:.2f} epochs of {of})" if of else "")
+
+    def parameters(self, model: nn.Module, parts: dict[str, nn.Module | None], moments: int) -> None:
+        """The number in each part; weights, gradients and the optimizer's moments in float32."""
+        sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+        total = sum(p.numel() for p in model.parameters())
+        self.say("parameters", f"{_count(total)}: " + ", ".join(f"{name} {_count(n)}" for name, n in sizes.items()))
+        self.say("memory, a process", f"weights, gradients and optimizer {total * 4 * (2 + moments) / GB:.1f} GB")
+
+    def show(self) -> None:
+        print("\n".join([*self.lines, *(f"{'missing:':<22}{text}" for text in self.missing or ["nothing"])]))
+
+
+def saved_bytes(backbone: nn.Module, fpn: nn.Module | None, size: int) -> int:
+    """Bytes that the backward pass of backbone and FPN keeps of one size x size image, float32, counted on shapes alone."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[id(tensor.untyped_storage())] = tensor                      # a tensor that two operations keep is there once
+        return tensor
+
+    weights = {id(p.untyped_storage()) for part in (backbone, fpn) if part is not None for p in part.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = backbone(torch.zeros(1, 3, size, size, device="meta"), None)
+        if fpn is not None:
+            fpn(features)
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
+
+
+def _activations(plan: Plan, backbone: nn.Module, fpn: nn.Module | None, size: int, images: int) -> None:
+    one = saved_bytes(backbone, fpn, size)
+    plan.say("", f"activations of backbone and FPN {one / GB:.2f} GB an image of {size} px in float32, about half with bf16: "
+                 f"{images * one / GB:.1f} GB for {images} images; model.checkpoint_activations=true lowers it")
+
+
+def plan_stage1(cfg: Config) -> None:
+    """What train_stage1.py would do."""
+    if cfg.data.cls is None:
+        raise InputError("data.cls: null, and stage I needs images with labels")
+    plan, s = Plan(cfg), cfg.stage1
+    plan.say("stage I", f"{cfg.model.backbone}, {'one whole-image RoI' if cfg.model.reformulated else 'average pooling (-reform.)'} -> {cfg.output_dir}/stage1.pt")
+    n = plan.stream("labelled images", lambda: open_classification(cfg, "train"), "cls", ("train",))
+    if cfg.data.cls.val:
+        plan.there("cls", ("val",))
+    if n:
+        per_epoch = max(1, n // s.batch)
+        total = max(1, round(s.epochs * per_epoch))
+        plan.say("steps", f"{total} of {s.batch} images, {s.epochs:g} epochs of {per_epoch}: {plan.seen(total * s.batch, n)}")
+        plan.say("learning rate", f"{s.optimizer} {s.lr:g}, linear in {round(s.warmup_epochs * per_epoch)} steps, then half a cosine to {s.min_lr:g}")
+    else:
+        plan.say("steps", f"{s.epochs:g} epochs of batches of {s.batch}; how many images there are is not known")
+    plan.say("whole-image RoI", f"{s.size} px, by FPN's rule {level_shares(torch.tensor([float(s.size)]))}; model.image_roi_level={cfg.model.image_roi_level}")
+    with torch.device("meta"):
+        model = build_classifier(cfg.model, cfg.data.cls.classes, s.drop_path)
+    encoder = getattr(model, "encoder", None)
+    parts = {"backbone": model.backbone, "FPN": encoder and encoder.fpn, "RoI head": encoder and nn.ModuleList([encoder.fc1, encoder.fc2]), "g-hat": model.cls_classifier}
+    plan.parameters(model, parts, 2 if s.optimizer == "adamw" else 1)
+    _activations(plan, model.backbone, encoder and encoder.fpn, s.size, s.batch)
+    plan.say("starts from", s.init or "random weights")
+    if s.init and not Path(s.init).is_file():
+        plan.missing.append(f"stage1.init {s.init}: no such file")
+    plan.show()
+
+
+def plan_stage2(cfg: Config) -> None:
+    """What train_stage2.py would do."""
+    plan, s = Plan(cfg), cfg.stage2
+    with torch.device("meta"):
+        detector = build_detector(cfg)
+    plan.say("stage II", f"{cfg.model.backbone}, {cfg.model.head} head{' and masks' if cfg.model.with_masks else ''} -> {cfg.output_dir}/stage2.pt")
+    num_det = plan.stream("images with boxes", lambda: open_detection(cfg), "det", ("annotations", "images"))
+    per_step, num_cls = 0, None
+    if cfg.data.cls is not None:
+        num_cls = plan.stream("labelled images", lambda: open_classification(cfg, "train"), "cls", ("train",))
+        per_step = s.det_batch * s.cls_per_det
+    plan.say("steps", f"{s.iterations} of {s.det_batch} + {per_step} images: with boxes {plan.seen(s.iterations * s.det_batch, num_det)}"
+             + (f", with labels {plan.seen(s.iterations * per_step, num_cls)}" if per_step else ", none with labels"))
+    milestones = ", ".join(str(round(share * s.iterations)) for share in s.milestones)
+    plan.say("learning rate", f"AdamW {s.lr:g}, linear in {s.warmup} steps, x 0.1 at {milestones}; weight decay {s.weight_decay:g}; lambda {s.image_loss_weight:g}")
+    sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
+    plan.say("whole-image RoI", f"jitter {s.scale[0]:g} to {s.scale[1]:g} of {s.size} px, of a square picture by FPN's rule {level_shares(sides)}")
+    encoder, head = detector.encoder, detector.box_head
+    layers = {"f": getattr(head, "foreground", None), "g" if cfg.model.head == "decoupled" else "C + 1": head.det_classifier, "g-hat": head.cls_classifier, "boxes": head.box_regressor}
+    plan.parameters(detector, {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn, "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers, "masks": detector.mask_head}, 2)
+    _activations(plan, encoder.backbone, encoder.fpn, s.size, 1 + (s.cls_per_det if per_step else 0))
+    try:
+        if s.init == "scratch":
+            plan.say("inherits", "nothing (-stage I)")
+        elif latest(Path(cfg.output_dir) / "stage2.pt"):
+            plan.say("inherits", f"continues {latest(Path(cfg.output_dir) / 'stage2.pt')}")
+        else:
+            source, content = initial_state(cfg)
+            if is_ours(content):
+                taken, random = build_detector(cfg).inherit(content["model"], s.inherit, s.load_image_classifier)
+                plan.say("inherits", f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
+            else:
+                plan.say("inherits", f"the backbone, of public weights {source}")
+    except InputError as error:
+        plan.missing.append(str(error))
+        parts = [part for part, place, _ in INHERITED if (s.inherit == "all" or part == "backbone") and operator.attrgetter(place)(detector) is not None]
+        plan.say("inherits", f"what its start has of: {', '.join(parts)}; never: {', '.join(head.NEW)}")
+    plan.show()
+
+
+def plan_evaluation(cfg: Config) -> None:
+    """What evaluate.py would do."""
+    plan, test, where = Plan(cfg), cfg.eval, cfg.data.eval
+    plan.say("evaluation", f"{', '.join(test.metrics)} -> {cfg.output_dir}/metrics.json")
+    if where is not None:
+        plan.there("eval", ("annotations", "images", "categories"))
+    try:
+        categories = CategoryMap.load(Path(cfg.data.root) / where.categories) if where else None
+        if categories is not None:
+            both = (categories.det_index >= 0) & (categories.cls_index >= 0)
+            plan.say("categories", f"{len(categories)}: {int(both.sum())} known to g and g-hat (Eq. 5), {int((categories.det_index >= 0).sum() - both.sum())} to g "
+                                   f"alone, {int((categories.cls_index >= 0).sum() - both.sum())} to g-hat alone")
+    except InputError:
+        pass                                                             # it is among the missing
+    plan.say("detections", f"score above {test.threshold:g}, NMS at {test.nms:g}, the best {test.max_detections} of an image; fusion {test.fusion}, exponent {test.fusion_exponent:.3g}")
+    plan.say("images", f"shorter side {test.resize[0]}, longer at most {test.resize[1]}; {test.batch} at a time")
+    try:
+        plan.say("checkpoint", str(trained(cfg)))
+    except InputError as error:
+        plan.missing.append(str(error))
+    plan.show()
