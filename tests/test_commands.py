@@ -4,6 +4,9 @@ import json
 import pytest
 import torch
 
+from s21k.data.augment_stage1 import TrainAugment
+from s21k.data.classification import ClassificationData
+from s21k.data.loaders import LabelStream
 from tests.toy import SMALL, run, words, write_toy
 
 
@@ -142,14 +145,42 @@ def test_public_weights_start_either_stage_and_the_load_is_reported(trained, tmp
         assert done.returncode == 0 and "ResNet weights: " in done.stdout and "100.0 % of the backbone's parameters" in done.stdout, done.stderr
 
 
-def test_a_picture_that_goes_bad_in_a_loader_process_is_one_line(trained, tmp_path):
+def copied(trained, tmp_path):
     import shutil
-    world = tmp_path / "world"
-    shutil.copytree(trained / "shapes", world / "shapes")
+    shutil.copytree(trained / "shapes", tmp_path / "world" / "shapes")
+    return tmp_path / "world"
+
+
+def test_data_that_cannot_be_read_at_all_is_one_line_even_from_a_loader_process(trained, tmp_path):
+    world = copied(trained, tmp_path)
     for path in (world / "shapes" / "cls_train").rglob("*.jpg"):
         path.write_bytes(b"no picture")
     done = run("train_stage1.py", *words(world, "data.workers=1"))
-    assert done.returncode == 2 and "not a readable picture" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "10 pictures of the stage1 data in a row cannot be read" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_picture_that_went_bad_gives_its_place_to_another_with_that_ones_label(trained, tmp_path):
+    """Of both streams; named in the log once; the run ends as any other. A validation picture counts as wrong."""
+    world = copied(trained, tmp_path)
+    bad = [sorted((world / "shapes" / "cls_train").rglob("*.jpg"))[5], world / "shapes" / "det_train" / "000002.jpg", world / "shapes" / "val" / "000003.jpg"]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:400])
+    for script in ("train_stage1.py", "train_stage2.py"):
+        done = run(script, *words(world))
+        assert done.returncode == 0, done.stderr[-2000:]
+    lines = [json.loads(line) for line in (world / "run" / "log.jsonl").read_text().splitlines()]
+    named = [(line["stage"], line["unreadable"]) for line in lines if "unreadable" in line]
+    assert sorted({stage for stage, _ in named}) == ["stage1", "stage2"] and len(named) == len(set(named)) == 3
+    assert all(any(str(path) in text for path in bad[:2]) for _, text in named)
+    done = run("train_stage1.py", *words(world, "stage1.epochs=2", f"output_dir={world / 'longer'}"))
+    assert done.returncode == 0 and "1 validation images cannot be read and count as wrong" in done.stdout
+    data = ClassificationData(world / "shapes" / "cls_train")
+    stream = LabelStream(data, "stage1", 0, TrainAugment(32, (0.5, 1.0), 0.0, False, 0.0))
+    samples = [stream[position, 5] for position in range(20)]
+    others = {sample.image_id for sample in samples}
+    assert 5 not in others and len(others) > 3 and all(1 <= len(sample.faults) < 5 for sample in samples)
+    assert all(int(sample.target.labels[0]) == data.labels[sample.image_id] for sample in samples)
+    assert [sample.image_id for sample in samples] == [stream[position, 5].image_id for position in range(20)]
 
 
 @pytest.mark.parametrize("ablation", ["no_stage1", "det_only", "no_reform"])
@@ -210,7 +241,8 @@ def test_another_configuration_in_the_same_folder_is_refused(trained):
 def test_help_works_everywhere():
     for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
         assert script in run(script, "--help").stdout
-    for module in ("s21k.demo", "s21k.predict", "s21k.prepare.shapes", "s21k.prepare.tiny_imagenet"):
+    for module in ("s21k.demo", "s21k.predict", "s21k.prepare.shapes", "s21k.prepare.tiny_imagenet", "s21k.prepare.imagenet", "s21k.prepare.imagenet_val", "s21k.prepare.lvis997",
+                   "s21k.prepare.objects365", "s21k.prepare.in21k_benchmark", "s21k.prepare.own_data", "s21k.evaluation.score"):
         assert module in run(module, "--help", module=True).stdout
 
 

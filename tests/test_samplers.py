@@ -1,8 +1,10 @@
 import itertools
 
+import numpy as np
+import pytest
 import torch
 
-from s21k.data.samplers import Share, Shuffle
+from s21k.data.samplers import Share, Shuffle, repeat_factors
 from s21k.randomness import derive_seed, seeded, uniform
 
 
@@ -70,3 +72,41 @@ def test_every_process_has_three_labelled_images_for_each_with_boxes_in_every_st
             boxes, labels = next(det), next(cls)
             assert len(labels) == 3 * len(boxes) == 3 and labels.images.shape[1:] == boxes.images.shape[1:] == (3, 64, 64)
             assert all(len(target.labels) == 1 for target in labels.targets)
+
+
+# --- repeat-factor sampling (G23, P90) ---
+
+def boxes_of(rng, images=60, categories=5):
+    """Category of each box, image after image, and where images begin; category 4 is rare, category 5 shows nowhere."""
+    rows = [sorted(rng.choice(categories, rng.integers(0, 4), p=[0.5, 0.3, 0.15, 0.04, 0.01]).tolist()) for _ in range(images)]
+    return rows, np.array([c for row in rows for c in row], dtype=np.int32), np.cumsum([0, *map(len, rows)])
+
+
+def test_repeat_factors_equal_a_slow_loop():
+    """Gupta et al. (2019): r_c = max(1, sqrt(t / f_c)) with f_c over images; an image takes the largest of its categories'."""
+    rng = np.random.default_rng(0)
+    for threshold in (0.001, 0.1, 0.5, 1.0):
+        rows, flat, offsets = boxes_of(rng)
+        share = {c: sum(c in row for row in rows) / len(rows) for row in rows for c in row}
+        slow = [max([1.0, *((threshold / share[c]) ** 0.5 for c in row)]) for row in rows]
+        assert repeat_factors(flat, offsets, threshold).tolist() == pytest.approx(slow, abs=1e-12)
+        assert threshold < 0.1 or max(slow) > 1
+
+
+def test_an_image_comes_as_often_as_its_factor_says_on_average_and_never_less():
+    """Fractions are drawn anew each epoch (rounding up would turn 1.1 into 2)."""
+    factors = np.array([1.0, 1.1, 1.5, 2.0, 3.7])
+    order = Shuffle(5, 0, "det", factors)
+    counts = np.array([np.bincount(order.epoch(e), minlength=5) for e in range(4000)])
+    assert np.abs(counts.mean(axis=0) - factors).max() < 0.03
+    assert (counts >= np.floor(factors)).all() and (counts <= np.ceil(factors)).all()
+    assert not np.array_equal(order.epoch(0), order.epoch(1)) and np.array_equal(order.epoch(7), Shuffle(5, 0, "det", factors).epoch(7))
+
+
+def test_a_stream_with_factors_starts_anywhere_and_is_shared_without_gap():
+    factors = np.array([1.0, 1.4, 2.6, 1.2, 1.0, 3.3])
+    whole = [Shuffle(6, 3, "det", factors)[p] for p in range(200)]
+    assert whole == [i for e in range(30) for i in Shuffle(6, 3, "det", factors).epoch(e).tolist()][:200]
+    assert [Shuffle(6, 3, "det", factors)[p] for p in (150, 3, 77)] == [whole[p] for p in (150, 3, 77)]
+    later = take(Share(Shuffle(6, 3, "det", factors), 10, 4, 1, 2), 20, 2)
+    assert [index for _, index in later] == [whole[step * 4 + 2 + i] for step in range(10, 30) for i in range(2)]

@@ -1,0 +1,153 @@
+"""A store of 21,841 synsets: indexing, splitting and serving it, and packing a JSON of millions of boxes. Linux only (/proc).
+
+    python -m tests.bench.store write [--out runs/store] [--synsets 21841]      tiny JPEGs, real wnids, one tar each and the same as folders
+    python -m tests.bench.store index [--out ..]          s21k.prepare.imagenet and in21k_benchmark: seconds, sizes, resident memory
+    python -m tests.bench.store serve [--out ..]          pictures a second from tars and from folders; memory of 0, 2 and 4 loader processes
+    python -m tests.bench.store boxes [--out ..] [--boxes 5000000]      seconds and peak memory of packing COCO's JSON
+
+A synset has 1 to 30 pictures of 64 px; the figures are those of a warm disk cache.
+"""
+import argparse
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from s21k.annotations import load_annotations
+from s21k.categories import imagenet21k_wnids
+from s21k.data.augment_stage1 import TrainAugment
+from s21k.data.classification import ClassificationData
+from s21k.data.loaders import LabelStream, collate
+
+MB = 1e6
+
+
+def write(out: Path, synsets: int) -> None:
+    rng = np.random.default_rng(0)
+    contents = []
+    for i in range(64):
+        content = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64)).save(content, "JPEG", quality=80)
+        contents.append(content.getvalue())
+    counts = rng.integers(1, 31, synsets)
+    for wnid, count in zip(imagenet21k_wnids()[:synsets], counts.tolist()):
+        (out / "folders" / wnid).mkdir(parents=True)
+        (out / "tars").mkdir(exist_ok=True)
+        with tarfile.open(out / "tars" / f"{wnid}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            for i in range(count):
+                content = contents[int(rng.integers(64))]
+                member = tarfile.TarInfo(f"{wnid}_{i}.JPEG")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+                (out / "folders" / wnid / f"{wnid}_{i}.JPEG").write_bytes(content)
+    print(f"{out}: {synsets} synsets, {counts.sum()} pictures of about {statistics.mean(map(len, contents)):.0f} bytes")
+
+
+def command(*words: str) -> None:
+    """Run it; its seconds and peak resident memory, of the largest process."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, printed
+    print(f"{words[0]} {words[1]}: {time.perf_counter() - began:.1f} s, peak {usage.ru_maxrss / 1024:.0f} MB; {printed.splitlines()[0]}", flush=True)
+
+
+def size_of(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def index(out: Path) -> None:
+    for source in ("tars", "folders"):
+        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids", "imagenet21k")
+        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids", "imagenet21k")         # nothing has changed
+        n = len(ClassificationData(out / f"{source}_index"))
+        print(f"  index {size_of(out / f'{source}_index') / MB:.1f} MB, {size_of(out / f'{source}_index') / n:.0f} bytes a picture", flush=True)
+    command("s21k.prepare.in21k_benchmark", "--index", str(out / "tars_index"), "--out", str(out / "benchmark"))
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that a process has to itself: what it shares with its parent, or maps from files, does not count."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
+def serve(out: Path) -> None:
+    rng = np.random.default_rng(0)
+    datas = {name: ClassificationData(out / f"{name}_index") for name in ("tars", "folders")}
+    order = rng.permutation(len(datas["tars"]))[:20000].tolist()
+    for name, data in datas.items():                                     # in turn, twice; the first warms the cache
+        for _ in range(2):
+            began = time.perf_counter()
+            for i in order:
+                data.read(i)
+            rate = len(order) / (time.perf_counter() - began)
+        print(f"{name}: {rate:.0f} pictures of 64 px a second and core, at random", flush=True)
+    for part, rows in (("all", slice(None)), ("a tenth", slice(0, None, 10))):
+        data = ClassificationData(out / "tars_index")
+        if part != "all":
+            data.index = data.index.take(np.arange(len(data))[rows])
+            data.labels = data.index.label
+        stream = LabelStream(data, "stage1", 0, TrainAugment(64, (0.08, 1.0), 0.4, False, 0.0))
+        for workers in (0, 2, 4):
+            places = [(p, int(i)) for p, i in enumerate(rng.permutation(len(data))[:12800])]
+            loader = iter(DataLoader(stream, batch_size=64, sampler=places, num_workers=workers, collate_fn=collate))
+            began = time.perf_counter()
+            for _ in range(150):
+                next(loader)
+            rate = 150 * 64 / (time.perf_counter() - began)
+            own = [private_bytes(w.pid) / MB for w in getattr(loader, "_workers", [])]
+            main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"{part} ({len(data)} pictures), {workers} loader processes: {rate:.0f} pictures a second, main process at most {main:.0f} MB, "
+                  f"each loader process {', '.join(f'{b:.0f}' for b in own) or '-'} MB of its own", flush=True)
+            del loader
+
+
+def boxes(out: Path, count: int) -> None:
+    """17 boxes a picture, as in Objects365."""
+    path = out / "boxes.json"
+    if not path.exists():
+        rng, images = np.random.default_rng(0), count // 17
+        out.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            file.write('{"images": [' + ",".join(f'{{"id": {i}, "file_name": "images/v1/patch{i % 50}/objects365_v1_{i:08d}.jpg", "height": 500, "width": 700}}' for i in range(1, images + 1)))
+            file.write('], "categories": ' + json.dumps([{"id": i, "name": f"thing {i}"} for i in range(1, 366)]) + ', "annotations": [')
+            for first in range(0, count, 100000):
+                n = min(100000, count - first)
+                rows = zip(rng.integers(1, images + 1, n).tolist(), rng.integers(1, 366, n).tolist(), (rng.random((n, 4)) * 200).round(8).tolist())
+                file.write("," * (first > 0) + ",".join(f'{{"id": {first + k}, "iscrowd": 0, "isfake": 0, "area": {b[2] * b[3]}, "isreflected": 0, "bbox": {b}, "image_id": {i}, "category_id": {c}}}'
+                                                        for k, (i, c, b) in enumerate(rows, start=1)))
+            file.write("]}")
+    began = time.perf_counter()
+    table = load_annotations(path)
+    read = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    table.save(out / "boxes_table")
+    again = time.perf_counter()
+    opened = load_annotations(out / "boxes_table")
+    print(f"{path.stat().st_size / MB:.0f} MB of JSON, {len(table.boxes)} boxes: {read:.1f} s, peak {peak:.0f} MB (of it about 400 for Python and torch); "
+          f"table {size_of(out / 'boxes_table') / MB:.0f} MB, opened in {time.perf_counter() - again:.2f} s ({len(opened.boxes)} boxes)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["write", "index", "serve", "boxes"])
+    parser.add_argument("--out", type=Path, default=Path("runs/store"))
+    parser.add_argument("--synsets", type=int, default=21841)
+    parser.add_argument("--boxes", type=int, default=5_000_000)
+    a = parser.parse_args()
+    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out), "boxes": lambda: boxes(a.out, a.boxes)}[a.what]()
+
+
+if __name__ == "__main__":
+    main()

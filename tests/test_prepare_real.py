@@ -1,0 +1,177 @@
+"""Preparation of the paper's data sets: category matching on the real lists, mending of Objects365, ImageNet's XML."""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s21k.annotations import load_annotations
+from s21k.categories import imagenet21k_wnids
+from s21k.errors import InputError
+from s21k.prepare.imagenet_val import check_truth, inside, read_xml
+from s21k.prepare.lvis997 import GROUPS, match
+from s21k.prepare.objects365 import mend, overlap, read_review
+from s21k.prepare.shape_formats import write_wordnet
+from s21k.prepare.wordnet import WordNet
+from tests.toy import DATA, run
+
+WORDNET = Path(os.environ.get("S21K_TEST_WORDNET", "/usr/share/wordnet"))         # Debian's wordnet-base
+
+
+@pytest.fixture(scope="module")
+def wordnet():
+    if not (WORDNET / "data.noun").is_file():
+        pytest.skip("data absent")
+    return WordNet(WORDNET)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    write_wordnet(tmp_path_factory.mktemp("wordnet"))
+    return WordNet(tmp_path_factory.getbasetemp() / "wordnet0")
+
+
+def test_lvis_and_imagenet_share_997_categories_720_of_them_base(wordnet, tmp_path):
+    """T11, P36, P37: LVIS v1's real category list, WordNet 3.0, the 21,841 wnids: 390 common, 330 frequent, 277 rare."""
+    source = DATA / "lvis" / "lvis_v1_categories.json"
+    if not source.is_file():
+        pytest.skip("data absent")
+    (tmp_path / "lvis.json").write_text(json.dumps({"images": [], "annotations": [], "categories": json.loads(source.read_text())}))
+    table = load_annotations(tmp_path / "lvis.json")
+    wnids = match(table, wordnet)
+    letters = [letter for wnid, letter in zip(wnids, table.frequencies) if wnid]
+    assert [letters.count(letter) for letter in "cfr"] == [390, 330, 277] and len({w for w in wnids if w}) == 997
+    assert sum(GROUPS[letter] == "base" for letter in letters) == 720
+    assert wordnet.wnid("stop_sign.n.01") is None and [n for n, s in zip(table.category_names, table.synsets) if wordnet.wnid(s) is None] == ["stop_sign"]
+
+
+def test_wordnet_names_every_class_of_imagenet_21k(wordnet):
+    assert all(wnid in wordnet.names for wnid in imagenet21k_wnids())
+    assert wordnet.wnid("dog.n.01") == "n02084071" and wordnet.name("n02084071") == "dog, domestic dog, Canis familiaris"
+    assert wordnet.wnid("mouse.n.04") == "n03793489" and wordnet.wnid("mouse.n.05") is None and wordnet.wnid("Band_Aid.n.01") == "n02786058"
+
+
+def test_real_lemmas_of_some_objects365_names(wordnet):
+    rows = {name: (decision, wnid) for name, decision, wnid, _ in overlap(["Airplane", "Mouse", "Lamp", "Desk", "Potted Plant", "Other Shoes", "Hat", "Cabinet/shelf"], wordnet, {})}
+    assert rows["Airplane"] == ("lemma", "n02691156") and rows["Desk"] == ("lemma", "n03179701") and rows["Hat"] == ("lemma", "n03497657")
+    assert rows["Mouse"][0] == rows["Lamp"][0] == rows["Cabinet/shelf"][0] == "ambiguous" and rows["Potted Plant"] == ("none", None)
+
+
+# --- on the miniature WordNet ---
+
+def test_a_synset_that_is_none_is_refused(small):
+    assert small.wnid("banana.n.02") == "n07753592" and small.wnid("unicorn.n.01") is None and small.wnid("apple.n.02") is None
+    for bad in ("apple", "apple.v.01", "apple.n.", ".n.01"):
+        with pytest.raises(InputError, match="expected lemma.n.number"):
+            small.wnid(bad)
+
+
+def test_a_folder_that_is_not_wordnet_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="wordnet-base"):
+        WordNet(tmp_path)
+    write_wordnet(tmp_path)
+    (tmp_path / "index.noun").write_text("apple n 2 1 @ 2 0 07739125\n")
+    with pytest.raises(InputError, match="index.noun:1"):
+        WordNet(tmp_path)
+
+
+def test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed(small, tmp_path):
+    names = ["Airplane", "Apple", "Apples", "Mouse", "Stop Sign", "Ashtrays/other"]
+    rows = {name: (decision, wnid) for name, decision, wnid, _ in overlap(names, small, {})}
+    assert rows == {"Airplane": ("lemma", "n02691156"), "Apple": ("ambiguous", None), "Apples": ("ambiguous", None), "Mouse": ("ambiguous", None),
+                    "Stop Sign": ("none", None), "Ashtrays/other": ("lemma", "n02747802")}
+    path = tmp_path / "reviewed.tsv"
+    path.write_text("name\tdecision\twnid\tcandidates\nMouse\treviewed\tn03793489\t\nApples\treviewed\t\t\nAirplane\tlemma\tn02691156\t\n")
+    reviewed = read_review(path, names)
+    rows = {name: (decision, wnid) for name, decision, wnid, _ in overlap(names, small, reviewed)}
+    assert rows["Mouse"] == ("reviewed", "n03793489") and rows["Apples"] == ("reviewed", None) and rows["Apple"] == ("lemma", "n07739125")
+    for line, says in (("Moose\treviewed\t", "'Moose'"), ("Mouse\treviewed\tn00000000", "one of the 21,841"), ("Mouse\treviewed\tn02330245\nApple\treviewed\tn02330245", ":2: 'n02330245'")):
+        path.write_text(line)
+        with pytest.raises(InputError, match=says):
+            read_review(path, names)
+
+
+def test_objects365_is_mended_as_a_plain_loop_mends_it(tmp_path):
+    """Cut, outside, below a pixel, copied, missing, crowd: against a loop over the JSON."""
+    rng = np.random.default_rng(0)
+    images = [{"id": 10 - i, "file_name": f"images/v1/patch{i % 2}/{i}.jpg", "height": 40, "width": 60} for i in range(8)]
+    rows = [{"id": i, "image_id": int(rng.integers(3, 11)), "category_id": int(rng.integers(1, 3)), "bbox": [float(v) for v in rng.integers(-10, 60, 2)] + [float(v) for v in rng.choice([0.5, 5, 20, 40], 2)],
+             "area": 1.0, "iscrowd": int(rng.random() < 0.1)} for i in range(150)]
+    rows += [{**rows[k], "id": 200 + k} for k in range(0, 60, 3)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}))
+    for image in images[:6]:
+        path = tmp_path / "train" / image["file_name"].removeprefix("images/v1/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    table, faults = mend(load_annotations(tmp_path / "a.json"), tmp_path / "train")
+    expected, seen, counts = [], set(), {"missing": 2, "cut": 0, "inside": 0, "copy": 0}
+    for image in sorted(images[:6], key=lambda r: r["id"]):
+        for row in (r for r in rows if r["image_id"] == image["id"]):
+            x, y, w, h = row["bbox"]
+            x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + w, 60), min(y + h, 40)
+            key = (row["image_id"], row["category_id"], *row["bbox"])
+            if x2 - x1 < 1 or y2 - y1 < 1:
+                counts["inside"] += 1
+            elif key in seen:
+                counts["copy"] += 1
+            else:
+                counts["cut"] += [x1, y1, x2, y2] != [x, y, x + w, y + h]
+                expected.append((row["image_id"], row["category_id"], [x1, y1, x2 - x1, y2 - y1], bool(row["iscrowd"])))
+                seen.add(key)
+    assert list(zip(table.image_ids[table.image_index].tolist(), table.category_ids[table.category_index].tolist(), table.boxes.tolist(), table.crowd.tolist())) == expected
+    assert {word: sum(word in what for _, what in faults) for word in counts} == counts and min(counts.values()) > 1
+    assert table.file_names[0] == "patch1/5.jpg" and table.image_ids.tolist() == [5, 6, 7, 8, 9, 10]
+    with pytest.raises(InputError, match="holds none of the 8 pictures"):
+        mend(load_annotations(tmp_path / "a.json"), tmp_path / "nothing")
+
+
+XML = "<annotation><object><name>n01440764</name><bndbox><xmin>0</xmin><ymin>2</ymin><xmax>9</xmax><ymax>{}</ymax></bndbox></object></annotation>"
+
+
+def test_imagenets_boxes_are_inclusive_pixels_cut_at_the_picture(tmp_path):
+    (tmp_path / "a.xml").write_text(XML.format(5))
+    assert read_xml(tmp_path / "a.xml") == [("n01440764", [0, 2, 9, 5])]
+    assert inside([0, 2, 9, 5], (100, 100)) == [0, 2, 10, 4] and inside([-3, 90, 120, 120], (100, 100)) == [0, 90, 100, 10]
+    assert inside([100, 0, 120, 50], (100, 100)) is None
+    bomb = '<!DOCTYPE a [<!ENTITY b "' + "x" * 99 + '">]>'
+    for text, says in (("<a>", "not an annotation"), (XML.format("x"), "not an annotation"), (XML.format("nan"), "no number of pixels"), (bomb + XML.format(5), "entities"), (XML.format("1e9"), "no number of pixels")):
+        (tmp_path / "a.xml").write_text(text)
+        with pytest.raises(InputError, match=says):
+            read_xml(tmp_path / "a.xml")
+
+
+def test_the_kits_list_must_agree_with_the_boxes(tmp_path):
+    """As class numbers in an order of their own, as wnids, or with file names before them."""
+    pictures, wnids = ["a", "b", "c", "d"], ["n2", "n1", "n2", ""]
+    for text in ("7\n3\n7\n3\n", "n2\nn1\nn2\nn1\n", "a n2\nb n1\nc n2\nd n9\n"):
+        (tmp_path / "t.txt").write_text(text)
+        check_truth(tmp_path / "t.txt", pictures, wnids)
+    for text, says in (("7\n3\n3\n3\n", "c is 3 .n1., its XML says n2"), ("n1\nn1\nn2\nn1", "a is n1"), ("1\n2\n", "2 lines, but there are 4")):
+        (tmp_path / "t.txt").write_text(text)
+        with pytest.raises(InputError, match=says):
+            check_truth(tmp_path / "t.txt", pictures, wnids)
+
+
+def test_faulty_validation_pictures_are_left_out_with_a_reason(tmp_path):
+    done = run("s21k.prepare.shapes", "--format", "imagenet", "--out", str(tmp_path / "d"), "--images-per-category", "1", "--detection-images", "1", "--val-per-category", "1", "--size", "48", module=True)
+    assert done.returncode == 0, done.stderr
+    images, boxes = tmp_path / "d" / "ILSVRC2012_img_val", tmp_path / "d" / "ILSVRC2012_bbox_val_v3" / "val"
+    names = sorted(p.stem for p in images.iterdir())
+    (images / f"{names[0]}.JPEG").write_bytes((images / f"{names[0]}.JPEG").read_bytes()[:-300])
+    (boxes / f"{names[1]}.xml").unlink()
+    (boxes / f"{names[2]}.xml").write_text("<x")
+    two = (boxes / f"{names[3]}.xml").read_text()
+    (boxes / f"{names[3]}.xml").write_text(two.replace("</annotation>", XML.format(5).removeprefix("<annotation>")))
+    call = ["s21k.prepare.imagenet_val", "--index", str(tmp_path / "d" / "train"), "--images", str(images), "--boxes", str(boxes), "--out", str(tmp_path / "d" / "imagenet1k")]
+    assert run("s21k.prepare.imagenet", str(tmp_path / "d" / "ILSVRC2012_img_train"), "--out", str(tmp_path / "d" / "train"), "--processes", "1", module=True).returncode == 0
+    done = run(*call, module=True)
+    assert done.returncode == 0, done.stderr
+    faults = dict(line.split("\t") for line in (tmp_path / "d" / "imagenet1k" / "val.faults.tsv").read_text().splitlines()[1:])
+    for name, says in zip(names, ("cannot be decoded", "no XML", "not an annotation", "objects of 2 classes")):
+        assert says in faults[f"{name}.JPEG"]
+    table = load_annotations(tmp_path / "d" / "imagenet1k" / "val_boxes.json")
+    assert len(table.image_ids) == len(names) - 4 and len((tmp_path / "d" / "imagenet1k" / "val.tsv").read_text().splitlines()) == len(names) - 4
+    assert run(*call, module=True).returncode == 0                                    # again: the link is there
+    done = run(*call[:3], "--images", str(tmp_path / "d" / "coco" / "train2017"), *call[5:], module=True)
+    assert done.returncode == 2
