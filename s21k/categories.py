@@ -72,7 +72,7 @@ class CategoryMap:
                     raise InputError(f"{where} ({entry['name']}): {key} is {entry[key]!r:.40}, expected a string or null")
             for part in ("det", "cls"):
                 row = entry.get(part)
-                if row is not None and (not isinstance(row, int) or isinstance(row, bool) or row < 0):
+                if row is not None and (not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < 1 << 31):
                     raise InputError(f"{where} ({entry['name']}): {part} is {row!r}, expected a row >= 0 or null")
                 if row in used[part]:
                     raise InputError(f"{where} ({entry['name']}): {part} row {row} belongs to an earlier entry")

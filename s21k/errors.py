@@ -4,6 +4,7 @@ Whatever enters from outside (words, YAML, JSON, image lists, checkpoints) is ch
 enters; what is wrong is said in one line: what, where, what was expected.
 """
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -22,8 +23,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+# What torch.distributed says, as a RuntimeError from deep inside, where another process is gone or does not answer.
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out", "Timeout", "NCCL", "Socket", "peer")
+
+
+def _one_line(kind: str, text: str) -> None:
+    print(f"{kind}: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
 def run_command(main: Callable[[list[str]], None], doc: str) -> None:
-    """Run main(argv): --help prints doc, an InputError or TrainingFault becomes one line on stderr, exit 2 or 3."""
+    """Run main(argv): --help prints doc. What is wrong becomes one line on stderr, and an exit code:
+
+    2  InputError: the input        3  TrainingFault, a file that cannot be read or written, another process that is gone or hangs
+    130  interrupted from the keyboard
+    """
     argv = sys.argv[1:]
     if "--help" in argv or "-h" in argv:
         print(doc.strip())
@@ -34,5 +47,17 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
         text = str(error)
         if "Original Traceback" in text:                # raised in a loader process, which sends its whole trace along
             text = text.strip().splitlines()[-1].partition("Error: ")[2]
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        _one_line("error", text)
         sys.exit(2 if isinstance(error, InputError) else 3)
+    except OSError as error:
+        _one_line("error", str(error))
+        sys.exit(3)
+    except KeyboardInterrupt:
+        _one_line("interrupted", "the last checkpoint stands; the same words continue from it")
+        sys.exit(130)
+    except RuntimeError as error:
+        if "WORLD_SIZE" not in os.environ or not any(words in str(error) for words in PEER_GONE):
+            raise
+        _one_line("error", f"another process is gone or does not answer ({str(error).splitlines()[0]:.200}); this one gives up, the last checkpoint stands")
+        sys.stdout.flush()
+        os._exit(3)                                     # leaving in order would wait for the others again

@@ -151,9 +151,10 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
     InputError: the categories JSON speaks of rows that the checkpoint's classifiers do not have, or
     the weights do not fit the configuration.
     """
-    if not isinstance(content.get("model"), dict) or "categories" not in content:
+    if "categories" not in content:
         raise InputError("the checkpoint is not one of stage II: it has no model and categories")
-    trained, now = content.get("config", {}).get("model", {}), dataclasses.asdict(cfg.model)
+    trained, now = content["config"].get("model"), dataclasses.asdict(cfg.model)
+    trained = trained if isinstance(trained, dict) else {}
     free = {"rpn_pre_nms", "rpn_proposals", "checkpoint_activations"}    # these may differ at test time
     for key in sorted((trained.keys() & now.keys()) - free):
         if trained[key] != now[key]:

@@ -4,7 +4,6 @@ Each holds model, optimizer, scaler, step, the resolved configuration, the order
 names of every classifier's rows: {"det": [C names], "cls": [C^ names]}, and a fingerprint of each stream's data.
 """
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,23 @@ def save(path: Path, content: dict[str, Any]) -> None:
     os.close(folder)
 
 
+def _check_ours(content: dict[str, Any], where: str) -> None:
+    """InputError: a part of a checkpoint of this project is not of its kind."""
+    def is_tree(value: Any, kind: type) -> bool:
+        return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
+
+    rows = content["categories"]
+    good = {"model": is_tree(content.get("model"), torch.Tensor), "categories": is_tree(rows, list) and all(isinstance(n, str) for names in rows.values() for n in names),
+            "config": isinstance(content.get("config"), dict), "data": is_tree(content.get("data"), str),
+            **{key: type(content.get(key)) is int and content[key] >= 0 for key in ("step", "total")},
+            **{key: isinstance(content.get(key), dict) for key in ("optimizer", "scaler")}}
+    if wrong := [key for key, is_good in good.items() if not is_good]:
+        raise InputError(f"{where}: its {wrong[0]} is not that of a checkpoint of this project")
+
+
 def is_ours(content: dict[str, Any]) -> bool:
     """A checkpoint of this project, not public weights."""
-    return isinstance(content.get("model"), dict) and "categories" in content
+    return "categories" in content
 
 
 def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -50,10 +63,12 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
         raise InputError(f"checkpoint {path}: no such file")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"checkpoint {path}: cannot be read ({str(error).splitlines()[0]:.120})") from None
+    except Exception as error:                                           # torch's reader raises whatever damaged bytes lead it to
+        raise InputError(f"checkpoint {path}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]:.120})") from None
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {path}: expected a dict of tensors, found a {type(content).__name__}")
+    if is_ours(content):
+        _check_ours(content, f"checkpoint {path}")
     return content
 
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from s21k.config import Config, save_config, training_difference, training_view
 from s21k.distributed import World, gather_objects, print0
 from s21k.errors import InputError, TrainingFault
-from s21k.training.checkpoint import check_categories, latest, read, save
+from s21k.training.checkpoint import check_categories, is_ours, latest, read, save
 
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -125,9 +125,8 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
 
 def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
              scaler: torch.amp.GradScaler, identity: Identity, ignore: str) -> None:
-    kinds = {"model": dict, "optimizer": dict, "scaler": dict, "config": dict, "categories": dict, "data": dict, "step": int}
-    if lacking := [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]:
-        raise InputError(f"{found}: has no {lacking[0]}, expected a checkpoint of this run")
+    if not is_ours(content):
+        raise InputError(f"{found}: expected a checkpoint of this run, its keys start {sorted(map(str, content))[:3]}")
     if keys := training_difference(cfg, content["config"], ignore):
         raise InputError(f"{found} was made with another configuration; different: {', '.join(keys)}; "
                          "give another output_dir=, or remove the folder")
@@ -149,7 +148,7 @@ def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
     places = [Path(cfg.stage2.init)] if cfg.stage2.init else [Path(d) / "stage1.pt" for d in dict.fromkeys((cfg.output_dir, cfg.parent_dir))]
     for place in filter(None, map(latest, places)):
         content = read(place)
-        if content.get("step", 0) < content.get("total", 0):
+        if is_ours(content) and content["step"] < content["total"]:
             print0(f"warning: {place} is unfinished: {content['step']} of {content['total']} steps")
         return place, content
     raise InputError(f"no stage-I checkpoint at {' or '.join(map(str, places))}: run train_stage1.py with the same words, "

@@ -93,24 +93,27 @@ def serve(out: Path) -> None:
                 data.read(i)
             rate = len(order) / (time.perf_counter() - began)
         print(f"{name}: {rate:.0f} pictures of 64 px a second and core, at random", flush=True)
-    for part, rows in (("all", slice(None)), ("a tenth", slice(0, None, 10))):
-        data = ClassificationData(out / "tars_index")
-        if part != "all":
-            data.index = data.index.take(np.arange(len(data))[rows])
-            data.labels = data.index.label
-        stream = LabelStream(data, "stage1", 0, TrainAugment(64, (0.08, 1.0), 0.4, False, 0.0))
-        for workers in (0, 2, 4):
-            places = [(p, int(i)) for p, i in enumerate(rng.permutation(len(data))[:12800])]
-            loader = iter(DataLoader(stream, batch_size=64, sampler=places, num_workers=workers, collate_fn=collate))
-            began = time.perf_counter()
-            for _ in range(150):
-                next(loader)
-            rate = 150 * 64 / (time.perf_counter() - began)
-            own = [private_bytes(w.pid) / MB for w in getattr(loader, "_workers", [])]
-            main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"{part} ({len(data)} pictures), {workers} loader processes: {rate:.0f} pictures a second, main process at most {main:.0f} MB, "
-                  f"each loader process {', '.join(f'{b:.0f}' for b in own) or '-'} MB of its own", flush=True)
-            del loader
+    for part in ("all", "tenth"):
+        for workers in (0, 2, 4):                                        # each in a process of its own
+            subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.bench.store", "serve_one", "--out", str(out), "--part", part, "--workers", str(workers)], check=True)
+
+
+def serve_one(out: Path, part: str, workers: int) -> None:
+    data = ClassificationData(out / "tars_index")
+    if part == "tenth":
+        data.index = data.index.take(np.arange(0, len(data), 10))
+        data.labels = data.index.label
+    stream = LabelStream(data, "stage1", 0, TrainAugment(64, (0.08, 1.0), 0.4, False, 0.0))
+    places = [(p, int(i)) for p, i in enumerate(np.random.default_rng(0).permutation(len(data))[:12800])]
+    loader = iter(DataLoader(stream, batch_size=64, sampler=places, num_workers=workers, collate_fn=collate))
+    began = time.perf_counter()
+    for _ in range(150):
+        next(loader)
+    rate = 150 * 64 / (time.perf_counter() - began)
+    own = [private_bytes(w.pid) / MB for w in getattr(loader, "_workers", [])]
+    main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{len(data)} pictures, {workers} loader processes: {rate:.0f} pictures a second, main process at most {main:.0f} MB, "
+          f"each loader process {', '.join(f'{b:.0f}' for b in own) or '-'} MB of its own", flush=True)
 
 
 def boxes(out: Path, count: int) -> None:
@@ -141,12 +144,15 @@ def boxes(out: Path, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["write", "index", "serve", "boxes"])
+    parser.add_argument("what", choices=["write", "index", "serve", "serve_one", "boxes"])
+    parser.add_argument("--part", default="all")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/store"))
     parser.add_argument("--synsets", type=int, default=21841)
     parser.add_argument("--boxes", type=int, default=5_000_000)
     a = parser.parse_args()
-    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out), "boxes": lambda: boxes(a.out, a.boxes)}[a.what]()
+    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out), "serve_one": lambda: serve_one(a.out, a.part, a.workers),
+     "boxes": lambda: boxes(a.out, a.boxes)}[a.what]()
 
 
 if __name__ == "__main__":
