@@ -158,6 +158,13 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):                   # a name that is too long, or has a zero byte
+        return False
+
+
 def _word_to_tree(word: str) -> dict[str, Any]:
     """One word -> nested dict: a YAML file of s21k/configs, a path, or key=value."""
     if "=" in word:
@@ -169,10 +176,8 @@ def _word_to_tree(word: str) -> dict[str, Any]:
         for part in reversed(key.split(".")):
             value = {part: value}
         return value
-    path = CONFIG_FOLDER / f"{word}.yaml"
-    if not path.is_file():
-        path = Path(word)
-    if not path.is_file():
+    path = next(filter(_is_file, (CONFIG_FOLDER / f"{word}.yaml", Path(word))), None)
+    if path is None:
         known = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
         raise InputError(f"{word!r} is neither a word ({', '.join(known)}), nor a YAML file, nor key=value"
                          + nearest(word, known))

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from tqdm import tqdm
+
 
 class InputError(ValueError):
     """Bad input from outside. Commands print it as one line and exit with 2."""
@@ -28,13 +30,14 @@ PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pi
 
 
 def _one_line(kind: str, text: str) -> None:
-    print(f"{kind}: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    tqdm.write(f"{kind}: {' '.join(text.split())}", file=sys.stderr)         # on a line of its own, whatever bar is shown
+    sys.stderr.flush()
 
 
 def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     """Run main(argv): --help prints doc. What is wrong becomes one line on stderr, and an exit code:
 
-    2  InputError: the input        3  TrainingFault, a file that cannot be read or written, another process that is gone or hangs
+    2  InputError: the input        3  TrainingFault, a file that cannot be read or written, another process or a loader process that is gone or hangs
     130  interrupted from the keyboard
     """
     argv = sys.argv[1:]
@@ -56,6 +59,9 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
         _one_line("interrupted", "the last checkpoint stands; the same words continue from it")
         sys.exit(130)
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):           # raised wherever the main process is when it hears of it
+            _one_line("error", f"a loader process died ({str(error).splitlines()[0]}); often the memory ran out: try a smaller data.workers; the last checkpoint stands")
+            sys.exit(3)
         if "WORLD_SIZE" not in os.environ or not any(words in str(error) for words in PEER_GONE):
             raise
         _one_line("error", f"another process is gone or does not answer ({str(error).splitlines()[0]:.200}); this one gives up, the last checkpoint stands")

@@ -15,7 +15,7 @@ from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.samplers import Share, Shuffle, repeat_factors
 from s21k.distributed import World
-from s21k.errors import InputError, TrainingFault
+from s21k.errors import InputError
 from s21k.randomness import derive_seed, seeded
 from s21k.structures import BACKGROUND, Batch, Sample, Target
 
@@ -129,19 +129,8 @@ def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, f
     if batch % world.size:
         raise InputError(f"{name}: a batch of {batch} images cannot be shared by {world.size} processes")
     share = Share(Shuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
-    return _watched(DataLoader(stream, batch_size=share.local, sampler=share, num_workers=cfg.data.workers,
-                               collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda"), name)
-
-
-def _watched(loader: DataLoader, name: str) -> Iterator[Batch]:
-    """Its batches; a loader process that died is a TrainingFault."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or isinstance(error, TrainingFault):
-            raise
-        raise TrainingFault(f"a loader process of the {name} data died ({str(error).splitlines()[0]}); often the memory ran out: "
-                            "expected to work with a smaller data.workers") from None
+    return iter(DataLoader(stream, batch_size=share.local, sampler=share, num_workers=cfg.data.workers,
+                           collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda"))
 
 
 def open_classification(cfg: Config, part: str, class_names: list[str] | None = None) -> ClassificationData:

@@ -26,7 +26,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:                             # torch says RuntimeError where the file's write failed
         temporary.unlink(missing_ok=True)
-        raise error if isinstance(error, OSError) else OSError(str(error).splitlines()[0]) from None
+        raise error if isinstance(error, OSError) else OSError(f"the write failed, is the disk full? {str(error).splitlines()[0]}") from None
     if path.exists():
         os.replace(path, path.with_suffix(".previous.pt"))
     os.replace(temporary, path)

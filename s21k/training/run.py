@@ -78,12 +78,12 @@ class Identity:
 
 def agree(cfg: Config, identity: Identity) -> None:
     """InputError on every process: one of them was given other words, or reads other data, than rank 0."""
-    mine = {"words (output folder)": cfg.output_dir, "configuration": repr(training_view(cfg)), **{f"{name} data": value for name, value in identity.data.items()}}
+    mine = {"output_dir": cfg.output_dir, **training_view(cfg), **{f"{name} data": value for name, value in identity.data.items()}}
     first, *others = gather_objects(mine)
     for rank, theirs in enumerate(others, start=1):
         for name in sorted(first.keys() | theirs.keys()):
             if first.get(name) != theirs.get(name):
-                raise InputError(f"rank {rank} has another {name} than rank 0: {str(theirs.get(name)):.80} against {str(first.get(name)):.80}")
+                raise InputError(f"rank {rank} has {name} {theirs.get(name)!r:.80}, rank 0 has {first.get(name)!r:.80}; expected the same words and data on every process")
 
 
 def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
