@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from s21k.annotations import load_annotations
+from s21k.archives import leaves_root
 from s21k.errors import InputError
 from s21k.images import read_image
 from s21k.masks import Masks
@@ -56,7 +57,10 @@ class DetectionData:
         InputError when the file has another size than its annotation says.
         """
         expected = (int(self.heights[index]), int(self.widths[index]))
-        image = read_image(self.root / self.file_names[index], at_least, expected)
+        name = self.file_names[index]
+        if leaves_root(name):
+            raise InputError(f"{self.root}: picture {name!r:.80} leads out of it")
+        image = read_image(self.root / name, at_least, expected)
         first, end = self.offsets[index:index + 2].tolist()
         masks = None if self.masks is None else Masks(tuple(self.masks[i] for i in range(first, end)))
         return image, Target(torch.from_numpy(self.boxes[first:end].copy()), torch.from_numpy(self.labels[first:end].astype(np.int64)), masks)

@@ -1,0 +1,175 @@
+"""A run of weeks: kills, signals, a full disk, processes that disagree, and files that would run code. Long versions: tests/bench/kills.py, faults.py."""
+import errno
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from s21k import errors
+from s21k.config import load_config
+from s21k.errors import InputError, TrainingFault
+from s21k.evaluation.detections_file import read_detections
+from s21k.training import checkpoint, run as training_run
+from s21k.training.run import Identity, agree, save_run
+from tests.bench import kills
+from tests.toy import ROOT, run, words, write_toy
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = write_toy(tmp_path_factory.mktemp("world"))
+    assert run("train_stage1.py", *words(root)).returncode == 0
+    return root
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(world):
+    """Two processes, SIGKILL twice, once in a write; every random choice of the loop is on."""
+    hashes = []
+    for name, count, save_every in (("unbroken", 0, 1000), ("broken", 2, 1)):
+        arguments = words(world, "stage2.iterations=12", f"output_dir={world / name}", f"stage2.init={world / 'run' / 'stage1.pt'}", f"stage2.save_every={save_every}")
+        met, _ = kills.run_with_kills("train_stage2.py", arguments, 2, world / name / "stage2.pt", count, random.Random(1))
+        assert len(met) == count
+        hashes.append(kills.weights_hash(world / name / "stage2.pt"))
+    assert hashes[0] == hashes[1]
+
+
+def test_a_signal_saves_and_ends_in_order_and_the_same_words_continue(world):
+    arguments = words(world, "stage1.epochs=400", f"output_dir={world / 'signalled'}", "stage1.validate_every=1000", "stage1.save_every=100000")
+    process = subprocess.Popen([sys.executable, "train_stage1.py", *arguments], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (world / "signalled" / "log.jsonl").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped after" in out and "Traceback" not in err, err
+    step = torch.load(world / "signalled" / "stage1.pt", weights_only=True)["step"]
+    assert 0 < step < 800 and f"stopped after {step} of 800 steps" in out
+
+
+def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint.save(tmp_path / "a.pt", {"step": step})
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path / "a.pt", {"step": 3})
+    monkeypatch.setattr(checkpoint.torch, "save", lambda content, file: (_ for _ in ()).throw(RuntimeError("unexpected pos 1 vs 2")))
+    with pytest.raises(OSError, match="is the disk full"):
+        checkpoint.save(tmp_path / "a.pt", {"step": 3})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.previous.pt", "a.pt"]
+    assert [torch.load(tmp_path / n)["step"] for n in ("a.pt", "a.previous.pt")] == [2, 1]
+    model = torch.nn.Linear(1, 1)
+    from s21k.distributed import World
+    with pytest.raises(TrainingFault, match="step 3: .*cannot be written"):
+        save_run(tmp_path / "a.pt", World(0, 1, torch.device("cpu")), load_config(["toy"]), model, torch.optim.SGD(model.parameters(), 0.1),
+                 torch.amp.GradScaler("cpu", enabled=False), 3, 4, Identity({}, {}), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("changed, says", [({"stage2.lr": 0.1}, "rank 1 has stage2.lr 0.1, rank 0 has 0.0003"), ({"det data": "7 images, x"}, "rank 1 has det data '7 images, x'"),
+                                           ({"output_dir": "runs/other"}, "rank 1 has output_dir")])
+def test_processes_with_other_words_or_data_are_found_at_the_start(monkeypatch, changed, says):
+    monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, mine | changed])
+    with pytest.raises(InputError, match=says):
+        agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
+    monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, dict(mine)])
+    agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
+
+
+def test_a_run_does_not_continue_on_other_images(world):
+    """Their number or order would change what comes next; the categories are the same."""
+    moved = world / "moved"
+    moved.mkdir()
+    import shutil
+    shutil.copytree(world / "shapes", moved / "shapes")
+    shutil.copytree(world / "run", moved / "run")
+    next((moved / "shapes" / "cls_train").rglob("*.jpg")).unlink()
+    done = run("train_stage1.py", *words(moved))
+    assert done.returncode == 2 and "its cls data was 16 images" in done.stderr and "now it is 15 images" in done.stderr
+
+
+def test_the_saved_configuration_alone_repeats_the_run(world, tmp_path):
+    """config.yaml as the only word."""
+    done = run("train_stage1.py", str(world / "run" / "config.yaml"), f"output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert kills.weights_hash(tmp_path / "stage1.pt") == kills.weights_hash(world / "run" / "stage1.pt")
+
+
+# --- files that would run code ---
+
+class Evil:
+    def __reduce__(self):
+        return os.system, (f"touch {os.environ['S21K_EVIL']}",)
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    monkeypatch.setenv("S21K_EVIL", str(tmp_path / "was-here"))
+    yield tmp_path / "was-here"
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_a_pickle_that_runs_code_gives_its_line_and_does_nothing(world, tmp_path, mark):
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps({"model": Evil()}))
+    torch.save({"model": {"a": Evil()}, "categories": {}}, tmp_path / "torch.pt")
+    for name in ("raw.pt", "torch.pt"):
+        for script, key in (("train_stage1.py", "stage1.init"), ("train_stage2.py", "stage2.init"), ("evaluate.py", "eval.checkpoint")):
+            done = run(script, *words(world, f"output_dir={tmp_path / 'out'}", f"{key}={tmp_path / name}"))
+            assert done.returncode == 2 and "cannot be read" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_pickled_column_and_a_yaml_object_do_nothing(world, tmp_path, mark):
+    np.savez(tmp_path / "d.npz", **{k: np.array([Evil()], dtype=object) for k in ("image_id", "category_id", "score", "bbox")})
+    with pytest.raises(InputError, match="without pickled objects"):
+        read_detections(tmp_path / "d.npz")
+    (tmp_path / "evil.yaml").write_text(f"seed: !!python/object/apply:os.system ['touch {mark}']\n")
+    for word in (str(tmp_path / "evil.yaml"), f"seed=!!python/object/apply:os.system ['touch {mark}']"):
+        done = run("train_stage1.py", "toy", word, f"output_dir={tmp_path / 'out'}")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "/etc/hostname", "a/../../outside.jpg"])
+def test_paths_that_leave_the_data_are_refused(world, tmp_path, name):
+    (tmp_path / "list.tsv").write_text(f"{name}\ta\n")
+    from s21k.data.classification import ClassificationData
+    with pytest.raises(InputError, match="leaves the list's folder"):
+        ClassificationData(tmp_path / "list.tsv")
+    content = json.loads((world / "shapes" / "det_train.json").read_text())
+    content["images"][0]["file_name"] = name
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    from s21k.data.detection import DetectionData
+    with pytest.raises(InputError, match="leads out of"):
+        DetectionData(tmp_path / "boxes.json", world / "shapes" / "det_train").read(0)
+
+
+# --- the edge of a command ---
+
+@pytest.mark.parametrize("error, code, says", [
+    (OSError(errno.ENOSPC, "No space left on device", "log.jsonl"), 3, "No space left on device"), (KeyboardInterrupt(), 130, "the last checkpoint stands"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 3, "a loader process died")])
+def test_trouble_of_the_machine_is_one_line(monkeypatch, capsys, error, code, says):
+    def main(argv):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as end:
+        errors.run_command(main, "doc")
+    assert end.value.code == code and says in capsys.readouterr().err
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
+    def main(argv):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(RuntimeError, match="a mistake"):
+        errors.run_command(main, "doc")
