@@ -123,6 +123,7 @@ class Stage2Config:
     image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 (P61, G4)
     loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" (P25, G3)
     loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions (G3)
+    baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"     # for comparison only: models/baselines.py
     drop_path: float = 0.0                  # G22
     save_every: int = 1000                  # steps
     log_every: int = 20                     # steps

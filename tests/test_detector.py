@@ -179,7 +179,7 @@ def test_a_checkpoint_of_other_categories_is_refused():
     cfg = load_config(["toy", *SMALL])
     model = make()
     categories = CategoryMap(list("abcd"), [None] * 4, ["all"] * 4, torch.tensor([0, 1, -1, -1]), torch.arange(4))
-    content = {"model": model.state_dict(), "categories": {"det": ["a", "b"], "cls": list("abcd")}}
+    content = {"model": model.state_dict(), "config": {}, "categories": {"det": ["a", "b"], "cls": list("abcd")}}
     restore_detector(cfg, content, categories)
     content["categories"]["cls"] = list("abdc")
     with pytest.raises(InputError, match="category c.*row 2.*'d'"):

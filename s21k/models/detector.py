@@ -15,6 +15,7 @@ from s21k.config import Config, EvalConfig
 from s21k.errors import InputError
 from s21k.images import normalize
 from s21k.models.assign import sample_regions
+from s21k.models.baselines import SigmoidHead, SoftmaxLabelHead, chosen_boxes
 from s21k.models.box_head import BoxHead
 from s21k.models.mask_head import MaskHead
 from s21k.models.postprocess import Ranking, postprocess
@@ -27,8 +28,11 @@ from s21k.structures import Batch, Prediction
 class Detector(nn.Module):
     """Faster R-CNN with an FPN, its category classifier decoupled into f, g and g-hat; with a mask head, Mask R-CNN."""
 
-    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead | SoftmaxHead, mask_head: MaskHead | None, regions_per_image: int) -> None:
+    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead | SoftmaxHead, mask_head: MaskHead | None, regions_per_image: int,
+                 chooses: str | None = None) -> None:
+        """chooses: a baseline's region of a labelled image (baselines.chosen_boxes); None: the entire image, the method."""
         super().__init__()
+        self.chooses = chooses
         self.encoder, self.rpn, self.box_head, self.mask_head = encoder, rpn, box_head, mask_head
         self.regions_per_image = regions_per_image
 
@@ -50,10 +54,15 @@ class Detector(nn.Module):
         if self.mask_head is not None:
             losses |= self.mask_head.losses(det_pyramid, regions, det.targets)
         if cls is not None:
-            cls_pyramid = [level[len(det):] for level in pyramid]
-            x = self.encoder.images(cls_pyramid, cls.sizes, cls.seeds)               # (B, d), one RoI each (P18)
+            x = self.image_features([level[len(det):] for level in pyramid], cls)    # (B, d), one RoI each (P18)
             losses |= self.box_head.image_losses(x, cls.labels())
         return losses
+
+    def image_features(self, pyramid: list[Tensor], cls: Batch) -> Tensor:
+        """x (B, d) that g-hat learns from: of the entire image (P18), or of what a baseline chooses in its place."""
+        if self.chooses is None:
+            return self.encoder.images(pyramid, cls.sizes, cls.seeds)
+        return self.encoder.regions(pyramid, chosen_boxes(self.chooses, self, pyramid, cls))
 
     @torch.no_grad()
     def predict(self, batch: Batch, categories: CategoryMap, test: EvalConfig) -> Iterator[Prediction]:
@@ -119,11 +128,14 @@ def load_part(module: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
     return True
 
 
+HEADS = {"none": BoxHead, "max_size": SigmoidHead, "max_score": SigmoidHead, "image": SigmoidHead, "softmax": SoftmaxLabelHead}     # of stage2.baseline
+
+
 def build_head(cfg: Config) -> BoxHead | SoftmaxHead:
     """The head of a configuration. InputError: image labels, and no g-hat to train with them."""
     num_det = cfg.data.det.classes
     if cfg.model.head == "decoupled":
-        return BoxHead(cfg.model.region_dim, num_det, cfg.data.cls.classes if cfg.data.cls else None, cfg.stage2.loss_reading, cfg.stage2.loss_norm)
+        return HEADS[cfg.stage2.baseline](cfg.model.region_dim, num_det, cfg.data.cls.classes if cfg.data.cls else None, cfg.stage2.loss_reading, cfg.stage2.loss_norm)
     if cfg.data.cls is not None:
         raise InputError("model.head=softmax has no g-hat, expected data.cls: null with it")
     return SoftmaxHead(cfg.model.region_dim, num_det)
@@ -142,7 +154,8 @@ def build_detector(cfg: Config) -> Detector:
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
     rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals)
     box_head = build_head(cfg)
-    return Detector(encoder, rpn, box_head, MaskHead(model.fpn_channels) if model.with_masks else None, model.regions_per_image)
+    return Detector(encoder, rpn, box_head, MaskHead(model.fpn_channels) if model.with_masks else None, model.regions_per_image,
+                    cfg.stage2.baseline if cfg.stage2.baseline in ("max_size", "max_score", "image") else None)
 
 
 def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Detector:
@@ -159,6 +172,9 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
     for key in sorted((trained.keys() & now.keys()) - free):
         if trained[key] != now[key]:
             raise InputError(f"the checkpoint was trained with model.{key}={trained[key]}, the configuration says {now[key]}")
+    stage2 = content["config"].get("stage2")
+    if isinstance(stage2, dict) and stage2.get("baseline") != cfg.stage2.baseline:
+        raise InputError(f"the checkpoint was trained with stage2.baseline={stage2.get('baseline')}, the configuration says {cfg.stage2.baseline}")
     for key, value in content["model"].items():
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"the checkpoint's {key} is not finite: its training diverged")

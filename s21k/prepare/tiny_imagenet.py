@@ -1,8 +1,8 @@
 """Tiny ImageNet (200 classes, 64 x 64 pixels, one box a picture) -> lists, boxes and categories.
 
-    python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip [--out data/tiny-imagenet]
+    python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip [--out data/tiny-imagenet] [--classes 40]
 
-Every second class (of the sorted wnids) is base: the detection set has the boxes of its training
+--classes: every 5th class when 40 of the 200 are wanted, and so on. Every second class (of the sorted wnids) is base: the detection set has the boxes of its training
 pictures. The other 100 are novel: their boxes are used for scoring only. A zip with fewer
 pictures than the official one is taken as it is.
 
@@ -64,14 +64,18 @@ def _coco(pictures: list[tuple[str, tuple[int, int], str, list[float]]], wnids: 
             "categories": [{"id": ids[wnid], "name": words.get(wnid, wnid), "wnid": wnid} for wnid in wnids]}
 
 
-def prepare(source: Path, out: Path) -> dict[str, int]:
-    """Unpack the pictures and write the five files. Returns counts by name."""
+def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str, int]:
+    """Unpack the pictures and write the five files; num_classes: of so many classes, evenly chosen. Returns counts by name."""
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{source}: not a readable zip ({error})") from None
     with archive:
-        wnids = sorted(line.strip() for line in _lines(archive, ROOT + "wnids.txt") if line.strip())
+        known = sorted(line.strip() for line in _lines(archive, ROOT + "wnids.txt") if line.strip())
+        num_classes = len(known) if num_classes is None else num_classes
+        if not 2 <= num_classes <= len(known):
+            raise InputError(f"--classes {num_classes}: expected 2 to {len(known)}")
+        wnids = known[::len(known) // num_classes][:num_classes]
         words = dict(line.split("\t", 1) for line in _lines(archive, ROOT + "words.txt") if "\t" in line)
         base = wnids[::2]
         members = set(archive.namelist())
@@ -87,8 +91,10 @@ def prepare(source: Path, out: Path) -> dict[str, int]:
         for line in _lines(archive, ROOT + "val/val_annotations.txt"):
             name, wnid, *corners = (line.split() + [""])[:6]
             if (member := f"{ROOT}val/images/{name}") in members:
-                if wnid not in wnids:
+                if wnid not in known:
                     raise InputError(f"{source}: val_annotations.txt: {name} is of {wnid!r}, which wnids.txt does not list")
+                if wnid not in wnids:
+                    continue
                 size = _extract(archive, member, out / f"val/{Path(name).name}")
                 val.append((f"val/{Path(name).name}", size, wnid, _box(corners, size, f"{source}: val_annotations.txt: {name}")))
     if not train or not val:
@@ -109,8 +115,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.prepare.tiny_imagenet")
     parser.add_argument("zip", type=Path)
     parser.add_argument("--out", type=Path, default=Path("data/tiny-imagenet"))
+    parser.add_argument("--classes", type=int)
     a = parser.parse_args(argv)
-    counts = prepare(a.zip, a.out)
+    counts = prepare(a.zip, a.out, a.classes)
     print(f"{a.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 

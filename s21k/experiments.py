@@ -1,0 +1,122 @@
+"""Does the paper hold? Its claims on real images, small enough for two CPU cores, with the alternatives in the same run.
+
+    python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip --out data/tiny40 --classes 40
+    python -m s21k.experiments run [--seeds 0 1 2] [--rows full no_stage1 ..]     all rows, seed by seed; continues where it was stopped
+    python -m s21k.experiments choices [--seeds 0]                            the open choices, each at a fifth of the budget
+    python -m s21k.experiments table                                          the tables of what has been run
+
+40 classes of Tiny ImageNet, half of them without boxes. Each finished row is a line of s21k/results/tiny40.jsonl or choices.jsonl
+(row, seed, words, figures, minutes); a row that is there is not run again. The project's own scripts are run, one after the other.
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from s21k.config import load_config
+from s21k.errors import InputError, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+BASE = ["r18", "tiny40"]
+# Row -> the words it adds. Stage I is shared by rows that change nothing of it; it is trained when a row first needs it.
+ROWS = {"full": [], "no_reform": ["no_reform"], "no_stage1": ["no_stage1"], "det_only": ["det_only"],
+        "max_size": ["stage2.baseline=max_size"], "max_score": ["stage2.baseline=max_score"], "image": ["stage2.baseline=image"], "softmax": ["stage2.baseline=softmax"]}
+MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stage II takes its backbone", "no_stage1": "\"-stage I\": stage II from random weights",
+           "det_only": "stage II without labelled images", "max_size": "Detic's max-size loss", "max_score": "Detic's max-score loss", "image": "Detic's image loss",
+           "softmax": "one softmax over C + 1 beside g-hat"}
+SHORT = ["stage1.epochs=5", "stage2.iterations=250"]
+# Choice -> what it is called and the words it adds to SHORT; the first of each group is the default.
+CHOICES = {"whole-image level: FPN's rule": [], "whole-image level: P5": ["model.image_roi_level=p5"], "whole-image level: mean of all": ["model.image_roi_level=all_mean"],
+           "whole-image level: random": ["model.image_roi_level=random"], "lambda 0.01": ["stage2.image_loss_weight=0.01"], "lambda 1": ["stage2.image_loss_weight=1"],
+           "loss on the product": ["stage2.loss_reading=bce_product"], "category loss over foreground": ["stage2.loss_norm=fg"],
+           "g-hat starts anew": ["stage2.load_image_classifier=false"], "det:cls 1:1": ["stage2.cls_per_det=1"], "det:cls 1:6": ["stage2.cls_per_det=6"]}
+KEYS = ("top1", "top5", "gt_known", "AP50")
+
+
+def read_results(name: str) -> list[dict]:
+    """The lines of a results file; InputError: one is not JSON."""
+    path = RESULTS / f"{name}.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise InputError(f"{path}: a line is not JSON ({error})") from None
+
+
+def script(name: str, words: list[str]) -> None:
+    """One of the project's scripts with these words, from the repository's root."""
+    print(f"\n$ python {name} {' '.join(words)}", flush=True)
+    code = subprocess.run([sys.executable, name, *words], cwd=ROOT).returncode
+    if code:
+        raise InputError(f"python {name} {' '.join(words)} ended with exit code {code}")
+
+
+def finish(words: list[str]) -> dict[str, float]:
+    """Stage I where it is not done, stage II and evaluation of one experiment; its figures, and stage I's top-1."""
+    cfg = load_config(words)
+    stage1 = ROOT / cfg.parent_dir / "log.jsonl"
+    words = [*words, "stage2.save_every=100000"]                         # neutral: a row is short, its stage I may be continued
+    if cfg.stage2.init is None:
+        own = [word for word in words if not word.startswith(("stage2.", "det_only"))]
+        script("train_stage1.py", own)                                   # says so when it is done already
+    script("train_stage2.py", words)
+    script("evaluate.py", words)
+    figures = json.loads((ROOT / cfg.output_dir / "metrics.json").read_text())
+    lines = [json.loads(line) for line in stage1.read_text().splitlines()] if cfg.stage2.init is None else []
+    accuracy = [line["val_top1"] for line in lines if "val_top1" in line]
+    return figures | ({"stage1_top1": accuracy[-1]} if accuracy else {})
+
+
+def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list[str]) -> None:
+    """Every row of every seed that is not in the results yet."""
+    RESULTS.mkdir(exist_ok=True)
+    for seed in seeds:
+        for row, more in rows.items():
+            if any(line["row"] == row and line["seed"] == seed for line in read_results(name)):
+                continue
+            words, began = [*base, *more, f"seed={seed}"], time.time()
+            figures = finish(words)
+            line = {"row": row, "seed": seed, "words": words, "minutes": round((time.time() - began) / 60, 1), "figures": {key: round(value, 5) for key, value in figures.items()}}
+            with open(RESULTS / f"{name}.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over the seeds, in per cent."""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def table(name: str, groups: tuple[str, ...]) -> list[str]:
+    """The rows of a results file as lines of a Markdown table."""
+    lines = read_results(name)
+    columns = [(key, group) for group in groups for key in KEYS]
+    out = ["| row | seeds | " + " | ".join(f"{key} {group or 'all'}" for key, group in columns) + " | gap of gt_known |", "|" + "---|" * (len(columns) + 3)]
+    for row in dict.fromkeys(line["row"] for line in lines):
+        figures = [line["figures"] for line in lines if line["row"] == row]
+        shown = [spread([f[f"{key}_{group}" if group else key] for f in figures]) for key, group in columns]
+        gap = spread([f["gt_known_novel"] - f["gt_known"] for f in figures])
+        out.append(f"| {row} | {len(figures)} | " + " | ".join(shown) + f" | {gap} |")
+    return out
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m s21k.experiments")
+    parser.add_argument("what", choices=["run", "choices", "table"])
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS))
+    a = parser.parse_args(argv)
+    if a.what == "run":
+        run_rows("tiny40", {row: words for row, words in ROWS.items() if a.rows is None or row in a.rows}, a.seeds or [0, 1, 2], BASE)
+    elif a.what == "choices":
+        run_rows("choices", CHOICES, a.seeds or [0], [*BASE, *SHORT])
+    for name, groups in (("tiny40", ("", "base", "novel")), ("choices", ("base", "novel"))):
+        if read_results(name):
+            print("\n".join(table(name, groups)))
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
