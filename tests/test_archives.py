@@ -179,7 +179,7 @@ def test_what_cannot_be_indexed_is_one_line(tmp_path, monkeypatch, words, says):
 # --- the split (P44-P46, G30, T7) ---
 
 def test_the_splits_rule_for_every_small_class():
-    """None below 5; 20 % rounded down, one at least, below 25; 5 from 25 on."""
+    """P44, P45, G30, T7: none below 5; 20 % rounded down, one at least, below 25; 5 from 25 on."""
     expected = {4: 0, **{n: 1 for n in range(5, 10)}, **{n: 2 for n in range(10, 15)}, **{n: 3 for n in range(15, 20)}, **{n: 4 for n in range(20, 25)}, **{n: 5 for n in range(25, 31)}}
     assert {n: validation_count(n) for n in range(4, 31)} == expected
     assert [validation_count(n) for n in (0, 1, 3, 1000)] == [0, 0, 0, 5]
@@ -189,6 +189,7 @@ def test_the_splits_rule_for_every_small_class():
 
 
 def test_the_split_does_not_depend_on_the_order_of_listing_nor_on_other_classes():
+    """P44, G30."""
     rng, names = np.random.default_rng(0), [f"n01440764_{i}.JPEG" for i in range(40)]
     chosen = {names[i] for i in choose("n01440764", names, 0)}
     for _ in range(5):
@@ -199,6 +200,7 @@ def test_the_split_does_not_depend_on_the_order_of_listing_nor_on_other_classes(
 
 
 def test_training_and_validation_share_no_picture(faulty, tmp_path):
+    """P44, G30; the paper's counts are printed beside (P46)."""
     done = run("s21k.prepare.in21k_benchmark", "--index", str(faulty / "from_tars"), "--out", str(tmp_path / "b"), module=True)
     assert done.returncode == 0 and "21077" in done.stdout, done.stderr
     everything, train = PictureIndex.load(faulty / "from_tars"), ClassificationData(tmp_path / "b" / "train")

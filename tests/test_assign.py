@@ -27,6 +27,13 @@ def test_an_object_that_nothing_touches_rescues_nothing():
     assert (theirs >= 0).all()
 
 
+def test_a_threshold_itself_belongs_to_the_better_side():
+    """G11, G13: from the upper one on an object's, below the lower one background."""
+    iou = torch.tensor([[0.75, 0.25, 0.5, 0.125]])
+    assert match(iou, 0.25, 0.75, rescue=False).tolist() == [0, IGNORE, IGNORE, BACKGROUND]
+    assert match(iou, 0.5, 0.5, rescue=False).tolist() == [0, BACKGROUND, 0, BACKGROUND]
+
+
 def test_no_objects_make_everything_background():
     assert match(torch.zeros(0, 4), 0.3, 0.7, rescue=True).tolist() == [BACKGROUND] * 4
 
@@ -63,3 +70,14 @@ def test_sampled_regions_have_the_objects_category_above_iou_half():
     assert set(regions.labels[positive].tolist()) <= {7, 3}
     assert torch.equal(regions.gt_boxes[positive], target.boxes[regions.gt_index[positive]])
     assert torch.equal(regions.labels[positive], target.labels[regions.gt_index[positive]])
+
+
+def test_half_an_object_is_an_object_and_the_truth_is_among_the_regions():
+    """G13: proposals of IoU 0.45, 0.5, 0.55 with one object; then, by default, 512 regions of which a quarter holds an object."""
+    truth = torch.tensor([[0.0, 0.0, 40.0, 40.0]])
+    target = Target(truth, torch.tensor([6]))
+    proposals = torch.tensor([[0.0, 0.0, 18.0, 40.0], [0.0, 0.0, 20.0, 40.0], [0.0, 0.0, 22.0, 40.0]])
+    (regions,) = sample_regions([proposals], [target], [0])
+    assert {(box[2], label) for box, label in zip(regions.boxes.tolist(), regions.labels.tolist())} == {(18, BACKGROUND), (20, 6), (22, 6), (40, 6)}
+    (regions,) = sample_regions([torch.cat([truth.repeat(600, 1), truth.repeat(600, 1) + 100])], [target], [0])
+    assert len(regions.labels) == 512 and int((regions.labels == 6).sum()) == 128

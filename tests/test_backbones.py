@@ -141,6 +141,12 @@ def test_drop_path_keeps_the_mean_and_drops_whole_branches():
     assert block.keep(branch, None) is branch
 
 
+def test_deeper_blocks_are_dropped_more_often():
+    """P52, G22: from nothing in the first block to the rate in the last, evenly."""
+    rates = [block.drop_path for layer in swin.swin_t(drop_path=0.22).layers for block in layer.blocks]
+    assert rates == pytest.approx([0.02 * i for i in range(12)])
+
+
 def test_any_picture_size_is_accepted_and_strides_round_up():
     model = swin.swin_t().eval()
     with torch.no_grad():

@@ -7,6 +7,7 @@ import torch
 from s21k.data.augment_stage1 import TrainAugment
 from s21k.data.classification import ClassificationData
 from s21k.data.loaders import LabelStream
+from s21k.models.detector import Detector
 from tests.toy import SMALL, run, words, write_toy
 
 
@@ -40,7 +41,7 @@ def test_the_three_scripts_leave_what_the_readme_says(trained):
 
 
 def test_the_encoder_of_stage_one_is_where_stage_two_started(trained, tmp_path):
-    """P5: with a learning rate of zero stage II's encoder is stage I's, bit for bit."""
+    """P5, P1: with a learning rate of zero stage II's encoder is stage I's, bit for bit."""
     done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.lr=0"))
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = model_of(trained / "run" / "stage1.pt"), model_of(tmp_path / "stage2.pt")
@@ -116,6 +117,27 @@ def test_a_stopped_and_restarted_run_ends_with_the_weights_of_an_unbroken_one(tr
     assert unbroken.keys() == restarted.keys() and all(torch.equal(unbroken[k], restarted[k]) for k in unbroken)
 
 
+def test_the_script_itself_feeds_three_labelled_images_for_each_with_boxes(tmp_path, monkeypatch):
+    """P57."""
+    root, seen, forward = write_toy(tmp_path), [], Detector.forward
+    monkeypatch.setattr(Detector, "forward", lambda self, det, cls: seen.append((len(det), len(cls))) or forward(self, det, cls))
+    for parts in (1, 2):
+        done = run("train_stage2.py", *words(root, "no_stage1", "stage2.iterations=2", f"stage2.accumulate={parts}", f"output_dir={tmp_path / str(parts)}"))
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert seen == [(2, 6)] * 2 + [(1, 3)] * 4
+
+
+def test_lambda_weighs_the_loss_of_labelled_images_and_no_other(tmp_path):
+    """P61, G4: at zero, without decay, g-hat stays as it was drawn while g learns."""
+    root, states = write_toy(tmp_path), []
+    for steps in (1, 3):
+        done = run("train_stage2.py", *words(root, "no_stage1", "stage2.image_loss_weight=0", "stage2.weight_decay=0", f"stage2.iterations={steps}", f"output_dir={tmp_path / str(steps)}"))
+        assert done.returncode == 0, done.stderr[-2000:]
+        states.append(model_of(tmp_path / str(steps) / "stage2.pt"))
+    same = {part: torch.equal(*(state[f"box_head.{part}.weight"] for state in states)) for part in ("cls_classifier", "det_classifier", "foreground")}
+    assert same == {"cls_classifier": True, "det_classifier": False, "foreground": False}
+
+
 def test_accumulation_keeps_the_order_of_images(trained, tmp_path):
     """G19: a step in two parts sees the same images; with group norm its loss is the same mean."""
     done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.accumulate=2"))
@@ -185,6 +207,7 @@ def test_a_picture_that_went_bad_gives_its_place_to_another_with_that_ones_label
 
 @pytest.mark.parametrize("ablation", ["no_stage1", "det_only", "no_reform"])
 def test_the_ablations_run(trained, tmp_path, ablation):
+    """P95."""
     scripts = ["train_stage2.py"] if ablation != "no_reform" else ["train_stage1.py", "train_stage2.py"]
     more = [ablation, f"output_dir={tmp_path}"]
     if ablation == "det_only":

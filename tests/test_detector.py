@@ -23,7 +23,7 @@ def gradients(model, losses):
 
 
 def test_the_image_loss_reaches_neither_f_nor_g_nor_the_rpn_nor_the_boxes():
-    """T2, P26, G5, G12; it does reach the shared encoder and g-hat."""
+    """T2, P3, P26, P27, G5, G12; it does reach the shared encoder and g-hat."""
     model = make()
     touched = gradients(model, model(batch(2), batch(6, objects=1, seed=1))["image_category"])
     assert not [n for n in touched if n.startswith(("rpn.", "box_head.foreground", "box_head.det_classifier", "box_head.box_regressor"))]
@@ -31,7 +31,7 @@ def test_the_image_loss_reaches_neither_f_nor_g_nor_the_rpn_nor_the_boxes():
 
 
 def test_a_step_on_detection_data_leaves_g_hat_alone():
-    """T3, G5."""
+    """T3, P27, G5."""
     model = make()
     losses = model(batch(2), None)
     assert set(losses) == {"rpn_objectness", "rpn_box", "region_score", "region_box"}
@@ -42,7 +42,7 @@ def test_a_step_on_detection_data_leaves_g_hat_alone():
 
 
 def test_the_detection_losses_do_not_depend_on_the_classification_images():
-    """G12: with a norm that does not mix images, labels-only images change nothing in the other losses."""
+    """P4, G12: with a norm that does not mix images, labels-only images change nothing in the other losses."""
     model = make()
     alone = model(batch(2), None)
     for seed in (1, 2):
@@ -92,7 +92,7 @@ def test_images_without_any_object_give_finite_losses_and_gradients():
 
 
 def test_stage_two_takes_over_the_whole_encoder_of_stage_one():
-    """P5, P35: strictly, and with g-hat or without it (P30, G7)."""
+    """P5, P28, P35: strictly, and with g-hat or without it (P30, G7)."""
     cfg = load_config(["toy", *SMALL])
     classifier = build_classifier(cfg.model, 4, 0.0)
     model = make()
@@ -106,6 +106,36 @@ def test_stage_two_takes_over_the_whole_encoder_of_stage_one():
     assert torch.equal(model.box_head.cls_classifier.weight, classifier.cls_classifier.weight)
 
 
+def test_new_layers_stay_as_they_were_drawn():
+    """P29: f, g, boxes, masks and the RPN; all that stage I has goes over, or has a place (P16)."""
+    classifier = build_classifier(load_config(["toy", *SMALL]).model, 4, 0.0)
+    assert {".".join(key.split(".")[:2]) for key in classifier.state_dict()} == {"encoder.backbone", "encoder.fpn", "encoder.fc1", "encoder.fc2", "cls_classifier.weight", "cls_classifier.bias"}
+    model = make("model.with_masks=true")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.inherit(classifier.state_dict())
+    new = [k for k, v in model.state_dict().items() if torch.equal(v, before[k]) and v.ndim > 1]
+    assert {k.removeprefix("box_head.").split(".")[0] for k in new} == {"rpn", "foreground", "det_classifier", "box_regressor", "mask_head"}
+    assert all(before[k].std() > 0 for k in new)
+
+
+def test_stage_one_trains_the_norms_that_stage_two_freezes():
+    """G17."""
+    classifier, model = build_classifier(load_config(["r50"]).model, 4, 0.0), make("model.norm=frozen_bn")
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in classifier.modules())
+    assert not any(isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm)) for m in model.modules()) and "encoder.backbone.bn1.running_mean" in model.state_dict()
+
+
+def test_at_test_time_g_hat_reads_the_detectors_region_features():
+    """P20 to P23, P32: three linear layers on one x; a category of g-hat alone has S_fg times g-hat's softmax. One box for all categories (G1)."""
+    head, x = make().box_head, torch.randn(5, 32)
+    found = head.region_scores(x, torch.tensor([[4.0, 4.0, 40.0, 50.0]] * 5), (64, 64), torch.tensor([-1, 1, -1]), torch.tensor([2, -1, 0]))
+    s_fg = torch.sigmoid(x @ head.foreground.weight.T + head.foreground.bias)
+    s = torch.softmax(x @ head.det_classifier.weight.T + head.det_classifier.bias, 1)
+    s_hat = torch.softmax(x @ head.cls_classifier.weight.T + head.cls_classifier.bias, 1)
+    torch.testing.assert_close(found.rows(0, 5), s_fg * torch.stack([s_hat[:, 2], s[:, 1], s_hat[:, 0]], 1))
+    assert found.boxes.shape == (5, 4) and head.box_regressor.out_features == 4
+
+
 def test_without_reformulation_the_backbone_alone_is_taken():
     """P67, G24."""
     cfg = load_config(["toy", *SMALL, "no_reform"])
@@ -115,6 +145,8 @@ def test_without_reformulation_the_backbone_alone_is_taken():
     assert model.inherit(classifier.state_dict())[0] == ["backbone"]
     assert all(torch.equal(v, model.encoder.fpn.state_dict()[k]) for k, v in fpn.items())
     assert torch.equal(model.encoder.backbone.conv1.weight, classifier.backbone.conv1.weight)
+    images = torch.randn(2, 3, 64, 64)                                       # average pooling and a linear layer
+    torch.testing.assert_close(classifier(images), classifier.cls_classifier(classifier.backbone(images)[-1].mean((2, 3))))
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused():
@@ -128,7 +160,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused():
 
 
 def test_stage_one_and_stage_two_give_the_same_feature_of_a_whole_image():
-    """P2, P18: one object, two stages."""
+    """P2, P13, P14, P16, P18: one object, two stages."""
     cfg = load_config(["toy", *SMALL])
     classifier = build_classifier(cfg.model, 4, 0.0).eval()
     model = make().eval()
@@ -148,7 +180,7 @@ def test_padding_is_not_part_of_the_entire_image():
 
 
 def test_image_roi_level_options_choose_the_level():
-    """G15."""
+    """G15; 7 x 7 cells (G14) into two layers (G8)."""
     pyramid = [torch.full((2, 16, 64 // 2**k, 64 // 2**k), float(k)) for k in range(2, 7)]
     boxes = [torch.tensor([[0.0, 0, 64, 64]])] * 2
     features = {}
@@ -173,6 +205,8 @@ def test_prediction_is_one_image_at_a_time_and_inside_the_picture():
         assert prediction.regions.shape == (len(prediction.regions.boxes), 4)
         assert len(prediction.detections.scores) <= 10 and (prediction.detections.scores.diff() <= 0).all()
         assert prediction.regions.boxes.min() >= 0 and prediction.regions.boxes.max() <= 64
+    for prediction in model.predict(batch(2), categories, EvalConfig(threshold=1.0)):                     # Top-5 has no threshold (P83, G27)
+        assert len(prediction.detections.scores) == 0 and len(prediction.five_best.scores) == 5
 
 
 def test_a_checkpoint_of_other_categories_is_refused():

@@ -37,6 +37,7 @@ def best_100(rows):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_part_of_the_report_equals_its_oracle(tmp_path, seed):
+    """G28: every detection counts in AP, those of the picture's own category alone in AP_fed."""
     truth, rows = benchmark(seed, per_image=300 if seed % 2 else 60)
     path, saved = tmp_path / "gt.json", tmp_path / "d.json"
     path.write_text(json.dumps(truth))

@@ -67,7 +67,7 @@ def federated(rng, truth):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(80))
 def test_every_figure_equals_lvis_on_random_data(tmp_path, seed, kind):
-    """E28-E33: also with unknown categories that use up the budget, and more detections than it allows."""
+    """G29, E28-E33: also with unknown categories that use up the budget, and more detections than it allows."""
     rng = np.random.default_rng(seed)
     truth = federated(rng, random_truth(rng, images=int(rng.integers(1, 8)), categories=int(rng.integers(2, 7))))
     rows = random_detections(rng, truth, per_image=[30, 30, 500][seed % 3])

@@ -24,6 +24,7 @@ def rectangle(x1, y1, x2, y2):
 
 
 def test_logits_equal_torchvisions_with_copied_weights():
+    """P39, G2."""
     torch.manual_seed(0)
     ours, trunk, predictor = MaskHead(8), MaskRCNNHeads(8, (8, 8, 8, 8), 1), MaskRCNNPredictor(8, 8, 1)
     with torch.no_grad():
@@ -42,6 +43,7 @@ def test_logits_equal_torchvisions_with_copied_weights():
 
 
 def test_the_loss_is_the_mean_cross_entropy_over_the_cells_of_positive_regions():
+    """P39, G2."""
     torch.manual_seed(1)
     head, levels = MaskHead(8), pyramid()
     torch.nn.init.normal_(head.predictor.weight)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from s21k.annotations import load_annotations
-from s21k.categories import imagenet21k_wnids
+from s21k.categories import CategoryMap, imagenet21k_wnids
 from s21k.errors import InputError
 from s21k.prepare.imagenet_val import check_truth, inside, read_xml
-from s21k.prepare.lvis997 import GROUPS, match
+from s21k.prepare.lvis997 import GROUPS, match, prepare
 from s21k.prepare.objects365 import mend, overlap, read_review
 from s21k.prepare.shape_formats import write_wordnet
 from s21k.prepare.wordnet import WordNet
@@ -67,6 +67,22 @@ def test_a_synset_that_is_none_is_refused(small):
             small.wnid(bad)
 
 
+def test_common_and_frequent_categories_are_base_and_rare_ones_novel(small, tmp_path):
+    """P37, P38, G6: rows of g are the base ones in their order, those of g-hat all by wnid; what has no synset is in neither."""
+    named = [("airplane", "airplane.n.01", "f"), ("apple", "apple.n.01", "r"), ("ashtray", "ashtray.n.01", "c"), ("unicorn", "unicorn.n.01", "f")]
+    content = {"images": [{"id": 1, "file_name": "1.jpg", "height": 50, "width": 50}], "categories": [
+        {"id": i, "name": name, "synset": synset, "frequency": letter} for i, (name, synset, letter) in enumerate(named, start=1)]}
+    content["annotations"] = [{"id": i, "image_id": 1, "category_id": i, "bbox": [i, i, 9, 9], "area": 81, "segmentation": [[i, i, i + 9, i, i + 9, i + 9]]} for i in range(1, 5)]
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    table = load_annotations(tmp_path / "lvis.json", masks=True)
+    assert prepare(table, table, small, tmp_path) == (3, 2, 1)
+    categories = CategoryMap.load(tmp_path / "categories_997.json")
+    assert categories.groups == ["base", "novel", "base"] and categories.det_index.tolist() == [0, -1, 1]
+    assert [sorted(categories.wnids)[row] for row in categories.cls_index.tolist()] == categories.wnids == [small.wnid(synset) for _, synset, _ in named[:3]]
+    base = load_annotations(tmp_path / "base_train", masks=True)
+    assert base.category_names == ["airplane", "ashtray"] and base.boxes[:, 0].tolist() == [1, 3] and len(base.image_ids) == 1
+
+
 def test_a_folder_that_is_not_wordnet_is_one_line(tmp_path):
     with pytest.raises(InputError, match="wordnet-base"):
         WordNet(tmp_path)
@@ -77,6 +93,7 @@ def test_a_folder_that_is_not_wordnet_is_one_line(tmp_path):
 
 
 def test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed(small, tmp_path):
+    """G9."""
     names = ["Airplane", "Apple", "Apples", "Mouse", "Stop Sign", "Ashtrays/other"]
     rows = {name: (decision, wnid) for name, decision, wnid, _ in overlap(names, small, {})}
     assert rows == {"Airplane": ("lemma", "n02691156"), "Apple": ("ambiguous", None), "Apples": ("ambiguous", None), "Mouse": ("ambiguous", None),

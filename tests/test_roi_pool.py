@@ -63,6 +63,7 @@ def test_pooling_a_5_by_5_map_drawn_here():
 
 
 def test_pooling_equals_a_slow_loop_on_every_level():
+    """G14."""
     g = torch.Generator().manual_seed(0)
     pyramid = [torch.randn(2, 3, 256 // 2**k, 256 // 2**k, generator=g) for k in range(2, 6)]
     boxes = [torch.tensor([[3.0, 5.0, 60.0, 90.0], [10.0, 20.0, 200.0, 180.0]]), torch.tensor([[0.0, 0.0, 250.0, 255.0], [-5.0, 30.0, 20.0, 44.0]])]

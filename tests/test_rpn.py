@@ -36,6 +36,7 @@ def test_anchors_equal_torchvisions_but_for_its_rounding():
 
 
 def test_fpn_equals_torchvision():
+    """G10."""
     ours = FPN([8, 16, 32, 64], 24)
     theirs = FeaturePyramidNetwork([8, 16, 32, 64], 24, extra_blocks=LastLevelMaxPool())
     state = {}
@@ -75,6 +76,7 @@ def pair(batch=256):
 
 
 def test_proposals_equal_torchvisions():
+    """G11."""
     ours, theirs, features = pair()
     sizes = [(128, 192), (100, 150)]
     for mode in (True, False):
@@ -114,3 +116,13 @@ def test_losses_equal_torchvisions_with_every_anchor_sampled():
     wanted = theirs.box_coder.encode(matched, anchors)
     l1 = sum(F.l1_loss(d[label == 1], w[label == 1], reduction="sum") for d, w, label in zip(torch.cat(deltas, 1), wanted, labels))
     torch.testing.assert_close(losses["rpn_box"], l1 / (100_000 * 2), rtol=1e-4, atol=1e-6)
+
+
+def test_half_of_the_sampled_anchors_hold_an_object_at_most():
+    """G11, on logits of zero: the gradient pulls up the sampled anchors that hold an object, pulls down the other sampled ones."""
+    ours, _, features = pair(batch=8)
+    anchors = torch.cat(pyramid_anchors(features, 8.0))
+    logits, deltas = torch.zeros(1, len(anchors), requires_grad=True), torch.zeros(1, len(anchors), 4, requires_grad=True)
+    target = Target(anchors[::500][:10], torch.zeros(10, dtype=torch.int64))
+    ours.losses(anchors, logits, deltas, [target], [0])["rpn_objectness"].backward()
+    assert int((logits.grad < 0).sum()) == int((logits.grad > 0).sum()) == 4

@@ -20,7 +20,7 @@ def test_every_image_once_an_epoch_and_epochs_differ():
 
 
 def test_processes_share_a_stream_without_gap_or_repeat():
-    """T8: the images of each step are the same for one, two and four processes."""
+    """T8, G19, G32: the images of each step are the same for one, two and four processes."""
     order = Shuffle(100, 0, "det")
     alone = take(Share(order, 0, 8, 0, 1), 5, 8)
     for ranks in (2, 4):
@@ -83,7 +83,7 @@ def boxes_of(rng, images=60, categories=5):
 
 
 def test_repeat_factors_equal_a_slow_loop():
-    """Gupta et al. (2019): r_c = max(1, sqrt(t / f_c)) with f_c over images; an image takes the largest of its categories'."""
+    """P90, G23; Gupta et al. (2019): r_c = max(1, sqrt(t / f_c)) with f_c over images; an image takes the largest of its categories'."""
     rng = np.random.default_rng(0)
     for threshold in (0.001, 0.1, 0.5, 1.0):
         rows, flat, offsets = boxes_of(rng)
@@ -94,7 +94,7 @@ def test_repeat_factors_equal_a_slow_loop():
 
 
 def test_an_image_comes_as_often_as_its_factor_says_on_average_and_never_less():
-    """Fractions are drawn anew each epoch (rounding up would turn 1.1 into 2)."""
+    """G23: fractions are drawn anew each epoch (rounding up would turn 1.1 into 2)."""
     factors = np.array([1.0, 1.1, 1.5, 2.0, 3.7])
     order = Shuffle(5, 0, "det", factors)
     counts = np.array([np.bincount(order.epoch(e), minlength=5) for e in range(4000)])

@@ -39,7 +39,7 @@ def test_the_final_score_and_the_background_sum_to_one():
 
 
 def test_region_nll_equals_a_slow_loop():
-    """G3, P25."""
+    """P20, P21, P25, G3."""
     for seed in range(5):
         fg, logits, labels = random_case(seed=seed)
         assert float(region_nll(fg, logits, labels, 7.0)) == pytest.approx(slow_nll(fg, logits, labels, 7.0), rel=1e-5)
@@ -88,21 +88,21 @@ def test_no_regions_give_zero_tied_to_the_graph():
 
 
 def test_image_nll_is_the_mean_negative_log_of_eq_3():
-    """P19, P22."""
+    """P19, P22, G4."""
     logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]])
     expected = -(math.log(math.exp(2) / (math.e + math.exp(2) + math.exp(.5))) + math.log(1 / (2 + math.exp(3)))) / 2
     assert image_nll(logits, torch.tensor([1, 0])).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_fuse_on_three_categories_one_known_to_both_one_to_each():
-    """Eqs. 4 and 5, P33, P34: worked by hand. g knows categories 0 and 1, g-hat 0 and 2."""
+    """Eqs. 4 and 5, P33, P34, G9: worked by hand. g knows categories 0 and 1, g-hat 0 and 2."""
     det, cls = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.3, 0.7]]).log()
     scores = fuse(torch.tensor([0.0]), det, cls, torch.tensor([0, 1, -1]), torch.tensor([0, -1, 1]))
     torch.testing.assert_close(scores, 0.5 * torch.tensor([[0.9 ** (2 / 3) * 0.3 ** (1 / 3), 0.1, 0.7]]))
 
 
 def test_the_exponent_one_is_g_alone_and_zero_is_g_hat_alone():
-    """T5; S_fg enters once."""
+    """T5, P24, P33; S_fg enters once."""
     fg, det, _ = random_case(c=4)
     _, cls, _ = random_case(c=4, seed=1)
     index = torch.arange(4)

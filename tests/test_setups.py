@@ -68,7 +68,7 @@ S3 = ("swin_t", "s3", "data.det.classes=5")
 
 
 def test_setup_one_gives_mask_ap_of_base_and_novel_categories(lvis):
-    """Table 2: "Ours" and both ablations."""
+    """P6, P38, P39, P95. Table 2: "Ours" and both ablations."""
     results, printed = stages(lvis, "ours", *S1)
     for key in ("lvis_mask_AP", "lvis_mask_AP_base", "lvis_mask_AP_novel", "lvis_AP", "lvis_AP_novel", "lvis_mask_APr"):
         assert 0 <= results[key] <= 1, key
@@ -85,7 +85,7 @@ def test_setup_one_gives_mask_ap_of_base_and_novel_categories(lvis):
 
 
 def test_setup_two_evaluates_the_labels_classifier_alone(imagenet):
-    """Table 3: localization by g-hat (P41, P42); "-reform.", too."""
+    """P7, P40, P95. Table 3: localization by g-hat (P41, P42); "-reform.", too."""
     results, printed = stages(imagenet, "ours", *S2)
     assert {"top1", "top5", "gt_known", "images"} <= results.keys() and results["images"] == 12 and "top-1 accuracy" in printed
     categories = CategoryMap.load(imagenet / "imagenet1k" / "categories.json")
@@ -95,7 +95,7 @@ def test_setup_two_evaluates_the_labels_classifier_alone(imagenet):
 
 
 def test_setup_three_and_the_three_rows_of_fine_tuning(objects365, lvis):
-    """Table 4 at 21,841 categories, and Table 5: what each row inherits is printed."""
+    """P8, P43, P49, P90, P95. Table 4 at 21,841 categories, and Table 5: what each row inherits is printed."""
     results, _ = stages(objects365, "ours", *S3)
     assert {"AP50", "AP50_fed", "top1", "top5_classes", "gt_known"} <= results.keys()
     assert len(torch.load(objects365 / "ours" / "stage2.pt", weights_only=True)["categories"]["cls"]) == 21841
@@ -113,7 +113,7 @@ def test_setup_three_and_the_three_rows_of_fine_tuning(objects365, lvis):
 
 
 def test_the_lvis_tables_are_the_files_without_what_is_not_for_training(lvis):
-    """G6: annotations of novel and unmatched categories go, pictures stay; against a plain filter of the JSON."""
+    """P38, G6: annotations of novel and unmatched categories go, pictures stay; against a plain filter of the JSON."""
     raw = json.loads((lvis / "lvis_v1_train.json").read_text())
     base = {c["id"]: c["name"] for c in raw["categories"] if c["frequency"] in "cf" and c["name"] != "stop_sign"}
     table = load_annotations(lvis / "lvis" / "base_train", masks=True)
@@ -148,10 +148,11 @@ def test_a_permuted_category_list_is_refused(lvis):
 
 @pytest.mark.parametrize("words, says", [
     (("swin_b", "s3"), ["270000 of 16 + 48 images", "4.32 M images (2.48 epochs of 1742289)", "12.96 M images (0.91 epochs of 14197122)", "x 0.1 at 210000, 250000", "g-hat 22.39 M"]),
+    (("r50", "s2"), ["4.32 M images (36.52 epochs of 118287)", "12.96 M images (10.12 epochs of 1281167)", "80 categories", "1000 categories"]),
     (("r50", "s1"), ["270000 of 16 + 48 images", "4.32 M images (43.13 epochs of 100170)", "masks", "lambda 0.1", "weight decay 0.05"]),
     (("swin_b", "lvis_finetune", "stage2.init=x.pt"), ["150255 of 16 + 0 images", "(24.00 epochs", "AdamW 0.0001", "100170, 137734", "softmax head"])])
 def test_the_plan_of_stage_two_follows_from_the_paper(words, says, tmp_path):
-    """G18 to G20, P57, P58, P90; nothing is on disk and nothing is written."""
+    """P40, P43, P57 to P61, P90, G18 to G20; nothing is on disk and nothing is written."""
     out = call("train_stage2.py", *words, "--plan", f"data.root={tmp_path}", f"output_dir={tmp_path / 'run'}", module=False)
     for text in [*says, f"missing:              data.det.annotations: {tmp_path}"]:
         assert text in out, (text, out)

@@ -23,7 +23,7 @@ def sampled():
 
 
 def test_the_category_loss_is_torchvisions():
-    """Its classes are one higher, background is its 0; its mean is over all sampled regions, too."""
+    """G31. Its classes are one higher, background is its 0; its mean is over all sampled regions, too."""
     regions, head = sampled(), SoftmaxHead(32, 5)
     x = torch.randn(sum(len(r.labels) for r in regions), 32) * 5
     logits, deltas = head(x)
@@ -56,7 +56,7 @@ def test_it_takes_the_place_of_the_decoupled_head_and_trains():
 
 
 def test_fine_tuning_inherits_by_the_table(tmp_path):
-    """Rows of Table 5: the backbone alone, or backbone, FPN, RoI head and RPN of a stage-II model; never category rows or boxes."""
+    """Rows of Table 5 (P49, G31): the backbone alone, or backbone, FPN, RoI head and RPN of a stage-II model; never category rows or boxes."""
     source = build_detector(load_config(["toy", *SMALL]))
     model = build_detector(load_config(["toy", *SMALL, "model.head=softmax", "data.cls=null"]))
     fresh = {k: v.clone() for k, v in model.state_dict().items()}

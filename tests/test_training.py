@@ -202,7 +202,7 @@ def test_the_saved_configuration_is_the_same_experiment(tmp_path):
 
 
 def test_the_ratio_of_the_two_kinds_of_images_is_one_to_three():
-    """P57, and the other values of Sec. 4.1: P54, P55, P58 to P60."""
+    """P57, and the other values of Sec. 4.1: P11, P15, P50, P52 to P55, P58 to P60."""
     stage2 = load_config(["r50"]).stage2
     assert (stage2.cls_per_det, stage2.size, stage2.scale, stage2.weight_decay) == (3, 1024, (0.1, 2.0), 0.05)
     assert stage2.lr == 3e-4 and stage2.iterations * stage2.det_batch == 4_320_000
@@ -211,3 +211,22 @@ def test_the_ratio_of_the_two_kinds_of_images_is_one_to_three():
     assert (stage1.optimizer, stage1.lr, stage1.weight_decay, stage1.epochs) == ("sgd", 0.1, 1e-4, 100)
     swin = load_config(["swin_t"]).stage1
     assert (swin.optimizer, swin.epochs, swin.rand_augment, swin.mixup, swin.cutmix, swin.erasing, swin.drop_path) == ("adamw", 300, True, 0.8, 1.0, 0.25, 0.2)
+    assert stage1.size == swin.size == 224 and stage1.color_jitter > 0
+    assert load_config(["swin_b", "s3"]).stage1.epochs == 100 and load_config(["swin_b", "s2"]).stage1.epochs == 300
+
+
+def test_what_the_paper_leaves_open_has_the_values_of_the_ledger():
+    """P30, P61, P62, G4, G7, G8, G11, G13, G18, G19, G21, G22."""
+    cfg = load_config(["r50"])
+    stage2, model = cfg.stage2, cfg.model
+    assert (stage2.image_loss_weight, stage2.load_image_classifier, stage2.det_batch, stage2.warmup, stage2.clip_norm, cfg.amp) == (0.1, True, 16, 1000, 1.0, "bf16")
+    assert (model.region_dim, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals, model.regions_per_image) == (1024, 256, (2000, 1000), (1000, 1000), 512)
+    assert [(s.stage1.drop_path, s.stage2.drop_path) for s in map(load_config, (["swin_t"], ["swin_s"], ["swin_b"]))] == [(0.2, 0.2), (0.3, 0.2), (0.5, 0.3)]
+
+
+def test_detections_are_cut_as_the_paper_cuts_them():
+    """P85, P33, G25, G26; LVIS's own cap is 300 (G29)."""
+    for words, most in ((["swin_b", "s3"], 100), (["r50", "s2"], 100), (["r50", "s1"], 300), (["swin_b", "lvis_finetune"], 300)):
+        test = load_config(words).eval
+        assert (test.threshold, test.nms, test.max_detections, test.resize) == (1e-4, 0.5, most, (800, 1333))
+        assert (test.fusion, test.fusion_exponent, test.class_agnostic_nms) == ("geometric", 2 / 3, False)
