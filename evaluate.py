@@ -90,12 +90,12 @@ def draw_pictures(folder: Path, shown: dict[int, Detections], data: DetectionDat
 def print_table(results: dict[str, float], groups: list[str]) -> None:
     """The figures as per cent, a line a metric, a column a group."""
     columns = ["", *groups]
-    print0("".join(f"{name or 'all':>10}" for name in ["metric  ", *columns]))
+    print0(f"{'metric':<22}{'all':>6}" + "".join(f"{name:>10}" for name in groups))
     keys = [key for key in results if not any(key.endswith(f"_{group}") for group in groups)]
     for key in keys:
         row = [results.get(f"{key}_{group}" if group else key) for group in columns]
         shown = ["" if v is None else f"{v:d}" if key.startswith(("images", "truncated")) else f"{100 * v:.1f}" if v >= 0 else "-" for v in row]
-        print0(f"{key:<16}" + f"{shown[0]:>4}" + "".join(f"{v:>10}" for v in shown[1:]))
+        print0(f"{key:<22}" + f"{shown[0]:>6}" + "".join(f"{v:>10}" for v in shown[1:]))
 
 
 @torch.no_grad()
