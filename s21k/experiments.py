@@ -16,18 +16,32 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
+from s21k.boxes import iou
+from s21k.categories import CategoryMap
 from s21k.config import load_config
+from s21k.data.detection import DetectionData
 from s21k.errors import InputError, run_command
+from s21k.evaluation.columns import DetectionColumns
+from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.images import normalize, resize
+from s21k.models.baselines import cam_box, cam_maps
+from s21k.models.classifier import build_classifier
+from s21k.structures import Detections
+from s21k.training.checkpoint import read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 BASE = ["r18", "tiny40"]
 # Row -> the words it adds. Stage I is shared by rows that change nothing of it; it is trained when a row first needs it.
 ROWS = {"full": [], "no_reform": ["no_reform"], "no_stage1": ["no_stage1"], "det_only": ["det_only"],
-        "max_size": ["stage2.baseline=max_size"], "max_score": ["stage2.baseline=max_score"], "image": ["stage2.baseline=image"], "softmax": ["stage2.baseline=softmax"]}
+        "max_size": ["stage2.baseline=max_size"], "max_score": ["stage2.baseline=max_score"], "image": ["stage2.baseline=image"], "softmax": ["stage2.baseline=softmax"], "cam": ["no_reform"]}
 MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stage II takes its backbone", "no_stage1": "\"-stage I\": stage II from random weights",
            "det_only": "stage II without labelled images", "max_size": "Detic's max-size loss", "max_score": "Detic's max-score loss", "image": "Detic's image loss",
-           "softmax": "one softmax over C + 1 beside g-hat"}
+           "softmax": "one softmax over C + 1 beside g-hat", "cam": "class activation maps, no boxes in training"}
+CAM_SIZES = (64, 96, 128)                           # a map has a 32nd of the side
 SHORT = ["stage1.epochs=5", "stage2.iterations=250"]
 # Choice -> what it is called and the words it adds to SHORT; the first of each group is the default.
 CHOICES = {"whole-image level: FPN's rule": [], "whole-image level: P5": ["model.image_roi_level=p5"], "whole-image level: mean of all": ["model.image_roi_level=all_mean"],
@@ -78,10 +92,50 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
             if any(line["row"] == row and line["seed"] == seed for line in read_results(name)):
                 continue
             words, began = [*base, *more, f"seed={seed}"], time.time()
-            figures = finish(words)
+            figures = cam(seed) if row == "cam" else finish(words)
             line = {"row": row, "seed": seed, "words": words, "minutes": round((time.time() - began) / 60, 1), "figures": {key: round(value, 5) for key, value in figures.items()}}
             with open(RESULTS / f"{name}.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+@torch.no_grad()
+def cam(seed: int) -> dict[str, float]:
+    """CAM on the pooled classifier of "-reform.": its input size and threshold are those with the best GT-Known on some base training pictures."""
+    cfg = load_config([*BASE, "no_reform", f"seed={seed}"])
+    root, where = ROOT / cfg.data.root, cfg.data.eval
+    categories = CategoryMap.load(root / where.categories)
+    classifier = build_classifier(cfg.model, cfg.data.cls.classes, 0.0).eval()
+    classifier.load_state_dict(read(ROOT / cfg.parent_dir / "stage1.pt")["model"])
+
+    def boxes(image, size: int, rows: list[int], thresholds: list[float]) -> tuple[torch.Tensor, dict[int, list[list[float]]]]:
+        """The probabilities of all classes, and for each of the rows of the classifier (and the five likeliest) a box a threshold, in the picture's pixels."""
+        maps, logits = cam_maps(classifier, normalize(resize(image, (size, size))[None]))
+        scale = torch.tensor([image.width / size, image.height / size] * 2)
+        wanted = {*rows, *logits[0].topk(5).indices.tolist()} if len(thresholds) == 1 else {*rows}
+        return logits[0].softmax(0), {row: [(torch.tensor(cam_box(maps[0, row], t, (size, size))) * scale).tolist() for t in thresholds] for row in wanted}
+
+    train = DetectionData(root / cfg.data.det.annotations, root / cfg.data.det.images)
+    cls_row = {det: cls for det, cls in zip(categories.det_index.tolist(), categories.cls_index.tolist()) if det >= 0}
+    thresholds, best = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], (-1.0, 0, 0.0)
+    for size in CAM_SIZES:
+        right = torch.zeros(len(thresholds))
+        for index in range(0, len(train), len(train) // 200):
+            image, target = train.read(index)
+            row = cls_row[int(target.labels[0])]
+            found = torch.tensor(boxes(image, size, [row], thresholds)[1][row])
+            right += (iou(found, target.boxes).max(1).values > 0.5).float()
+        best = max([best, *((float(n), size, t) for n, t in zip(right, thresholds))])
+    _, size, threshold = best
+    gt = GroundTruth.load(root / where.annotations, categories)
+    data, metric, parts = DetectionData(root / where.annotations, root / where.images), LocalizationAccuracy(gt), []
+    place = {row: k for k, row in enumerate(categories.cls_index.tolist())}
+    for position in range(len(data)):
+        truth = int(metric.image_category[position])
+        probabilities, found = boxes(data.read(position)[0], size, [int(categories.cls_index[truth])], [threshold])
+        corners = torch.tensor([b[0] for b in found.values()])
+        parts.append(DetectionColumns.of(position, Detections(corners, probabilities[list(found)], torch.tensor([place[row] for row in found]))))
+    metric.add_all(DetectionColumns.join(parts))
+    return metric.compute() | {"cam_size": float(size), "cam_threshold": threshold}
 
 
 def spread(values: list[float]) -> str:
@@ -97,9 +151,10 @@ def table(name: str, groups: tuple[str, ...]) -> list[str]:
     out = ["| row | seeds | " + " | ".join(f"{key} {group or 'all'}" for key, group in columns) + " | gap of gt_known |", "|" + "---|" * (len(columns) + 3)]
     for row in dict.fromkeys(line["row"] for line in lines):
         figures = [line["figures"] for line in lines if line["row"] == row]
-        shown = [spread([f[f"{key}_{group}" if group else key] for f in figures]) for key, group in columns]
+        names = [f"{key}_{group}" if group else key for key, group in columns]
+        shown = [spread([f[name] for f in figures]) if all(name in f for f in figures) else "" for name in names]
         gap = spread([f["gt_known_novel"] - f["gt_known"] for f in figures])
-        out.append(f"| {row} | {len(figures)} | " + " | ".join(shown) + f" | {gap} |")
+        out.append(f"| {row}{': ' + MEANING[row] if row in MEANING else ''} | {len(figures)} | " + " | ".join(shown) + f" | {gap} |")
     return out
 
 
