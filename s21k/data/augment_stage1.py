@@ -1,4 +1,4 @@
-"""Strong augmentation of stage I (Sec. 4.1, P11, P51, P52): crop, flip, jitter, RandAugment, erasing.
+"""Strong augmentation of stage I (Sec. 4.1, P11, P15, P51, P52): crop, flip, jitter, RandAugment, erasing.
 
 torchvision's transforms. Its RandAugment draws 2 operations of magnitude 9 of 31; Swin's recipe
 (timm's rand-m9-mstd0.5-inc1) also varies the magnitude, which torchvision does not offer (G24).

@@ -1,4 +1,4 @@
-"""Which image comes when: item p of an endless stream is a function of (seed, stream, p).
+"""Which image comes when: item p of an endless stream is a function of (seed, stream, p) (G32).
 
 p = (step * accumulate + micro) * images of all processes + rank * images of this one + i. Nothing
 is stored, a stream starts anywhere, and another number of processes sees the same order.

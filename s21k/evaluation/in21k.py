@@ -1,7 +1,7 @@
 """The 21,000-category benchmark's report (Sec. 4.3, 4.4; P44, P83, P85): AP, federated AP and localization accuracy in one pass.
 
 Its pictures are annotated for one category each. The paper's text does not say how AP treats what was found of
-other categories; both readings are reported, and the protocol is printed above the figures.
+other categories (G28); both readings are reported, and the protocol is printed above the figures.
 """
 from dataclasses import replace
 

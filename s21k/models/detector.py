@@ -1,7 +1,8 @@
 """Stage II: boxes and image labels trained together, and detection with both (Fig. 2b).
 
 One forward pass of the encoder serves the images with boxes and those with one label each; the
-RPN and the box losses see only the first (G12), the whole-image RoI only the second.
+RPN and the box losses see only the first (G12), the whole-image RoI only the second: no multi-instance
+learning, no pseudo boxes (P3).
 """
 import dataclasses
 import operator
@@ -86,7 +87,7 @@ class Detector(nn.Module):
                              None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 
     def inherit(self, state: dict[str, Tensor], only: str = "all", load_image_classifier: bool = True) -> tuple[list[str], list[str]]:
-        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly (INHERITED).
+        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly (P1, P5; INHERITED).
 
         only: "backbone" takes no more than that. Returns the names of the parts taken, and of those that stay random;
         InputError when none is there, or when one does not fit.
@@ -173,7 +174,7 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
         if trained[key] != now[key]:
             raise InputError(f"the checkpoint was trained with model.{key}={trained[key]}, the configuration says {now[key]}")
     stage2 = content["config"].get("stage2")
-    if isinstance(stage2, dict) and stage2.get("baseline") != cfg.stage2.baseline:
+    if isinstance(stage2, dict) and stage2.get("baseline", "none") != cfg.stage2.baseline:
         raise InputError(f"the checkpoint was trained with stage2.baseline={stage2.get('baseline')}, the configuration says {cfg.stage2.baseline}")
     for key, value in content["model"].items():
         if value.is_floating_point() and not value.isfinite().all():

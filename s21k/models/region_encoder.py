@@ -14,6 +14,7 @@ from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, pool_regions, roi_levels
 from s21k.models.swin import swin_b, swin_s, swin_t
 from s21k.randomness import derive_seed, uniform_rows
 
+# Rows of the paper: ResNet-50, Swin-T, -S, -B (P95).
 BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
              "swin_t": swin_t, "swin_s": swin_s, "swin_b": swin_b}
 POOL = 7

@@ -3,11 +3,11 @@
 R  regions             C   categories of the detection data
 K  evaluated categories    C^  categories of the classification data
 
-  Eq. 1   S_fg   = sigmoid(f(x))      is there an object
-  Eq. 2   S_c    = softmax(g(x))_c    which category of the detection data
-  Eq. 3   S^_c   = softmax(g^(x))_c   which category of the classification data
-  Eq. 4   S'_c   = S_fg * S_c,  S^'_c = S_fg * S^_c
-  Eq. 5   S'_c   = S_c^(2/3) * S^_c^(1/3)   where both classifiers know the category
+  Eq. 1   S_fg   = sigmoid(f(x))      is there an object                                  P20
+  Eq. 2   S_c    = softmax(g(x))_c    which category of the detection data                P21
+  Eq. 3   S^_c   = softmax(g^(x))_c   which category of the classification data           P22
+  Eq. 4   S'_c   = S_fg * S_c,  S^'_c = S_fg * S^_c                                       P24
+  Eq. 5   S'_c   = S_c^(2/3) * S^_c^(1/3)   where both classifiers know the category      P33
 """
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,7 @@ def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
 
 
 def image_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log of Eq. 3 over B whole-image regions: logits (B, C^), labels (B,).
+    """Mean negative log of Eq. 3 over B whole-image regions (G4): logits (B, C^), labels (B,).
 
     Every classification sample counts as foreground, as if S_fg = 1; f takes no part (P19, P26). B = 0 gives 0.
     """
