@@ -48,6 +48,7 @@ def test_a_huge_delta_enlarges_a_side_62_5_times_at_most():
 
 
 def test_clip_equals_torchvision():
+    """G23."""
     boxes = random_boxes(20) * 3 - 60
     torch.testing.assert_close(B.clip(boxes, (50, 70)), torchvision.ops.clip_boxes_to_image(boxes, (50, 70)))
 

@@ -195,7 +195,7 @@ def test_a_bad_list_line_is_named(tmp_path, line, says):
 # --- augmentation ---
 
 def test_large_scale_jitter_moves_boxes_with_the_picture():
-    """P54-P56, G23: at each box corner the picture still has the colour it had there (red is x, green is y)."""
+    """P54-P56, G23: the picture would just fit 96 x 96, times s; at each box corner it still has the colour it had there (red is x, green is y)."""
     image = gradient(100, 80)
     jitter = LargeScaleJitter(96, (0.3, 2.0))
     flips = 0
@@ -203,7 +203,7 @@ def test_large_scale_jitter_moves_boxes_with_the_picture():
         torch.manual_seed(seed)
         tensor, target, scale = jitter(image, (80, 100), Target(torch.tensor([[20.0, 10.0, 60.0, 50.0]]), torch.tensor([3])), jitter.draw())
         h, w = tensor.shape[1:]
-        assert max(h, w) <= 96
+        assert max(h, w) <= 96 and scale[0] < 2 * 96 / 100 + 0.02 and ((target.boxes >= 0) & (target.boxes <= torch.tensor([w, h, w, h]))).all()
         flipped = tensor[0, :, 0].float().mean() > tensor[0, :, -1].float().mean()
         flips += int(flipped)
         for x1, y1, x2, y2 in target.boxes.tolist():

@@ -71,7 +71,7 @@ def test_top5_detections_may_find_a_second_box_of_the_class_that_top5_classes_ma
 
 
 def test_exactly_half_is_not_over_half_but_is_at_least_half(tmp_path):
-    """E42: IoU exactly 0.5."""
+    """P73, E42: IoU exactly 0.5."""
     gt = truth(tmp_path, [[[0.0, 0.0, 40.0, 40.0]]], [0])
     half = [[0.0, 0.0, 20.0, 40.0]]
     for at_least, expected in ((False, 0), (True, 1)):

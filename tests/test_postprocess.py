@@ -48,7 +48,7 @@ def case(seed):
 
 @pytest.mark.parametrize("seed", range(200))
 def test_detections_and_their_order_equal_the_dense_way(monkeypatch, seed):
-    """T6. On every second case the walk goes in tiny pieces."""
+    """T6, G26. On every second case the walk goes in tiny pieces."""
     if seed % 2:
         monkeypatch.setattr(walk, "FIRST", 2)
         monkeypatch.setattr(walk, "OPEN", 3)
@@ -124,3 +124,19 @@ def test_more_candidates_than_the_first_block_are_all_considered():
     scores = torch.stack([torch.linspace(0.9, 0.5, 3000), torch.full((3000,), 0.1)], 1)
     found = postprocess(Ranking(DenseScores(boxes, scores)), 1e-4, 0.5, 100)
     assert found.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_an_overlap_of_exactly_the_threshold_removes_nothing():
+    """G26: IoU 0.5 stays at 0.5 and goes just below; and only within a category."""
+    boxes = torch.tensor([[0.0, 0.0, 40.0, 40.0], [0.0, 0.0, 20.0, 40.0]])
+    scores = torch.tensor([[0.9, 0.0], [0.8, 0.7]])
+    ranking = Ranking(DenseScores(boxes, scores))
+    assert postprocess(ranking, 0.0, 0.5, 100).labels.tolist() == [0, 0, 1]
+    assert postprocess(ranking, 0.0, 0.4999, 100).labels.tolist() == [0, 1]
+
+
+def test_a_score_of_exactly_the_threshold_is_no_detection():
+    """P85, G26."""
+    scores = torch.tensor([[0.25, 0.5], [0.125, 0.25]])
+    found = postprocess(Ranking(DenseScores(torch.tensor([[0.0, 0.0, 9.0, 9.0], [20.0, 0.0, 30.0, 9.0]]), scores)), 0.25, 0.5, 100)
+    assert found.scores.tolist() == [0.5] and found.labels.tolist() == [1]

@@ -56,6 +56,7 @@ def test_norms_biases_and_position_tables_are_not_decayed():
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
     assert all(n.endswith((".bias", "relative_position_bias_table")) or "norm" in n for n in (names[id(p)] for p in plain["params"]))
     assert all("norm" not in names[id(p)] and p.ndim > 1 for p in decayed["params"])
+    assert sum(names[id(p)].endswith("position_bias_table") for p in plain["params"]) == 12        # one in each block
 
 
 def test_a_save_keeps_the_one_before_and_a_cut_write_harms_nothing(tmp_path):
@@ -202,7 +203,7 @@ def test_the_saved_configuration_is_the_same_experiment(tmp_path):
 
 
 def test_the_ratio_of_the_two_kinds_of_images_is_one_to_three():
-    """P57, and the other values of Sec. 4.1: P11, P15, P50, P52 to P55, P58 to P60."""
+    """P57, and the other values of Sec. 4.1: P11, P15, P50, P52 to P55, P58 to P60; G20."""
     stage2 = load_config(["r50"]).stage2
     assert (stage2.cls_per_det, stage2.size, stage2.scale, stage2.weight_decay) == (3, 1024, (0.1, 2.0), 0.05)
     assert stage2.lr == 3e-4 and stage2.iterations * stage2.det_batch == 4_320_000
