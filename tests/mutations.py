@@ -194,14 +194,14 @@ TABLE = {
         ("P44", "if n < 25 else 5 ", "if n < 25 else 4 ", "test_archives.py::test_the_splits_rule_for_every_small_class"),
         ("P45", "max(1, n // 5)", "max(1, n // 4)", "test_archives.py::test_the_splits_rule_for_every_small_class"),
         ("P45", "    if n < 5:", "    if n <= 5:", "test_archives.py::test_the_splits_rule_for_every_small_class"),
-        ("G30", "derive_seed(seed, wnid, names[i])", "i", "test_archives.py::test_the_split_does_not_depend_on_the_order_of_listing_nor_on_other_classes"),
+        ("G30", "key=lambda i: (derive_seed(", "key=lambda i: (i + 0 * derive_seed(", "test_archives.py::test_the_split_does_not_depend_on_the_order_of_listing_nor_on_other_classes"),
     ],
     "s21k/prepare/lvis997.py": [
         ("P37", "\"c\": \"base\", \"f\": \"base\"", "\"c\": \"novel\", \"f\": \"base\"", "test_prepare_real.py::test_common_and_frequent_categories_are_base_and_rare_ones_novel"),
         ("P38", "train.with_categories(base, wnids)", "train.with_categories(matched, wnids)", "test_prepare_real.py::test_common_and_frequent_categories_are_base_and_rare_ones_novel"),
     ],
     "s21k/prepare/objects365.py": [
-        ("G9", "claims[found[name][0]] == 1", "claims[found[name][0]] >= 1", "test_prepare_real.py::test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed"),
+        ("G9", "[0]] == 1:", "[0]] >= 1:", "test_prepare_real.py::test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed"),
     ],
 }
 MUTATIONS = [Mutation(file, *row) for file, rows in TABLE.items() for row in rows]
