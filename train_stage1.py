@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from s21k.config import load_config
 from s21k.data.loaders import open_classification, stage1_batches, validation_batches
 from s21k.data.mixup import Mixup
-from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, together
+from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks
 from s21k.errors import run_command
 from s21k.images import normalize
 from s21k.models.classifier import build_classifier
@@ -40,7 +40,7 @@ def top1_accuracy(model: torch.nn.Module, batches, world: World, amp: str) -> fl
         batch = batch.to(world.device)
         with torch.autocast(world.device.type, AMP[amp], enabled=amp != "off"):
             logits = model(normalize(batch.images))                              # (B, C^)
-        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch), sum(map(bool, batch.faults))], device=world.device)
+        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch), len(batch.faults)], device=world.device)
     model.train()
     right, total, unreadable = sum_over_ranks(counts).tolist()
     if unreadable:
@@ -55,8 +55,8 @@ def main(words: list[str]) -> None:
     s = cfg.stage1
     world = start_distributed(cfg.timeout)
     settle(cfg, world)
-    train = together(lambda: open_classification(cfg, "train"))
-    val = together(lambda: open_classification(cfg, "val", train.class_names)) if cfg.data.cls.val else None
+    train = open_classification(cfg, "train")
+    val = open_classification(cfg, "val", train.class_names) if cfg.data.cls.val else None
     identity = Identity({"cls": train.class_names}, {"cls": train.fingerprint()})
     agree(cfg, identity)
     folder = open_folder(cfg, world)

@@ -14,7 +14,7 @@ import torch
 
 from s21k.config import load_config
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
-from s21k.distributed import print0, start_distributed, stop_distributed, together
+from s21k.distributed import print0, start_distributed, stop_distributed
 from s21k.errors import run_command
 from s21k.models.detector import build_detector
 from s21k.models.pretrained import load_backbone
@@ -36,8 +36,8 @@ def main(words: list[str]) -> None:
     s = cfg.stage2
     world = start_distributed(cfg.timeout)
     settle(cfg, world)
-    det_data = together(lambda: open_detection(cfg))
-    cls_data = together(lambda: open_classification(cfg, "train")) if cfg.data.cls else None
+    det_data = open_detection(cfg)
+    cls_data = open_classification(cfg, "train") if cfg.data.cls else None
     identity = Identity({"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {}),
                         {"det": det_data.fingerprint()} | ({"cls": cls_data.fingerprint()} if cls_data else {}))
     agree(cfg, identity)
@@ -46,7 +46,7 @@ def main(words: list[str]) -> None:
     set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
     detector = build_detector(cfg)
     if s.init != "scratch" and latest(folder / "stage2.pt") is None:    # "-stage I" (P68) starts from nothing
-        source, content = together(lambda: initial_state(cfg))
+        source, content = initial_state(cfg)
         if is_ours(content):
             check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"}, source)
             taken, random = detector.inherit(content["model"], s.inherit, s.load_image_classifier)
