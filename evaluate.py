@@ -128,10 +128,14 @@ def main(words: list[str]) -> None:
     pictured = set(gt.image_ids[np.linspace(0, len(gt.image_ids) - 1, min(test.pictures, len(gt.image_ids))).round().astype(int)].tolist())
     columns: list[DetectionColumns] = []
     shown: dict[int, Detections] = {}
+    unreadable: list[str] = []
     for batch in eval_batches(cfg, data, world):
         batch = batch.to(world.device)
         with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
-            for image_id, scale, prediction in zip(batch.image_ids, batch.scales, detector.predict(batch, categories, test)):
+            for image_id, scale, fault, prediction in zip(batch.image_ids, batch.scales, batch.faults, detector.predict(batch, categories, test)):
+                if fault:                                                # it counts with no detections: everything on it is missed
+                    unreadable += fault
+                    continue
                 prediction = prediction.in_picture(scale, data.size(gt.image_position(image_id)))
                 for metric in metrics.values():
                     metric.update(image_id, prediction)
@@ -139,9 +143,10 @@ def main(words: list[str]) -> None:
                 if image_id in pictured:
                     shown[image_id] = prediction.detections.to(torch.device("cpu"))
 
-    gathered = gather_objects(({name: metric.state() for name, metric in metrics.items()}, columns, shown))
+    gathered = gather_objects(({name: metric.state() for name, metric in metrics.items()}, columns, shown, unreadable))
     if world.rank == 0:
-        for states, other_columns, other_shown in gathered[1:]:
+        for states, other_columns, other_shown, other_unreadable in gathered[1:]:
+            unreadable += other_unreadable
             for name, metric in metrics.items():
                 metric.merge(states[name])
             columns += other_columns
@@ -157,6 +162,8 @@ def main(words: list[str]) -> None:
         write_detections(folder, columns)
         draw_pictures(folder / "pictures", shown, data, gt, categories)
         print0(f"{len(gt.image_ids)} images, {len(categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")
+        if unreadable:
+            print0(f"{len(unreadable)} pictures cannot be read and count with no detections; the first: {unreadable[0]}")
         for metric in metrics.values():
             if isinstance(metric, In21kReport):
                 print0(metric.protocol)

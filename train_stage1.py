@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from s21k.config import load_config
 from s21k.data.loaders import open_classification, stage1_batches, validation_batches
 from s21k.data.mixup import Mixup
-from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks
+from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, together
 from s21k.errors import run_command
 from s21k.images import normalize
 from s21k.models.classifier import build_classifier
@@ -40,7 +40,7 @@ def top1_accuracy(model: torch.nn.Module, batches, world: World, amp: str) -> fl
         batch = batch.to(world.device)
         with torch.autocast(world.device.type, AMP[amp], enabled=amp != "off"):
             logits = model(normalize(batch.images))                              # (B, C^)
-        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch), len(batch.faults)], device=world.device)
+        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch), sum(map(bool, batch.faults))], device=world.device)
     model.train()
     right, total, unreadable = sum_over_ranks(counts).tolist()
     if unreadable:
@@ -55,8 +55,8 @@ def main(words: list[str]) -> None:
     s = cfg.stage1
     world = start_distributed(cfg.timeout)
     settle(cfg, world)
-    train = open_classification(cfg, "train")
-    val = open_classification(cfg, "val", train.class_names) if cfg.data.cls.val else None
+    train = together(lambda: open_classification(cfg, "train"))
+    val = together(lambda: open_classification(cfg, "val", train.class_names)) if cfg.data.cls.val else None
     identity = Identity({"cls": train.class_names}, {"cls": train.fingerprint()})
     agree(cfg, identity)
     folder = open_folder(cfg, world)
@@ -77,37 +77,36 @@ def main(words: list[str]) -> None:
            f"whole-image RoI at {s.size} px: {level_shares(torch.tensor([float(s.size)]))} by FPN's rule")
     batches = stage1_batches(cfg, train, world, first) if first < total else None
     log = Log(folder / "log.jsonl", first, total, s.log_every, world, "stage1")
-    health = Health(world, log, cfg.data.max_faults)
     done = first
     model.train()
-    for step in range(first, total):
-        lr = warmup_cosine(step, total, warmup, s.lr, s.min_lr)
-        set_learning_rate(optimizer, lr)
-        set_seed(cfg.seed, world.rank, step)                                     # nothing random is stored
-        batch = next(batches).to(world.device)
-        images, soft_labels = mixup(normalize(batch.images), batch.labels())     # (B, 3, H, W), (B, C^)
-        with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
-            logits = model(images, batch.seeds)                                  # (B, C^)
-        loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
-        log.add(health.check({"loss": loss}, [batch], step))                      # the step's one synchronisation
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)      # 0: no clipping
-        health.gradient(norm, scaler)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        log.step_done(step, lr, health.skipped)
-        done, last = step + 1, step + 1 == total
-        if done % s.save_every == 0 or last or health.stop:
-            save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, identity, norm)
-        if health.stop:                                                          # asked for by a signal; the same words continue
-            break
-        if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
-            accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)
-            log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2), "val_top1": accuracy})
-            print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} images")
-    health.close()
+    with Health(world, log, cfg.data.max_faults) as health:
+        for step in range(first, total):
+            lr = warmup_cosine(step, total, warmup, s.lr, s.min_lr)
+            set_learning_rate(optimizer, lr)
+            set_seed(cfg.seed, world.rank, step)                                     # nothing random is stored
+            batch = next(batches).to(world.device)
+            images, soft_labels = mixup(normalize(batch.images), batch.labels())     # (B, 3, H, W), (B, C^)
+            with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+                logits = model(images, batch.seeds)                                  # (B, C^)
+            loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
+            log.add(health.check({"loss": loss}, [batch], step))                      # the step's one synchronisation
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)      # 0: no clipping
+            health.gradient(norm, scaler)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            log.step_done(step, lr, health.skipped)
+            done, last = step + 1, step + 1 == total
+            if done % s.save_every == 0 or last or health.stop:
+                save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, identity, norm)
+            if health.stop:                                                          # asked for by a signal; the same words continue
+                break
+            if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
+                accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)
+                log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2), "val_top1": accuracy})
+                print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} images")
     log.close()
     print0(f"stage I {'done' if done == total else f'stopped after {done} of {total} steps'}: {folder / 'stage1.pt'}")
     stop_distributed()

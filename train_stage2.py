@@ -14,18 +14,18 @@ import torch
 
 from s21k.config import load_config
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
-from s21k.distributed import print0, start_distributed, stop_distributed
+from s21k.distributed import print0, start_distributed, stop_distributed, together
 from s21k.errors import run_command
 from s21k.models.detector import build_detector
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage2
 from s21k.randomness import set_seed
-from s21k.training.checkpoint import check_categories, is_ours, latest
+from s21k.training.checkpoint import check_categories, is_ours
 from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import AMP, Identity, agree, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread
+from s21k.training.run import AMP, Identity, agree, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread, to_continue
 from s21k.training.schedule import warmup_steps
 
 
@@ -36,8 +36,8 @@ def main(words: list[str]) -> None:
     s = cfg.stage2
     world = start_distributed(cfg.timeout)
     settle(cfg, world)
-    det_data = open_detection(cfg)
-    cls_data = open_classification(cfg, "train") if cfg.data.cls else None
+    det_data = together(lambda: open_detection(cfg))
+    cls_data = together(lambda: open_classification(cfg, "train")) if cfg.data.cls else None
     identity = Identity({"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {}),
                         {"det": det_data.fingerprint()} | ({"cls": cls_data.fingerprint()} if cls_data else {}))
     agree(cfg, identity)
@@ -45,8 +45,8 @@ def main(words: list[str]) -> None:
 
     set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
     detector = build_detector(cfg)
-    if s.init != "scratch" and latest(folder / "stage2.pt") is None:    # "-stage I" (P68) starts from nothing
-        source, content = initial_state(cfg)
+    if s.init != "scratch" and to_continue(folder / "stage2.pt") is None:    # "-stage I" (P68) starts from nothing
+        source, content = together(lambda: initial_state(cfg))
         if is_ours(content):
             check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"}, source)
             taken, random = detector.inherit(content["model"], s.inherit, s.load_image_classifier)
@@ -72,35 +72,34 @@ def main(words: list[str]) -> None:
     milestones = [round(share * s.iterations) for share in s.milestones]
     loss_weights = {"image_category": s.image_loss_weight}              # lambda (P61); every other loss has weight 1
     log = Log(folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
-    health = Health(world, log, cfg.data.max_faults)
     done = first
     model.train()
-    for step in range(first, s.iterations):
-        lr = warmup_steps(step, s.lr, s.warmup, milestones)
-        set_learning_rate(optimizer, lr)
-        set_seed(cfg.seed, world.rank, step)                            # nothing random is stored
-        for micro in range(s.accumulate):
-            det = next(det_batches).to(world.device)                    # b images with boxes
-            cls = next(cls_batches).to(world.device) if cls_batches is not None else None   # 3b images, one label each
-            with gradients_meet(model, micro == s.accumulate - 1):              # processes add up in the last part
-                with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
-                    losses = model(det, cls)                            # one forward, so DDP sees one graph
-                log.add(health.check(losses, [det, cls], step))             # the step's one synchronisation
-                loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
-                scaler.scale(loss / s.accumulate).backward()
-        scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm or math.inf)      # 0: no clipping
-        health.gradient(norm, scaler)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        log.step_done(step, lr, health.skipped)
-        done = step + 1
-        if done % s.save_every == 0 or done == s.iterations or health.stop:
-            save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, done, s.iterations, identity, norm)
-        if health.stop:                                                 # asked for by a signal; the same words continue
-            break
-    health.close()
+    with Health(world, log, cfg.data.max_faults) as health:
+        for step in range(first, s.iterations):
+            lr = warmup_steps(step, s.lr, s.warmup, milestones)
+            set_learning_rate(optimizer, lr)
+            set_seed(cfg.seed, world.rank, step)                            # nothing random is stored
+            for micro in range(s.accumulate):
+                det = next(det_batches).to(world.device)                    # b images with boxes
+                cls = next(cls_batches).to(world.device) if cls_batches is not None else None   # 3b images, one label each
+                with gradients_meet(model, micro == s.accumulate - 1):              # processes add up in the last part
+                    with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+                        losses = model(det, cls)                            # one forward, so DDP sees one graph
+                    log.add(health.check(losses, [det, cls], step))             # the step's one synchronisation
+                    loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
+                    scaler.scale(loss / s.accumulate).backward()
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm or math.inf)      # 0: no clipping
+            health.gradient(norm, scaler)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            log.step_done(step, lr, health.skipped)
+            done = step + 1
+            if done % s.save_every == 0 or done == s.iterations or health.stop:
+                save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, done, s.iterations, identity, norm)
+            if health.stop:                                                 # asked for by a signal; the same words continue
+                break
     log.close()
     print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: {folder / 'stage2.pt'}")
     stop_distributed()

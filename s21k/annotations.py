@@ -101,19 +101,29 @@ COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "cat
 def _load(folder: Path, masks: bool) -> AnnotationTable:
     """A saved table, its columns mapped."""
     columns, about = load_table(folder, KIND)
-    i, c, a = (len(columns.get(name, ())) for name in ("image_ids", "category_ids", "image_index"))
-    whole = {"image_ids": ("i", i, -INF, INF), "heights": ("i", i, 1, INF), "widths": ("i", i, 1, INF), "category_ids": ("i", c, -INF, INF),
-             "image_index": ("i", a, 0, i - 1), "category_index": ("i", a, 0, c - 1), "boxes": ("f", a, -INF, INF), "areas": ("f", a, None, None),
-             "crowd": ("b", a, None, None), "ignore": ("b", a, None, None), "file_names": ("u", len(columns.get("file_names", ())), 0, 255), "file_name_offsets": ("i", i + 1, 0, INF)}
-    check_columns(folder, columns, whole)
+    i, c, a, n, names = (len(columns.get(name, ())) for name in ("image_ids", "category_ids", "image_index", "negative", "file_names"))
+    e, p, m = (len(columns.get(name, ())) for name in ("not_exhaustive", "mask_part_offsets", "mask_counts"))
+    corners = len(columns.get("mask_corners", ()))
+    whole = {"image_ids": ("i", (i,), None, None), "heights": ("i", (i,), 1, INF), "widths": ("i", (i,), 1, INF), "category_ids": ("i", (c,), None, None),
+             "image_index": ("i", (a,), 0, i - 1), "category_index": ("i", (a,), 0, c - 1), "boxes": ("f", (a, 4), -1e300, 1e300), "areas": ("f", (a,), None, None),
+             "crowd": ("b", (a,), None, None), "ignore": ("b", (a,), None, None), "negative": ("i", (n, 2), 0, max(i, c) - 1), "not_exhaustive": ("i", (e, 2), 0, max(i, c) - 1),
+             "file_names": ("u", (names,), None, None), "file_name_offsets": ("i", (i + 1,), 0, names)}
+    rising = {"file_name_offsets": names}
+    if masks:
+        if "mask_sizes" not in columns:
+            raise InputError(f"{folder}: was saved without segmentations, expected a table made with them")
+        whole |= {"mask_corners": ("f", (corners,), -1e6, 1e6), "mask_part_offsets": ("i", (p,), 0, corners), "mask_object_offsets": ("i", (a + 1,), 0, p - 1),
+                  "mask_counts": ("u", (m,), None, None), "mask_count_offsets": ("i", (a + 1,), 0, m), "mask_sizes": ("i", (a, 2), 1, INF)}
+        rising |= {"mask_part_offsets": corners, "mask_object_offsets": p - 1, "mask_count_offsets": m}
+    check_columns(folder, columns, whole, rising)
     lists = [about.get(name) for name in ("category_names", "category_wnids", "frequencies", "synsets")]
     if not all(isinstance(part, list) and len(part) == c and all(isinstance(v, (str, type(None))) for v in part) for part in lists):
         raise InputError(f"{folder}: expected the names of its {c} categories")
     outlines = None
     if masks:
-        if "mask_sizes" not in columns:
-            raise InputError(f"{folder}: was saved without segmentations, expected a table made with them")
         outlines = PackedOutlines.of_columns({name.removeprefix("mask_"): column for name, column in columns.items() if name.startswith("mask_")})
+        if outlines.place(np.stack([columns["heights"], columns["widths"]], axis=1)[columns["image_index"]]).any():
+            raise InputError(f"{folder}: holds run lengths that do not cover their pictures")
     own = {name: columns[name] for name in COLUMNS}
     return AnnotationTable(path=str(folder), file_names=PackedStrings(packed=Packed.of_arrays(columns["file_names"], columns["file_name_offsets"])), masks=outlines,
                            category_names=lists[0], category_wnids=lists[1], frequencies=lists[2], synsets=lists[3], **own)

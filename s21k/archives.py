@@ -43,8 +43,8 @@ def members(path: Path) -> Iterator[Member]:
         whole = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.offset_data + member.size > whole:
-                    raise InputError(f"{path}: cut off in {member.name}")
+                if member.size < 0 or member.offset_data + member.size > whole:          # a negative size would be read for ever
+                    raise InputError(f"{path}: {'damaged' if member.size < 0 else 'cut off'} in {member.name!r:.100}")
                 if member.isreg() and not member.issparse():
                     yield Member(member.name, member.offset_data, member.size)
             # tarfile takes a header that makes no sense for the end; a whole tar ends with blocks of zeros.
@@ -129,22 +129,23 @@ class PictureIndex:
 
     def save(self, folder: Path) -> None:
         names = self.names.packed
-        # Relative, so that an index and its pictures can move together.
+        # Relative, so that an index and its pictures can move together; of real paths, for ".." after a link leads elsewhere.
         save_table(folder, KIND, {name: getattr(self, name) for name in COLUMNS} | {"names": names.data, "name_offsets": names.offsets},
-                   {"root": os.path.relpath(self.root, folder), "class_names": self.class_names, "containers": self.containers})
+                   {"root": os.path.relpath(os.path.realpath(self.root), os.path.realpath(folder)), "class_names": self.class_names, "containers": self.containers})
 
     @staticmethod
     def load(folder: Path) -> "PictureIndex":
         """The columns are mapped, not read. InputError: not an index, or damaged."""
         columns, about = load_table(folder, KIND)
-        n, classes, containers = len(columns.get("label", ())), about.get("class_names"), about.get("containers")
+        n, total = len(columns.get("label", ())), len(columns.get("names", ()))
+        classes, containers = about.get("class_names"), about.get("containers")
         if not all(isinstance(part, list) and all(isinstance(v, str) for v in part) for part in (classes, containers)) or not isinstance(about.get("root"), str):
             raise InputError(f"{folder}: expected root, class_names and containers")
         if outside := [name for name in containers if leaves_root(name)]:
             raise InputError(f"{folder}: container {outside[0]!r} leads out of its root")
-        check_columns(folder, columns, {"label": ("i", n, 0, len(classes) - 1), "container": ("i", n, 0, len(containers) - 1), "offset": ("i", n, -1, 1 << 60),
-                                        "size": ("i", n, 0, 1 << 40), "heights": ("i", n, 1, 1 << 31), "widths": ("i", n, 1, 1 << 31),
-                                        "names": ("u", len(columns.get("names", ())), None, None), "name_offsets": ("i", n + 1, 0, 1 << 60)})
+        check_columns(folder, columns, {"label": ("i", (n,), 0, len(classes) - 1), "container": ("i", (n,), 0, len(containers) - 1), "offset": ("i", (n,), -1, 1 << 60),
+                                        "size": ("i", (n,), 0, 1 << 40), "heights": ("i", (n,), 1, 1 << 31), "widths": ("i", (n,), 1, 1 << 31),
+                                        "names": ("u", (total,), None, None), "name_offsets": ("i", (n + 1,), 0, total)}, {"name_offsets": total})
         names = PackedStrings(packed=Packed.of_arrays(columns["names"], columns["name_offsets"]))
         return PictureIndex(folder / about["root"], classes, containers, names=names, **{name: columns[name] for name in COLUMNS})
 

@@ -195,14 +195,14 @@ INF = float("inf")
 RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
           "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF),
           "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF), "stage1.epochs": (0, INF),
-          "stage1.lr": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
+          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
           "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1), "stage1.mixup": (0, INF),
           "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99), "stage1.validate_every": (1, INF),
           "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF), "stage2.det_batch": (1, INF),
           "stage2.cls_per_det": (0, INF), "stage2.accumulate": (1, INF), "stage2.iterations": (1, INF), "stage2.lr": (0, INF),
           "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF), "stage2.image_loss_weight": (0, INF),
           "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF), "eval.batch": (1, INF),
-          "eval.fusion_exponent": (0, 1), "eval.nms": (0, 1), "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
+          "eval.fusion_exponent": (0, 1), "eval.threshold": (-1, 1), "eval.nms": (0, 1), "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
 
 
 def _check_ranges(config: Config) -> None:
@@ -214,6 +214,11 @@ def _check_ranges(config: Config) -> None:
     for name in ("model.rpn_pre_nms", "model.rpn_proposals"):
         if min(flat[name]) < 1:
             raise InputError(f"{name}: expected numbers of at least 1, found {list(flat[name])}")
+    milestones = config.stage2.milestones
+    if not all(0 < share <= 1 for share in milestones) or list(milestones) != sorted(milestones):
+        raise InputError(f"stage2.milestones: expected rising shares of the iterations in (0, 1], found {list(milestones)}")
+    if config.stage1.crop_scale[1] > 1:
+        raise InputError(f"stage1.crop_scale: expected shares of the picture, at most 1, found {list(config.stage1.crop_scale)}")
     if config.stage2.det_batch % config.stage2.accumulate:
         raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into {config.stage2.accumulate} parts")
     if config.model.checkpoint_activations and config.model.norm == "sync_bn":
@@ -277,6 +282,8 @@ def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
 
 def training_difference(config: Config, before: dict[str, Any], ignore: str) -> list[str]:
     """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a tree."""
-    old, new = training_view(before), training_view(config)
+    new = training_view(config)
+    plain = training_view(Config())                                      # a key that came after the run had its default there
+    old = {key: plain[key] for key in new.keys() & plain.keys()} | training_view(before)
     return [f"{key} ({old.get(key)} before, now {new.get(key)})" for key in sorted({*old, *new})
             if not key.startswith(ignore) and old.get(key) != new.get(key)]

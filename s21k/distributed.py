@@ -1,13 +1,17 @@
 """One process, or many under torchrun: the same code (nccl on CUDA, gloo on CPU)."""
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from s21k.errors import InputError
+
+T = TypeVar("T")
 @dataclass(frozen=True)
 class World:
     """rank in [0, size), and the device this process computes on."""
@@ -60,6 +64,21 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def together(action: Callable[[], T]) -> T:
+    """action() on every process. Where it fails on one, with bad input or a file that cannot be used, an InputError comes on all of them: none
+    is left waiting for another. Returns this process's own result."""
+    result, failure = None, ""
+    try:
+        result = action()
+    except (InputError, OSError) as error:
+        failure = str(error) or type(error).__name__
+    failures = gather_objects(failure)
+    if any(failures):
+        rank = next(i for i, text in enumerate(failures) if text)
+        raise InputError(failure or f"on rank {rank}: {failures[rank]}")
+    return result
 
 
 def print0(*words: Any) -> None:

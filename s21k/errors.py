@@ -26,7 +26,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 # What torch.distributed says, as a RuntimeError from deep inside, where another process is gone or does not answer.
-PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out", "Timeout", "NCCL", "Socket", "peer")
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Timed out waiting", "timed out",
+             "remote process exited", "collective operation timeout")
 
 
 def _one_line(kind: str, text: str) -> None:
@@ -59,7 +60,7 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
         _one_line("interrupted", "the last checkpoint stands; the same words continue from it")
         sys.exit(130)
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):           # raised wherever the main process is when it hears of it
+        if "DataLoader worker (pid" in str(error):           # raised wherever the main process is when it hears of it
             _one_line("error", f"a loader process died ({str(error).splitlines()[0]}); often the memory ran out: try a smaller data.workers; the last checkpoint stands")
             sys.exit(3)
         if "WORLD_SIZE" not in os.environ or not any(words in str(error) for words in PEER_GONE):

@@ -84,6 +84,12 @@ def image_size(source: Source) -> tuple[int, int]:
     return _upright_size(_open(source))
 
 
+def stored_size(source: Source) -> tuple[int, int]:
+    """(h, w) of the file's own rows and columns, whatever its EXIF says."""
+    image = _open(source)
+    return image.height, image.width
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     w, h = image.size
     return (w, h) if _orientation(image) >= 5 else (h, w)

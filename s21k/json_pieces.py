@@ -46,7 +46,7 @@ class _Text:
         while True:
             try:
                 value, end = json.JSONDecoder().raw_decode(self.text)
-                if end < len(self.text) or not self.more():              # a number could go on
+                if end < len(self.text) and self.text[end] in ",:]} \t\r\n" or not self.more():          # else a number could go on
                     self.skip(end)
                     return value
             except (ValueError, RecursionError) as error:
@@ -137,13 +137,14 @@ def read_object(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, list]
                 raise InputError(f"{path}: key {key!r:.40}, expected each part once, by its name")
             seen.add(key)
             source.take(":", key)
-            if key not in lists:
-                source.value(key)
-            elif source.text.startswith("["):
+            if source.text.startswith("["):
                 for rows in _entries(source, key):
-                    yield key, rows
-            else:
+                    if key in lists:
+                        yield key, rows
+            elif key in lists:
                 raise InputError(f"{path}: {key!r} is no list")
+            else:
+                source.value(key)
         source.skip(1)
         source.end("the object")
         if missing := [key for key in lists if key not in seen]:

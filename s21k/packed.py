@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+BLOCK = 1 << 16                                                          # strings taken at a time
+
 
 def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """begins[0], begins[0] + 1, .. (lengths[0] of them), begins[1], ..: positions of many ranges, one after the other."""
@@ -48,8 +50,13 @@ class Packed:
 
     def take(self, rows: np.ndarray) -> "Packed":
         """The strings at these positions, in this order."""
-        lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
-        return Packed.of_arrays(np.asarray(self.data[ranges(self.offsets[:-1][rows], lengths)]), np.r_[0, np.cumsum(lengths)])
+        begins, lengths = self.offsets[:-1][rows], (self.offsets[1:] - self.offsets[:-1])[rows]
+        offsets = np.r_[0, np.cumsum(lengths)]
+        data = np.empty(offsets[-1], dtype=np.uint8)
+        for first in range(0, len(rows), BLOCK):                         # a position needs eight times the memory of its byte
+            some = slice(first, first + BLOCK)
+            data[offsets[first]:offsets[min(first + BLOCK, len(rows))]] = self.data[ranges(begins[some], lengths[some])]
+        return Packed.of_arrays(data, offsets)
 
 
 class PackedStrings:

@@ -14,7 +14,7 @@ from s21k.errors import InputError
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import INHERITED, build_detector
 from s21k.models.roi_pool import level_shares
-from s21k.training.checkpoint import is_ours, latest
+from s21k.training.checkpoint import check_categories, is_ours, latest
 from s21k.training.run import initial_state, trained
 
 GB = 2**30
@@ -142,21 +142,23 @@ def plan_stage2(cfg: Config) -> None:
     plan.parameters(detector, {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn, "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers, "masks": detector.mask_head}, 2)
     _activations(plan, encoder.backbone, encoder.fpn, s.size, 1 + (s.cls_per_det if per_step else 0))
     try:
-        if s.init == "scratch":
-            plan.say("inherits", "nothing (-stage I)")
-        elif latest(Path(cfg.output_dir) / "stage2.pt"):
+        if latest(Path(cfg.output_dir) / "stage2.pt"):
             plan.say("inherits", f"continues {latest(Path(cfg.output_dir) / 'stage2.pt')}")
+        elif s.init == "scratch":
+            plan.say("inherits", "nothing (-stage I)")
         else:
             source, content = initial_state(cfg)
             if is_ours(content):
+                if cfg.data.cls is not None and (Path(cfg.data.root) / cfg.data.cls.train).exists():
+                    check_categories(content["categories"], {"cls": open_classification(cfg, "train").class_names}, source)
                 taken, random = build_detector(cfg).inherit(content["model"], s.inherit, s.load_image_classifier)
                 plan.say("inherits", f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
             else:
                 plan.say("inherits", f"the backbone, of public weights {source}")
     except InputError as error:
         plan.missing.append(str(error))
-        parts = [part for part, place, _ in INHERITED if (s.inherit == "all" or part == "backbone") and operator.attrgetter(place)(detector) is not None]
-        plan.say("inherits", f"what its start has of: {', '.join(parts)}; never: {', '.join(head.NEW)}")
+        parts = [part for part, place, _ in INHERITED if (s.inherit == "all" and cfg.model.reformulated or part == "backbone") and operator.attrgetter(place)(detector) is not None]
+        plan.say("inherits", f"what its start has of: {', '.join(parts)}; never: {', '.join([*head.NEW, *['mask head'] * cfg.model.with_masks])}")
     plan.show()
 
 

@@ -60,7 +60,7 @@ class Batch:
     scales B times (x, y): input pixels per pixel of the original picture;
     seeds  B integers, one for each place in its stream: all chance inside the network comes
            from them, so that it does not depend on the number of processes;
-    faults what could not be read on the way: each such image's place was taken by another of the data set.
+    faults for each image, what could not be read on the way: its place was taken by another, or it is black (Sample.faults).
     """
     images: Tensor
     sizes: list[tuple[int, int]]
@@ -68,7 +68,7 @@ class Batch:
     image_ids: list[int]
     scales: list[tuple[float, float]]
     seeds: list[int]
-    faults: list[str] = field(default_factory=list)
+    faults: list[tuple[str, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -48,19 +48,24 @@ def load_table(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
             columns[name] = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
             if columns[name].dtype.str != dtype or len(columns[name]) != length:
                 raise InputError(f"{path}: {columns[name].dtype.str} x {len(columns[name])}, {ABOUT} says {dtype} x {length}")
-        return columns, content["about"]
+        return columns, dict(content["about"])
     except InputError:
         raise
     except Exception as error:                      # numpy's reader raises whatever damaged bytes lead it to
         raise InputError(f"{folder}: not a readable table ({error})") from None
 
 
-def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[str, tuple[str, int, float | None, float | None]]) -> None:
-    """expected: name -> (kind of type "i", "u", "f" or "b", length, least, most; None: any value). InputError: a column is missing, or not so."""
-    for name, (kind, length, least, most) in expected.items():
+def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[str, tuple[str, tuple[int, ...], float | None, float | None]],
+                  offsets: dict[str, int]) -> None:
+    """expected: name -> (kind of type "i", "u", "f" or "b", shape, least, most; None: any value). offsets: those of the columns that must rise from 0 to
+    a number. InputError: a column is missing, or not so."""
+    for name, (kind, shape, least, most) in expected.items():
         column = columns.get(name)
-        if column is None or column.dtype.kind != kind or len(column) != length:
-            raise InputError(f"{folder}: column {name} is {'missing' if column is None else f'{column.dtype} x {len(column)}'}, "
-                             f"expected type {kind!r} x {length}")
-        if length and least is not None and not (least <= column.min() and column.max() <= most):     # false of nan as well
+        if column is None or column.dtype.kind != kind or column.shape != shape:
+            raise InputError(f"{folder}: column {name} is {'missing' if column is None else f'{column.dtype} {column.shape}'}, expected type {kind!r} {shape}")
+        if column.size and least is not None and not (least <= column.min() and column.max() <= most):     # false of nan as well
             raise InputError(f"{folder}: column {name} has values {column.min()} to {column.max()}, expected {least} to {most}")
+    for name, total in offsets.items():
+        column = columns[name]
+        if column[0] != 0 or column[-1] != total or (column[1:] < column[:-1]).any():
+            raise InputError(f"{folder}: column {name} does not rise from 0 to {total}")

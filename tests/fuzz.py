@@ -198,8 +198,17 @@ def picture(world: World, rng: random.Random) -> None:
 def tar(world: World, rng: random.Random) -> None:
     folder = world.root / "case_tars"
     folder.mkdir(exist_ok=True)
-    path = folder / "n02691156.tar"
-    path.write_bytes(mutate_bytes(rng, world.tar))
+    path, content = folder / "n02691156.tar", bytearray(mutate_bytes(rng, world.tar))
+    if rng.random() < 0.7 and len(content) > 1024:                       # a header whose sum is right again: its values are believed
+        at = rng.choice([0, *(member.offset - 512 for member in members(world.root / "tars" / "n02691156.tar"))])
+        header = bytearray(content[at:at + 512])
+        if len(header) == 512:
+            place = rng.randrange(90, 260)
+            header[place:place + 12] = rng.choice([b"\xff" * 12, b"\x80" + b"\0" * 10 + b"\1", b"77777777777\0", b"5" + b"\0" * 11, bytes(rng.randrange(256) for _ in range(12))])
+            header = header[:512]
+            header[148:156] = b"%06o\0 " % (sum(header[:148]) + 256 + sum(header[156:]))
+            content[at:at + 512] = header
+    path.write_bytes(content)
     listed, faults = _listing(path)
     assert all(".." not in Path(name).parts and offset >= 0 and offset + size <= path.stat().st_size for name, offset, size in listed)
     scan(folder, world.root, ("n02691156", "n02691156.tar"))
@@ -270,7 +279,20 @@ def table(world: World, rng: random.Random) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(world.root / source, folder)
     path = rng.choice(sorted(folder.iterdir()))
-    path.write_bytes(mutate_bytes(rng, path.read_bytes()))
+    if rng.random() < 0.4:
+        path.write_bytes(mutate_bytes(rng, path.read_bytes()))
+    else:                                                                # a well-formed table that is not what it should be
+        said = json.loads((folder / "table.json").read_text())
+        name = rng.choice(sorted(said["columns"]))
+        column = np.load(folder / f"{name}.npy")
+        column = rng.choice([None, column[:-1], column[..., None], column.reshape(-1), column.astype(np.float32), column * 0 - 1, column[::-1].copy(), column.astype(np.int64) * 1000])
+        said["about"] = mutate_tree(rng, said["about"]) if rng.random() < 0.3 else said["about"]
+        if column is None:
+            del said["columns"][name]
+        else:
+            np.save(folder / f"{name}.npy", column)
+            said["columns"][name] = [column.dtype.str, len(column)]
+        (folder / "table.json").write_text(json.dumps(said))
     found = opened(folder)
     if source == "index":
         try:

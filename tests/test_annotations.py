@@ -8,6 +8,7 @@ from s21k import json_pieces
 from s21k.annotations import load_annotations
 from s21k.errors import InputError
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.tables import save_table
 from tests.test_average_precision import add_masks, random_truth
 from tests.toy import DATA
 
@@ -23,7 +24,7 @@ def truth(seed: int = 0, order: str = "iac") -> dict:
     for number, category in enumerate(content["categories"]):
         category |= {"frequency": "rcf"[number % 3], "synset": f"thing.n.{number:02d}"} | ({"wnid": f"n{number:08d}"} if number % 2 else {})
     names = {"i": "images", "a": "annotations", "c": "categories"}
-    return {"info": {"year": 2026, "note": "}, {"}, **{names[k]: content[names[k]] for k in order}, "licenses": [{"id": 1}, [2]]}
+    return {"info": {"year": 2026, "note": "}, {"}, **{names[k]: content[names[k]] for k in order}, "licenses": [{"id": 1}, [2]], "version": 1.25, "big": [[0.5] * 40] * 40}
 
 
 def write(tmp_path, content, indent=None):
@@ -87,7 +88,7 @@ def test_a_saved_table_is_the_same_table_and_is_mapped(tmp_path):
 
 
 def test_a_damaged_table_is_one_line(tmp_path):
-    load_annotations(write(tmp_path, truth())).save(tmp_path / "table")
+    load_annotations(write(tmp_path, truth()), masks=True).save(tmp_path / "table")
     good = {p.name: p.read_bytes() for p in (tmp_path / "table").iterdir()}
 
     def refused(name, content, says):
@@ -105,7 +106,27 @@ def test_a_damaged_table_is_one_line(tmp_path):
     refused("image_index.npy", (tmp_path / "bad.npy").read_bytes(), "image_index has values")
     np.save(tmp_path / "bad.npy", np.array([{}], dtype=object), allow_pickle=True)
     refused("boxes.npy", (tmp_path / "bad.npy").read_bytes(), "not a readable table")
-    load_annotations(tmp_path / "table")
+    load_annotations(tmp_path / "table", masks=True)
+    columns = {p.stem: np.load(p) for p in (tmp_path / "table").glob("*.npy")}
+    about = json.loads(good["table.json"])
+
+    def resaved(name, column, says):
+        changed = {k: v for k, v in columns.items() if k != name} | ({} if column is None else {name: column})
+        save_table(tmp_path / "other", "annotations", changed, about["about"])
+        with pytest.raises(InputError, match=says):
+            load_annotations(tmp_path / "other", masks=True)
+
+    for name in columns:
+        if name != "mask_sizes":
+            resaved(name, None, f"column {name} is missing|not a readable|expected|does not rise")
+    resaved("mask_sizes", None, "without segmentations")
+    resaved("boxes", columns["boxes"][:, :3], "column boxes is float64")
+    resaved("boxes", columns["boxes"][:, 0], "column boxes is float64")
+    resaved("mask_object_offsets", columns["mask_object_offsets"][::-1].copy(), "does not rise|has values")
+    resaved("mask_object_offsets", columns["mask_object_offsets"][:-1], "column mask_object_offsets")
+    save_table(tmp_path / "other", "annotations", columns, [])
+    with pytest.raises(InputError, match="expected the names"):
+        load_annotations(tmp_path / "other")
 
 
 def test_filtering_keeps_what_it_says(tmp_path):

@@ -64,6 +64,12 @@ def test_a_damaged_tar_gives_what_comes_before_and_says_where(tmp_path):
     names, says = read(bytes(broken))
     assert names == ["0.JPEG", "1.JPEG"] and "3072" in says                           # a header of noise: tarfile alone would end in silence
     assert read(b"no tar at all")[0] == [] and read(b"")[0] == []
+    negative = tarfile.TarInfo("back.JPEG").tobuf(tarfile.GNU_FORMAT)
+    size = (256**11 - 512 + 0xFF * 256**11).to_bytes(12, "big")                       # base 256, -512: tarfile would step back for ever
+    header = negative[:124] + size + negative[136:]
+    header = header[:148] + b"%06o\0 " % (sum(header[:148]) + 32 * 8 + sum(header[156:])) + header[156:]
+    names, says = read(raw[:1536] + header + raw[1536:])
+    assert names == ["0.JPEG"] and "back.JPEG" in says
 
 
 def test_a_region_is_a_file_of_its_own(tmp_path):
@@ -162,6 +168,38 @@ def test_indexing_continues_and_reads_only_what_changed(tmp_path):
     assert "new.JPEG" in names and not any(n.startswith(f"{parts[7].stem}_") for n in names)
 
 
+def test_a_changed_file_and_a_broken_link_in_a_folder_are_seen(tmp_path):
+    folder = tmp_path / "pictures" / "n00000001" / "deeper"
+    folder.mkdir(parents=True)
+    for name in "ab":
+        (folder / f"{name}.JPEG").write_bytes(jpeg())
+    (folder / "gone.JPEG").symlink_to("/nowhere/x.JPEG")
+
+    def index():
+        done = run("s21k.prepare.imagenet", str(tmp_path / "pictures"), "--out", str(tmp_path / "index"), "--processes", "1", module=True)
+        assert done.returncode == 0, done.stderr
+        return PictureIndex.load(tmp_path / "index"), (tmp_path / "index.quarantine.tsv").read_text()
+
+    first, quarantine = index()
+    assert len(first) == 2 and "deeper/gone.JPEG\tcannot be read" in quarantine
+    (folder / "a.JPEG").write_bytes(jpeg(size=(80, 60)))                              # the folder's own time stays
+    (folder / "b.JPEG").write_bytes(b"")
+    second, quarantine = index()
+    assert len(second) == 1 and second.widths.tolist() == [80] and "b.JPEG" in quarantine
+
+
+def test_an_index_below_a_linked_folder_finds_its_pictures(tmp_path):
+    """".." after a link leads elsewhere than the path says."""
+    for name in ("deep/disk/data", "archives", "project"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "project" / "data").symlink_to(tmp_path / "deep" / "disk" / "data")
+    write_tar(tmp_path / "archives" / "n00000001.tar", [("a.JPEG", jpeg())])
+    out = tmp_path / "project" / "data" / "x" / "train"
+    out.parent.mkdir()
+    done = run("s21k.prepare.imagenet", str(tmp_path / "archives"), "--out", str(out), "--processes", "1", module=True)
+    assert done.returncode == 0 and ClassificationData(out).read(0)[0].size == (40, 30), done.stderr
+
+
 @pytest.mark.parametrize("words, says", [
     (["nowhere"], "no such folder"), (["empty"], "no n<8 digits>"), (["tars", "--wnids", "nofile"], "cannot be read"), (["tars", "--wnids", "bad.txt"], "entry 2 is 'dog'"),
     (["tars", "--wnids", "twice.txt"], "expected each once"), (["tars", "--wnids", "imagenet21K"], "did you mean 'imagenet21k'"), (["tars", "--wnids", "other.txt"], "no good pictures")])
@@ -196,6 +234,8 @@ def test_the_split_does_not_depend_on_the_order_of_listing_nor_on_other_classes(
         order = rng.permutation(40)
         assert {names[order[i]] for i in choose("n01440764", [names[i] for i in order], 0)} == chosen
     assert {names[i] for i in choose("n01440764", names, 1)} != chosen
+    for packed in ("./{}", "n01440764/{}"):                                           # nor on how an archive was packed
+        assert choose("n01440764", [packed.format(name) for name in names], 0) == choose("n01440764", names, 0)
     assert [choose(wnid, names, 0) for wnid in ("n01440764", "n01443537")][0] != choose("n01443537", names, 0)
 
 

@@ -254,6 +254,17 @@ def test_scores_do_not_depend_on_the_evaluation_batch(trained, tmp_path):
     assert np.abs(found[0]["score"] - found[1]["score"]).max() < 1e-5 and np.abs(found[0]["bbox"] - found[1]["bbox"]).max() < 1e-2
 
 
+def test_a_picture_that_cannot_be_read_counts_with_no_detections(trained, tmp_path):
+    """Evaluation goes on to its end, says so, and everything on that picture is missed."""
+    world = copied(trained, tmp_path)
+    (world / "shapes" / "val" / "000003.jpg").write_bytes(b"no picture")
+    more = [f"output_dir={world / 'run'}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", "eval.pictures=0"]
+    done = run("evaluate.py", *words(world, *more))
+    assert done.returncode == 0 and "1 pictures cannot be read and count with no detections; the first: " in done.stdout, done.stderr
+    import numpy as np
+    assert 3 not in np.load(world / "run" / "detections.npz")["image_id"] and json.loads((world / "run" / "metrics.json").read_text())["images"] == 8
+
+
 def test_another_configuration_in_the_same_folder_is_refused(trained):
     before = (trained / "run" / "config.yaml").read_text()
     done = run("train_stage2.py", *words(trained, "stage2.lr=0.123"))

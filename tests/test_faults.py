@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from s21k import errors
+from s21k import distributed, errors
 from s21k.config import load_config
 from s21k.errors import InputError, TrainingFault
 from s21k.evaluation.detections_file import read_detections
@@ -41,15 +41,18 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(wor
     assert hashes[0] == hashes[1]
 
 
-def test_a_signal_saves_and_ends_in_order_and_the_same_words_continue(world):
-    arguments = words(world, "stage1.epochs=400", f"output_dir={world / 'signalled'}", "stage1.validate_every=1000", "stage1.save_every=100000")
-    process = subprocess.Popen([sys.executable, "train_stage1.py", *arguments], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (world / "signalled" / "log.jsonl").exists():
+@pytest.mark.parametrize("workers, number", [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGUSR1)])
+def test_a_signal_saves_and_ends_in_order_and_the_same_words_continue(world, tmp_path, workers, number):
+    """To the whole group, as torchrun and schedulers send it: loader processes must not die of it."""
+    arguments = words(world, "stage1.epochs=400", f"output_dir={tmp_path}", "stage1.validate_every=1000", "stage1.save_every=100000", f"data.workers={workers}")
+    process = subprocess.Popen([sys.executable, "train_stage1.py", *arguments], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)
+    while process.poll() is None and not (tmp_path / "log.jsonl").exists():
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "stopped after" in out and "Traceback" not in err, err
-    step = torch.load(world / "signalled" / "stage1.pt", weights_only=True)["step"]
+    step = torch.load(tmp_path / "stage1.pt", weights_only=True)["step"]
     assert 0 < step < 800 and f"stopped after {step} of 800 steps" in out
 
 
@@ -76,13 +79,36 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(tmp_path, monkey
 
 
 @pytest.mark.parametrize("changed, says", [({"stage2.lr": 0.1}, "rank 1 has stage2.lr 0.1, rank 0 has 0.0003"), ({"det data": "7 images, x"}, "rank 1 has det data '7 images, x'"),
-                                           ({"output_dir": "runs/other"}, "rank 1 has output_dir")])
+                                           ({"output_dir": "runs/other"}, "rank 1 has output_dir"), ({"stage2.save_every": 7}, "rank 1 has stage2.save_every 7")])
 def test_processes_with_other_words_or_data_are_found_at_the_start(monkeypatch, changed, says):
     monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, mine | changed])
     with pytest.raises(InputError, match=says):
         agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
     monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, dict(mine)])
     agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
+
+
+def test_processes_that_continue_from_different_checkpoints_are_found(monkeypatch, tmp_path):
+    """A folder that not all machines share: the others would train random weights."""
+    from s21k.distributed import World
+    model = torch.nn.Linear(1, 1)
+    parts = (World(0, 1, torch.device("cpu")), load_config(["toy"]), model, torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", enabled=False), Identity({}, {}))
+    monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, True if mine in (True, False) and isinstance(mine, bool) else 5])
+    with pytest.raises(InputError, match="only some processes see a checkpoint"):
+        training_run.resume_run(tmp_path / "stage2.pt", *parts, ignore="stage1.")
+    monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, mine if isinstance(mine, bool) else 5])
+    with pytest.raises(InputError, match="continue from different steps"):
+        training_run.resume_run(tmp_path / "stage2.pt", *parts, ignore="stage1.")
+
+
+def test_what_fails_on_one_process_fails_on_all_with_its_reason(monkeypatch):
+    monkeypatch.setattr(distributed, "gather_objects", lambda mine: [mine, "boxes.json: not found"])
+    with pytest.raises(InputError, match="on rank 1: boxes.json: not found"):
+        distributed.together(lambda: 1)
+    monkeypatch.setattr(distributed, "gather_objects", lambda mine: [mine, ""])
+    assert distributed.together(lambda: 1) == 1
+    with pytest.raises(InputError, match="No such file"):
+        distributed.together(lambda: open("/nowhere/x"))
 
 
 def test_a_run_does_not_continue_on_other_images(world):
@@ -166,10 +192,12 @@ def test_trouble_of_the_machine_is_one_line(monkeypatch, capsys, error, code, sa
     assert end.value.code == code and says in capsys.readouterr().err
 
 
-def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
+@pytest.mark.parametrize("text", ["a mistake", "Caught RuntimeError in DataLoader worker process 0.", "peer access is not supported"])
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch, text):
     def main(argv):
-        raise RuntimeError("a mistake")
+        raise RuntimeError(text)
 
     monkeypatch.setattr(sys, "argv", ["x"])
-    with pytest.raises(RuntimeError, match="a mistake"):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match=text):
         errors.run_command(main, "doc")

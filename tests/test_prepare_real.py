@@ -55,6 +55,8 @@ def test_wordnet_names_every_class_of_imagenet_21k(wordnet):
 def test_real_lemmas_of_some_objects365_names(wordnet):
     rows = {name: (decision, wnid) for name, decision, wnid, _ in overlap(["Airplane", "Mouse", "Lamp", "Desk", "Potted Plant", "Other Shoes", "Hat", "Cabinet/shelf"], wordnet, {})}
     assert rows["Airplane"] == ("lemma", "n02691156") and rows["Desk"] == ("lemma", "n03179701") and rows["Hat"] == ("lemma", "n03497657")
+    rows |= {name: (decision, wnid) for name, decision, wnid, _ in overlap(["Sausage", "Napkin", "Cake", "chips"], wordnet, {})}
+    assert {rows[name][0] for name in ("Sausage", "Napkin", "Cake", "chips")} == {"ambiguous"}      # the sense that is meant is no class, or not the only one
     assert rows["Mouse"][0] == rows["Lamp"][0] == rows["Cabinet/shelf"][0] == "ambiguous" and rows["Potted Plant"] == ("none", None)
 
 
@@ -103,7 +105,9 @@ def test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed(small, tmp_pat
     reviewed = read_review(path, names)
     rows = {name: (decision, wnid) for name, decision, wnid, _ in overlap(names, small, reviewed)}
     assert rows["Mouse"] == ("reviewed", "n03793489") and rows["Apples"] == ("reviewed", None) and rows["Apple"] == ("lemma", "n07739125")
-    for line, says in (("Moose\treviewed\t", "'Moose'"), ("Mouse\treviewed\tn00000000", "one of the 21,841"), ("Mouse\treviewed\tn02330245\nApple\treviewed\tn02330245", ":2: 'n02330245'")):
+    path.write_text("Mouse\tReviewed \tn03793489\t\n")
+    assert read_review(path, names) == {"Mouse": "n03793489"}
+    for line, says in (("Moose\treviewed\t", "'Moose'"), ("Mouse\tambiguous\tn03793489", "needs the decision reviewed"), ("Mouse\tyes\t", "decision 'yes'"), ("Mouse\treviewed\tn00000000", "one of the 21,841"), ("Mouse\treviewed\tn02330245\nApple\treviewed\tn02330245", ":2: 'n02330245'")):
         path.write_text(line)
         with pytest.raises(InputError, match=says):
             read_review(path, names)
@@ -143,12 +147,12 @@ def test_objects365_is_mended_as_a_plain_loop_mends_it(tmp_path):
         mend(load_annotations(tmp_path / "a.json"), tmp_path / "nothing")
 
 
-XML = "<annotation><object><name>n01440764</name><bndbox><xmin>0</xmin><ymin>2</ymin><xmax>9</xmax><ymax>{}</ymax></bndbox></object></annotation>"
+XML = "<annotation><size><width>100</width><height>50</height></size><object><name>n01440764</name><bndbox><xmin>0</xmin><ymin>2</ymin><xmax>9</xmax><ymax>{}</ymax></bndbox></object></annotation>"
 
 
 def test_imagenets_boxes_are_inclusive_pixels_cut_at_the_picture(tmp_path):
     (tmp_path / "a.xml").write_text(XML.format(5))
-    assert read_xml(tmp_path / "a.xml") == [("n01440764", [0, 2, 9, 5])]
+    assert read_xml(tmp_path / "a.xml") == ((50, 100), [("n01440764", [0, 2, 9, 5])])
     assert inside([0, 2, 9, 5], (100, 100)) == [0, 2, 10, 4] and inside([-3, 90, 120, 120], (100, 100)) == [0, 90, 100, 10]
     assert inside([100, 0, 120, 50], (100, 100)) is None
     bomb = '<!DOCTYPE a [<!ENTITY b "' + "x" * 99 + '">]>'
@@ -164,7 +168,7 @@ def test_the_kits_list_must_agree_with_the_boxes(tmp_path):
     for text in ("7\n3\n7\n3\n", "n2\nn1\nn2\nn1\n", "a n2\nb n1\nc n2\nd n9\n"):
         (tmp_path / "t.txt").write_text(text)
         check_truth(tmp_path / "t.txt", pictures, wnids)
-    for text, says in (("7\n3\n3\n3\n", "c is 3 .n1., its XML says n2"), ("n1\nn1\nn2\nn1", "a is n1"), ("1\n2\n", "2 lines, but there are 4")):
+    for text, says in (("7\n3\n3\n3\n", "c is 3 .n1., its XML says n2"), ("7\n3\n8\n3\n", "c is 8, but n2 was 7 before"), ("n1\nn1\nn2\nn1", "a is n1"), ("1\n2\n", "2 lines, but there are 4")):
         (tmp_path / "t.txt").write_text(text)
         with pytest.raises(InputError, match=says):
             check_truth(tmp_path / "t.txt", pictures, wnids)
@@ -179,7 +183,7 @@ def test_faulty_validation_pictures_are_left_out_with_a_reason(tmp_path):
     (boxes / f"{names[1]}.xml").unlink()
     (boxes / f"{names[2]}.xml").write_text("<x")
     two = (boxes / f"{names[3]}.xml").read_text()
-    (boxes / f"{names[3]}.xml").write_text(two.replace("</annotation>", XML.format(5).removeprefix("<annotation>")))
+    (boxes / f"{names[3]}.xml").write_text(two.replace("</annotation>", XML.format(5)[XML.index("<object>"):]))
     call = ["s21k.prepare.imagenet_val", "--index", str(tmp_path / "d" / "train"), "--images", str(images), "--boxes", str(boxes), "--out", str(tmp_path / "d" / "imagenet1k")]
     assert run("s21k.prepare.imagenet", str(tmp_path / "d" / "ILSVRC2012_img_train"), "--out", str(tmp_path / "d" / "train"), "--processes", "1", module=True).returncode == 0
     done = run(*call, module=True)
@@ -192,3 +196,37 @@ def test_faulty_validation_pictures_are_left_out_with_a_reason(tmp_path):
     assert run(*call, module=True).returncode == 0                                    # again: the link is there
     done = run(*call[:3], "--images", str(tmp_path / "d" / "coco" / "train2017"), *call[5:], module=True)
     assert done.returncode == 2
+
+
+def test_boxes_stay_where_they_were_drawn_on_pictures_that_exif_rotates(tmp_path):
+    """XML of the file's own rows: the picture is then read unrotated. XML of another size: a fault."""
+    from PIL import Image
+    from s21k.archives import PictureIndex
+    from s21k.data.detection import DetectionData
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("val", "train/n01440764", "xml"):
+        (tmp_path / name).mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (100, 50), (200, 10, 10)).save(tmp_path / "val" / f"{i}.JPEG", exif=exif)
+        size = [(100, 50), (50, 100), (70, 70)][i]                                     # stored, upright, neither
+        (tmp_path / "xml" / f"{i}.xml").write_text(XML.format(5).replace("<width>100", f"<width>{size[0]}").replace("<height>50", f"<height>{size[1]}"))
+    Image.new("RGB", (9, 9)).save(tmp_path / "train" / "n01440764" / "a.JPEG")
+    assert run("s21k.prepare.imagenet", str(tmp_path / "train"), "--out", str(tmp_path / "index"), "--processes", "1", module=True).returncode == 0
+    done = run("s21k.prepare.imagenet_val", "--index", str(tmp_path / "index"), "--images", str(tmp_path / "val"), "--boxes", str(tmp_path / "xml"), "--out", str(tmp_path / "out"), module=True)
+    assert done.returncode == 0 and PictureIndex.load(tmp_path / "index").class_names == ["n01440764"], done.stderr
+    table = load_annotations(tmp_path / "out" / "val_boxes.json")
+    assert list(zip(table.heights.tolist(), table.widths.tolist())) == [(50, 100), (100, 50)] and "drawn on (70, 70)" in (tmp_path / "out" / "val.faults.tsv").read_text()
+    data = DetectionData(tmp_path / "out" / "val_boxes.json", tmp_path / "out" / "val")
+    assert [data.read(i)[0].size for i in range(2)] == [(100, 50), (50, 100)]
+
+
+def test_second_copies_are_found_as_a_dictionary_finds_them():
+    from s21k.prepare.objects365 import second_copies
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(0, 3, 500).astype(np.int32), rng.choice([0.0, -0.0, 1.5, 2.0**40], 500), rng.choice([1e-300, 7.25], 500)]
+    seen, slow = set(), []
+    for row in zip(*(c.tolist() for c in columns)):
+        slow.append(row in seen)
+        seen.add(row)
+    assert second_copies(columns).tolist() == slow and 400 < sum(slow) < 500

@@ -93,9 +93,8 @@ def test_a_permuted_category_list_is_refused_with_the_first_difference(tmp_path)
 @pytest.fixture
 def health(tmp_path):
     world = World(0, 1, torch.device("cpu"))
-    made = Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), max_faults=0.1)
-    yield made
-    made.close()
+    with Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), max_faults=0.1) as made:
+        yield made
 
 
 def scaler(enabled):
@@ -112,8 +111,8 @@ def test_a_gradient_that_is_not_finite_stops_naming_its_own_step_and_images(heal
     loss = {"a": torch.tensor(1.5)}
     health.check(loss, [batch(3)], 7)
     health.gradient(torch.tensor(float("inf")), scaler(False))
-    with pytest.raises(TrainingFault, match=r"step 7: the gradient.*\[\[0, 1, 2\]\]"):
-        health.check(loss, [batch(2)], 8)
+    with pytest.raises(TrainingFault, match=r"step 7: the gradient.*\[\[0, 1, 2\]\]"):            # the next losses are no numbers, either: they follow from it
+        health.check({"a": torch.tensor(float("nan"))}, [batch(2)], 8)
 
 
 def test_steps_that_the_scaler_skips_are_counted_once(health):
@@ -128,10 +127,10 @@ def test_steps_that_the_scaler_skips_are_counted_once(health):
 
 def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(health, tmp_path):
     loss, bad = {"a": torch.tensor(1.5)}, batch(10)
-    bad.faults = ["x.jpg: cannot be decoded"]
+    bad.faults = [("x.jpg: cannot be decoded",)] + [()] * 9
     for step in range(30):
         health.check(loss, [bad], step)                                       # one of ten: just within the share
-    bad.faults = [f"{i}.jpg: cannot be decoded" for i in range(5)]
+    bad.faults = [(f"{i}.jpg: cannot be decoded",) for i in range(5)]
     with pytest.raises(TrainingFault, match="pictures cannot be read, more than data.max_faults=0.1"):
         for step in range(30, 60):
             health.check(loss, [bad], step)
@@ -148,6 +147,19 @@ def test_a_signal_asks_for_a_stop_at_the_next_step(health):
     assert health.stop
 
 
+def test_signals_mean_what_they_meant_once_training_is_over_however_it_ends(tmp_path):
+    world, before = World(0, 1, torch.device("cpu")), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError), Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), 0.1):
+        assert signal.getsignal(signal.SIGTERM) != before
+        child = os.fork()
+        if child == 0:                                                        # a process forked inside ends of it, as any does
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+        raise ValueError
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 # --- configuration ---
 
 @pytest.mark.parametrize("words", [["toy"], ["r18", "tiny"], ["r18", "tiny", "no_reform"], ["r18", "tiny", "no_stage1"], ["r18", "tiny", "det_only"],
@@ -155,6 +167,24 @@ def test_a_signal_asks_for_a_stop_at_the_next_step(health):
 def test_every_sum_of_words_in_the_readme_loads(words):
     cfg = load_config(words)
     assert cfg.output_dir == "runs/" + "-".join(words)
+
+
+@pytest.mark.parametrize("word, says", [
+    ("stage2.milestones=[90000,120000]", "rising shares"), ("stage2.milestones=[0.9,0.5]", "rising shares"), ("stage2.milestones=[-3,1]", "rising shares"),
+    ("stage1.momentum=-1", "stage1.momentum"), ("stage1.min_lr=-1", "stage1.min_lr"), ("stage1.crop_scale=[0.5,3]", "at most 1"), ("eval.threshold=-5", "eval.threshold"),
+    ("timeout=0", "timeout"), ("data.max_faults=2", "data.max_faults")])
+def test_values_out_of_range_are_refused(word, says):
+    with pytest.raises(InputError, match=says):
+        load_config(["toy", word])
+
+
+def test_a_run_from_before_a_key_existed_had_its_default():
+    from dataclasses import asdict
+    cfg = load_config(["toy"])
+    before = asdict(cfg)
+    del before["stage2"]["baseline"], before["model"]["head"]
+    assert training_difference(cfg, before, "none.") == []
+    assert training_difference(load_config(["toy", "stage2.baseline=image"]), before, "none.") == ["stage2.baseline (none before, now image)"]
 
 
 def test_every_file_is_a_word_and_unknown_keys_are_named():

@@ -39,7 +39,8 @@ class DetectionData:
         order = np.flatnonzero(usable)[np.argsort(table.image_index[usable], kind="stable")]
         self.boxes = corners[order].astype(np.float32)                               # (A, 4) xyxy, image after image
         self.labels = table.category_index[order]                                    # (A,)
-        self.masks = None if table.masks is None else table.masks.take(order)
+        as_it_is = len(order) == len(usable) and bool((order[1:] > order[:-1]).all())          # then nothing of a mapped table is copied
+        self.masks = table.masks if table.masks is None or as_it_is else table.masks.take(order)
         self.offsets = np.searchsorted(table.image_index[order], np.arange(len(self.image_ids) + 1))
 
     def __len__(self) -> int:
@@ -48,7 +49,8 @@ class DetectionData:
     def fingerprint(self) -> str:
         """What the data is: how many images, and a hash of their names, boxes and labels in order."""
         names = self.file_names.packed
-        return fingerprint(len(self), names.data, names.offsets, self.boxes, self.labels, self.offsets)
+        masks = [] if self.masks is None else self.masks.columns().values()
+        return fingerprint(len(self), names.data, names.offsets, self.heights, self.widths, self.boxes, self.labels, self.offsets, *masks)
 
     def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, Target]:
         """RGB picture and its objects, in pixels of the annotated size.

@@ -1,4 +1,6 @@
 """From a configuration to batches: one loader for each stream, two endless ones in stage II."""
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from s21k.config import Config
@@ -93,16 +96,21 @@ class JitterStream(Stream):
 
 
 class TestStream(Stream):
-    """Detection images as they are, at the test size."""
+    """Detection images as they are, at the test size; one that cannot be read is black, and says so: nothing is to be found on it."""
 
     def __init__(self, data: DetectionData, resize: ResizeShortestEdge) -> None:
         super().__init__(data, "test", 0)
         self.resize = resize
 
     def __getitem__(self, index: int) -> Sample:
-        image, target = self.data.read(index)
+        faults: tuple[str, ...] = ()
+        try:
+            image, target = self.data.read(index)
+        except InputError as error:
+            h, w = self.data.size(index)
+            image, target, faults = Image.new("RGB", (w, h)), Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), (str(error),)
         tensor, target, scale = self.resize(image, self.data.size(index), target)
-        return Sample(tensor, target, int(self.data.image_ids[index]), scale, 0)
+        return Sample(tensor, target, int(self.data.image_ids[index]), scale, 0, faults)
 
 
 def _whole(image: torch.Tensor, label: int) -> Target:
@@ -122,7 +130,7 @@ def collate(samples: list[Sample], canvas: int | None = None) -> Batch:
     for place, sample, (sh, sw) in zip(images, samples, sizes):
         place[:, :sh, :sw] = sample.image
     return Batch(images, sizes, [s.target for s in samples], [s.image_id for s in samples],
-                 [s.scale for s in samples], [s.seed for s in samples], [fault for s in samples for fault in s.faults])
+                 [s.scale for s in samples], [s.seed for s in samples], [s.faults for s in samples])
 
 
 def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, first: int, canvas: int, factors: np.ndarray | None = None) -> Iterator[Batch]:
@@ -130,7 +138,14 @@ def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, f
         raise InputError(f"{name}: a batch of {batch} images cannot be shared by {world.size} processes")
     share = Share(Shuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
     return iter(DataLoader(stream, batch_size=share.local, sampler=share, num_workers=cfg.data.workers,
-                           collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda"))
+                           collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda", worker_init_fn=_apart))
+
+
+def _apart(number: int) -> None:
+    """A loader process leaves it to the main one to save and end on a signal: torchrun, a shell and most schedulers send theirs to the whole
+    group, so it has a group of its own. The main process can still end it."""
+    os.setpgrp()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def open_classification(cfg: Config, part: str, class_names: list[str] | None = None) -> ClassificationData:
@@ -167,7 +182,7 @@ def validation_batches(cfg: Config, data: ClassificationData, world: World) -> D
     """Every validation image once, over all processes, without padding or repeats."""
     stream = ValidationStream(data, "validation", cfg.seed, ValidateResize(cfg.stage1.size, cfg.stage1.val_crop))
     return DataLoader(stream, batch_size=64, sampler=range(world.rank, len(data), world.size), num_workers=cfg.data.workers,
-                      collate_fn=partial(collate, canvas=cfg.stage1.size))
+                      collate_fn=partial(collate, canvas=cfg.stage1.size), worker_init_fn=_apart)
 
 
 def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: str, world: World, batch: int,

@@ -174,7 +174,7 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
         if trained[key] != now[key]:
             raise InputError(f"the checkpoint was trained with model.{key}={trained[key]}, the configuration says {now[key]}")
     stage2 = content["config"].get("stage2")
-    if isinstance(stage2, dict) and stage2.get("baseline") != cfg.stage2.baseline:
+    if isinstance(stage2, dict) and stage2.get("baseline", "none") != cfg.stage2.baseline:
         raise InputError(f"the checkpoint was trained with stage2.baseline={stage2.get('baseline')}, the configuration says {cfg.stage2.baseline}")
     for key, value in content["model"].items():
         if value.is_floating_point() and not value.isfinite().all():

@@ -12,8 +12,12 @@ Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out 
 each synset) and <out>.parts/ (what a later run need not read again).
 """
 import argparse
+import contextlib
+import hashlib
 import os
 import re
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from io import BufferedReader
 from multiprocessing import get_context
@@ -68,8 +72,12 @@ def _listing(path: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, st
     """(name, offset, size) of a container's files by name, and (name, reason) of what cannot be listed."""
     faults, rows = [], []
     if path.is_dir():
-        for folder, _, files in os.walk(path):
-            rows += [(os.path.relpath(os.path.join(folder, f), path), -1, os.path.getsize(os.path.join(folder, f))) for f in files]
+        for folder, _, files in os.walk(path, onerror=lambda error: faults.append((os.path.relpath(error.filename, path), f"cannot be listed ({error.strerror})"))):
+            for name in (os.path.relpath(os.path.join(folder, f), path) for f in files):
+                try:
+                    rows.append((name, -1, os.path.getsize(path / name)))
+                except OSError as error:            # a link to nowhere, ..
+                    faults.append((name, f"cannot be read ({error.strerror})"))
     else:
         try:
             rows.extend(members(path))
@@ -103,12 +111,21 @@ class _Named(BufferedReader):
         return str(self.raw)
 
 
+def _stamp(path: Path) -> bytes:
+    """What changes when a container does: of a tar its size and time, of a folder those of every file below it."""
+    seen = hashlib.blake2b(digest_size=16)
+    places = sorted(os.path.join(folder, f) for folder, _, files in os.walk(path) for f in files) if path.is_dir() else [str(path)]
+    for place in places:
+        state = os.lstat(place)
+        seen.update(f"{place.removeprefix(str(path))} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return seen.digest()
+
+
 def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
     """One synset's pictures -> parts/<wnid>.npz, unless that is there already and the container has not changed."""
     wnid, container = job
     path, part = root / container, parts / f"{wnid}.npz"
-    state = path.stat()
-    stamp = np.array([state.st_mtime_ns, state.st_size, len(os.listdir(path)) if path.is_dir() else 0], dtype=np.int64)
+    stamp = np.frombuffer(_stamp(path), dtype=np.uint8)
     try:
         with np.load(part, allow_pickle=False) as saved:
             if np.array_equal(saved["stamp"], stamp) and str(saved["container"]) == container:
@@ -137,9 +154,13 @@ def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, s
     parts.mkdir(parents=True, exist_ok=True)
     jobs = [(wnid, containers[wnid]) for wnid in wnids if wnid in containers]
     work = partial(scan, root, parts)
-    with get_context("spawn").Pool(processes) if processes > 1 else _Alone() as pool:
-        for _ in tqdm(pool.imap_unordered(work, jobs, chunksize=8), total=len(jobs), desc="synsets", mininterval=5.0):
-            pass
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn"))).map if processes > 1 else map
+        try:
+            for _ in tqdm(run(work, jobs, **({"chunksize": 8} if processes > 1 else {})), total=len(jobs), desc="synsets", mininterval=5.0):
+                pass
+        except BrokenProcessPool:
+            raise InputError(f"{root}: a process was killed, often for want of memory; started again it continues, --processes with fewer needs less") from None
     numbers, names, labels, place, quarantined = [], [], [], [], []
     row = {wnid: i for i, wnid in enumerate(wnids)}
     for position, (wnid, _) in enumerate(jobs):
@@ -154,19 +175,6 @@ def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, s
     label, container = (np.concatenate([np.zeros(0, np.int32), *column]) for column in (labels, place))
     return PictureIndex(root, wnids, [container for _, container in jobs], container, PackedStrings(packed=Packed.join(names)), label,
                         offset.copy(), size.copy(), heights.astype(np.int32), widths.astype(np.int32)), quarantined
-
-
-class _Alone:
-    """A pool of no processes."""
-
-    def __enter__(self) -> "_Alone":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def imap_unordered(self, work, jobs, chunksize):
-        return map(work, jobs)
 
 
 def main(argv: list[str]) -> None:

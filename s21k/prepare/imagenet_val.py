@@ -21,27 +21,28 @@ import torch
 from s21k.archives import PictureIndex
 from s21k.categories import CategoryMap
 from s21k.errors import InputError, run_command
-from s21k.images import ENDINGS, check_picture
+from s21k.images import ENDINGS, check_picture, stored_size
 from s21k.prepare.wordnet import WordNet
 
 MAX_XML = 1 << 20                                   # bytes; a real one has about 500
 
 
-def read_xml(path: Path) -> list[tuple[str, list[float]]]:
-    """(wnid, [x1, y1, x2, y2]) of each object. InputError: not XML of this form."""
+def read_xml(path: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:
+    """The (h, w) that the boxes were drawn on, and (wnid, [x1, y1, x2, y2]) of each object. InputError: not XML of this form."""
     if path.stat().st_size > MAX_XML:
         raise InputError(f"{path}: {path.stat().st_size} bytes, expected a small XML file")
     try:
         text = path.read_text(encoding="utf-8")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:                   # entities can be made to fill the memory
             raise ValueError("it declares entities")
-        objects = []
-        for node in ElementTree.fromstring(text).iter("object"):
+        objects, root = [], ElementTree.fromstring(text)
+        size = int(root.findtext("size/height", "")), int(root.findtext("size/width", ""))
+        for node in root.iter("object"):
             corners = [float(node.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")]
             objects.append(((node.findtext("name") or "").strip(), corners))
         if not all(name and all(abs(v) < 1e6 for v in corners) for name, corners in objects):
             raise ValueError("an object without a name, or a corner that is no number of pixels")
-        return objects
+        return size, objects
     except (ElementTree.ParseError, ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not an annotation of ImageNet ({error})") from None
 
@@ -62,9 +63,12 @@ def check_truth(path: Path, pictures: list[str], wnids: list[str]) -> None:
     if len(lines) != len(pictures):
         raise InputError(f"--truth {path}: {len(lines)} lines, but there are {len(pictures)} pictures")
     meant: dict[str, str] = {}                      # the kit's class number -> wnid; its numbers are in no order of the wnids
+    said: dict[str, str] = {}                       # and back
     for line, picture, wnid in zip(lines, pictures, wnids):
         if wnid and meant.setdefault(line, line if line.startswith("n") else wnid) != wnid:
             raise InputError(f"--truth {path}: {picture} is {line} ({meant[line]}), its XML says {wnid}")
+        if wnid and said.setdefault(wnid, line) != line:
+            raise InputError(f"--truth {path}: {picture} is {line}, but {wnid} was {said[wnid]} before")
 
 
 def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, names: dict[str, str], out: Path) -> dict[str, int]:
@@ -84,7 +88,7 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
         try:
             if Path(name).stem not in files:
                 raise InputError("no XML of its boxes")
-            objects = read_xml(files[Path(name).stem])
+            drawn_on, objects = read_xml(files[Path(name).stem])
             wnids = {wnid for wnid, _ in objects}
             if len(wnids) != 1:
                 raise InputError(f"objects of {len(wnids)} classes ({', '.join(sorted(wnids)[:3])}), expected one (E44)")
@@ -94,6 +98,9 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
             with open(images / name, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
                 size = check_picture(images / name, file.read())
+            if drawn_on != size and drawn_on != stored_size(images / name):          # the latter: EXIF would rotate the picture away from its boxes
+                raise InputError(f"its boxes were drawn on {drawn_on} (h, w), it has {size}")
+            size = drawn_on
             kept = [box for box in (inside(corners, size) for _, corners in objects) if box]
             if len(kept) < len(objects):
                 faults.append((name, f"{len(objects) - len(kept)} of its {len(objects)} boxes lie outside of the picture"))
@@ -108,7 +115,7 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     out.mkdir(parents=True, exist_ok=True)
     linked = out / "val"                                                 # the list's pictures lie below its own folder
     if not linked.exists():
-        linked.symlink_to(os.path.relpath(images, out), target_is_directory=True)
+        linked.symlink_to(os.path.relpath(os.path.realpath(images), os.path.realpath(out)), target_is_directory=True)
     elif not linked.samefile(images):
         raise InputError(f"{linked}: exists and is not {images}, expected nothing there, or that folder")
     (out / "val.tsv").write_text("".join(f"val/{name}\t{wnid}\n" for name, wnid, _, _ in found))

@@ -12,7 +12,7 @@ pictures), val_images.json (COCO's format, without boxes), manifest.tsv.
 import argparse
 import json
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from tqdm import tqdm
@@ -34,7 +34,8 @@ def validation_count(n: int) -> int:
 
 def choose(wnid: str, names: list[str], seed: int) -> list[int]:
     """Positions in names of the synset's validation pictures, ascending."""
-    order = sorted(range(len(names)), key=lambda i: (derive_seed(seed, wnid, names[i]), names[i]))
+    files = [PurePosixPath(name).name for name in names]                 # not where an archive happens to have it
+    order = sorted(range(len(names)), key=lambda i: (derive_seed(seed, wnid, files[i]), names[i]))
     return sorted(order[:validation_count(len(names))])
 
 
@@ -54,7 +55,7 @@ def copy_pictures(index: PictureIndex, rows: np.ndarray, out: Path) -> list[str]
     for i in tqdm(rows.tolist(), desc="pictures", mininterval=5.0):
         wnid, source = index.class_names[index.label[i]], index.open(i)
         content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
-        names.append(f"{wnid}/{index.names[i].replace('/', '_')}")
+        names.append(f"{wnid}/{index.names[i]}")
         target = out / "val" / names[-1]
         target.parent.mkdir(parents=True, exist_ok=True)
         if content[:3] == b"\xff\xd8\xff":
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
     index.take(np.flatnonzero(~chosen)).save(a.out / "train")
     wnids = [index.class_names[row] for row in index.label[rows]]
     try:
-        names = [f"{wnid}/{index.names[i].replace('/', '_')}" for wnid, i in zip(wnids, rows.tolist())] if a.no_pictures else copy_pictures(index, rows, a.out)
+        names = [f"{wnid}/{index.names[i]}" for wnid, i in zip(wnids, rows.tolist())] if a.no_pictures else copy_pictures(index, rows, a.out)
         present = {wnid: i for i, wnid in enumerate(dict.fromkeys(wnids), start=1)}
         (a.out / "val.tsv").write_text("".join(f"val/{name}\t{wnid}\n" for name, wnid in zip(names, wnids)))
         (a.out / "manifest.tsv").write_text("wnid\tfile\n" + "".join(f"{wnid}\t{index.names[i]}\n" for wnid, i in zip(wnids, rows.tolist())))

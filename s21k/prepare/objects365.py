@@ -7,8 +7,8 @@
 once, in pieces. Mended: boxes that reach outside are cut, those outside or below a pixel and second copies go, missing
 pictures go with their boxes; crowd boxes stay, marked. Writes train_boxes/ (the table) and faults.tsv.
 
-Overlap: a name of Objects365 and a class of ImageNet-21K are candidates where the name is one of the class's lemmas. One candidate
-that no other name claims is taken; of several none is, nothing is guessed. overlap.tsv lists all, with where each came from;
+Overlap: a name of Objects365 and a class of ImageNet-21K are candidates where the name is one of the class's lemmas. The only candidate
+is taken where it is also the first sense of the name in WordNet, and no other name claims it; every other is left to a reviewer. overlap.tsv lists all, with where each came from;
 correct the wnid of a row (empty: no overlap), set its decision to reviewed, and give the file as --reviewed.
 Writes categories.json: the 21,841 classes, det: the overlapping row of g, or null: then g-hat alone decides (P34).
 """
@@ -28,6 +28,7 @@ from s21k.errors import InputError, run_command
 from s21k.packed import PackedStrings
 from s21k.prepare.wordnet import WordNet
 
+DECISIONS = ("lemma", "reviewed", "ambiguous", "none")
 HEADER = "name\tdecision\twnid\tcandidates\n"
 
 
@@ -49,10 +50,7 @@ def mend(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, list[tu
     sides = cut[:, 2:] - cut[:, :2]
     outside = (sides < 1).any(axis=1)
     # Copies: the same picture, category and box; the first in the file stays.
-    keys = np.concatenate([owner[:, None], table.category_index[:, None], corners], axis=1)
-    order = np.lexsort((np.arange(len(keys)), *keys.T[::-1]))
-    copy = np.zeros(len(keys), dtype=bool)
-    copy[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1) & ~outside[order[1:]]
+    copy = second_copies([owner, table.category_index, *corners.T]) & ~outside
     reached = (cut != corners).any(axis=1) & ~outside & ~copy
     for what, rows in (("a box reaches outside: cut", reached), ("a box has less than a pixel inside: left out", outside), ("a second copy of a box: left out", copy)):
         faults += [(table.file_names[i], what) for i in owner[rows].tolist()]
@@ -62,37 +60,53 @@ def mend(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, list[tu
     return replace(table, masks=None), faults
 
 
-def candidates(name: str, lemmas: dict[str, list[str]]) -> list[str]:
-    """The classes that one of the name's alternatives ("Cabinet/shelf") is a lemma of, alone or without its plural s."""
-    found = []
+def second_copies(columns: list[np.ndarray]) -> np.ndarray:
+    """(A,) bool: rows that are equal, in all columns, to an earlier one. By a 64-bit hash of each row, whose equals are compared."""
+    key = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        key ^= np.ascontiguousarray(column + 0.0, dtype=np.float64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15) + (key << np.uint64(6)) + (key >> np.uint64(2))
+    order = np.argsort(key, kind="stable")
+    before, after = order[:-1], order[1:]
+    copy = np.zeros(len(key), dtype=bool)
+    copy[after] = np.logical_and.reduce([column[after] == column[before] for column in columns])
+    return copy
+
+
+def candidates(name: str, lemmas: dict[str, list[str]], wordnet: WordNet) -> tuple[list[str], bool]:
+    """The classes that one of the name's alternatives ("Cabinet/shelf"), as it is or without its plural s, is a lemma of; and whether the only one
+    is also the first sense that WordNet has of it. (If the sense that is meant is no class, another one would be the only one.)"""
+    found, first = [], set()
     for part in name.lower().replace("_", " ").split("/"):
         part = " ".join(part.split())
-        found += lemmas.get(part, []) or lemmas.get(part.removesuffix("s"), [])
-    return list(dict.fromkeys(found))
+        for form in (part, part.removesuffix("s"), part.removesuffix("es")):
+            found += lemmas.get(form, [])
+            first |= {*wordnet.senses.get(form.replace(" ", "_"), [])[:1]}
+    found = list(dict.fromkeys(found))
+    return found, len(found) == 1 and first == {found[0]}
 
 
 def overlap(names: list[str], wordnet: WordNet, reviewed: dict[str, str | None]) -> list[tuple[str, str, str | None, list[str]]]:
-    """(name, decision, wnid, candidates) of each: reviewed | lemma (one candidate, no other name's) | ambiguous | none."""
+    """(name, decision, wnid, candidates) of each: reviewed | lemma (one candidate, the first sense, no other name's) | ambiguous | none."""
     classes = imagenet21k_wnids()
     lemmas: dict[str, list[str]] = {}
     for wnid in classes:
         for lemma in wordnet.names.get(wnid, []):
             lemmas.setdefault(lemma.lower(), []).append(wnid)
-    found = {name: candidates(name, lemmas) for name in names}
-    claims = Counter([wnid for name, wnids in found.items() if name not in reviewed for wnid in wnids] + [wnid for wnid in reviewed.values() if wnid])
+    found = {name: candidates(name, lemmas, wordnet) for name in names}
+    claims = Counter([wnid for name, (wnids, _) in found.items() if name not in reviewed for wnid in wnids] + [wnid for wnid in reviewed.values() if wnid])
     rows = []
-    for name in names:
+    for name, (wnids, is_first) in found.items():
         if name in reviewed:
-            rows.append((name, "reviewed", reviewed[name], found[name]))
-        elif len(found[name]) == 1 and claims[found[name][0]] == 1:
-            rows.append((name, "lemma", found[name][0], found[name]))
+            rows.append((name, "reviewed", reviewed[name], wnids))
+        elif is_first and claims[wnids[0]] == 1:
+            rows.append((name, "lemma", wnids[0], wnids))
         else:
-            rows.append((name, "ambiguous" if found[name] else "none", None, found[name]))
+            rows.append((name, "ambiguous" if wnids else "none", None, wnids))
     return rows
 
 
 def read_review(path: Path, names: list[str]) -> dict[str, str | None]:
-    """name -> wnid or None of the rows whose decision is reviewed. InputError: an unknown name or class, or one class twice."""
+    """name -> wnid or None of the rows whose decision is reviewed. InputError: an unknown decision, name or class, or one class twice."""
     classes, reviewed = set(imagenet21k_wnids()), {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -100,9 +114,13 @@ def read_review(path: Path, names: list[str]) -> dict[str, str | None]:
         raise InputError(f"--reviewed {path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, start=1):
         name, decision, wnid = (line.split("\t") + ["", ""])[:3]
-        if decision.strip() != "reviewed":
+        decision, wnid = decision.strip().lower(), wnid.strip()
+        if number == 1 and decision == "decision" or not line.strip():
             continue
-        wnid = wnid.strip()
+        if decision not in DECISIONS or (wnid and decision in ("ambiguous", "none")):
+            raise InputError(f"{path}:{number}: decision {decision!r:.40} with wnid {wnid!r:.40}, expected one of {', '.join(DECISIONS)}; a wnid of yours needs the decision reviewed")
+        if decision != "reviewed":
+            continue
         if name not in names or name in reviewed:
             raise InputError(f"{path}:{number}: {name!r:.60}, expected a category of the annotations, once")
         if wnid and (wnid not in classes or wnid in reviewed.values()):

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from s21k.config import Config, save_config, training_difference, training_view
-from s21k.distributed import World, gather_objects, print0
+from s21k.config import Config, save_config, training_difference
+from s21k.distributed import World, gather_objects, print0, together
 from s21k.errors import InputError, TrainingFault
 from s21k.training.checkpoint import check_categories, is_ours, latest, read, save
+from s21k.trees import leaves
 
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,13 +21,14 @@ AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def open_folder(cfg: Config, world: World) -> Path:
     """Make the output folder."""
     folder = Path(cfg.output_dir)
-    if world.rank == 0:
+
+    def make() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"output folder {folder}: cannot be written ({error})") from None
-    if dist.is_initialized():
-        dist.barrier()
+
+    together(make)
     return folder
 
 
@@ -78,7 +79,8 @@ class Identity:
 
 def agree(cfg: Config, identity: Identity) -> None:
     """InputError on every process: one of them was given other words, or reads other data, than rank 0."""
-    mine = {"output_dir": cfg.output_dir, **training_view(cfg), **{f"{name} data": value for name, value in identity.data.items()}}
+    mine = {key: value for key, value in leaves(dataclasses.asdict(cfg)).items() if key not in ("data.root", "data.workers")}
+    mine |= {f"{name} data": value for name, value in identity.data.items()}
     first, *others = gather_objects(mine)
     for rank, theirs in enumerate(others, start=1):
         for name in sorted(first.keys() | theirs.keys()):
@@ -106,6 +108,15 @@ def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer:
         raise TrainingFault(f"step {step}: {path} cannot be written ({failure}); the checkpoint before stands")
 
 
+def to_continue(path: Path) -> Path | None:
+    """The checkpoint to continue from, if there is one. InputError: only some of the processes see one (a folder that not all machines share)."""
+    found = latest(path)
+    seen = gather_objects(found is not None)
+    if len(set(seen)) > 1:
+        raise InputError(f"{path}: only some processes see a checkpoint there ({seen}, by rank), expected one folder that all of them share")
+    return found
+
+
 def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
                scaler: torch.amp.GradScaler, identity: Identity, ignore: str) -> int:
     """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done.
@@ -113,14 +124,23 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
     Then writes config.yaml, the whole resolved configuration, beside it. ignore: the section of the other stage ("stage2."), whose keys may differ. InputError: the
     checkpoint was made with another configuration, other categories, or other data.
     """
-    found = latest(path)
-    content: dict[str, Any] = {"step": 0} if found is None else read(found, world.device)
+    found = to_continue(path)
+
+    def restore() -> int:
+        content: dict[str, Any] = {"step": 0} if found is None else read(found, world.device)
+        if found is not None:
+            _restore(content, found, cfg, model, optimizer, scaler, identity, ignore)
+        if world.rank == 0:
+            save_config(cfg, path.parent / "config.yaml")
+        return content["step"]
+
+    step = together(restore)
+    steps = gather_objects(step)
+    if len(set(steps)) > 1:
+        raise InputError(f"{path}: the processes continue from different steps ({steps}, by rank), expected one folder that all of them share")
     if found is not None:
-        _restore(content, found, cfg, model, optimizer, scaler, identity, ignore)
-        print0(f"continuing {found} after {content['step']} steps")
-    if world.rank == 0:
-        save_config(cfg, path.parent / "config.yaml")
-    return content["step"]
+        print0(f"continuing {found} after {step} steps")
+    return step
 
 
 def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,

@@ -87,7 +87,7 @@ def main() -> None:
             subprocess.run(["umount", str(mounted)])
         for number, processes in ((signal.SIGTERM, 1), (signal.SIGUSR1, 2), (signal.SIGTERM, 2)):
             name = f"{number.name}-{processes}"
-            asked = started(name, processes)
+            asked = started(name, processes, ["data.workers=1"])
             asked.until_trained(root / name / "stage2.pt")
             os.kill(asked.process.pid if number == signal.SIGTERM else asked.ranks()[1], number)
             show(f"{number.name} to {'torchrun' if number == signal.SIGTERM and processes > 1 else 'one of two processes' if processes > 1 else 'the only process'}", name, processes, asked.end())

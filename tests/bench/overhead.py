@@ -40,7 +40,7 @@ def main() -> None:
     det, cls = batch(1, size=512), batch(3, objects=1, size=512, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         log = Log(Path(folder) / "log.jsonl", 0, STEPS, 1000, world, "bench")
-        health = Health(world, log, 0.01)
+        health = Health(world, log, 0.01)                                # without its signals
         whole, extra = [], []
         for step in range(STEPS):
             began = time.perf_counter()
@@ -71,7 +71,6 @@ def main() -> None:
         step, own = statistics.median(whole[2:]), statistics.median(extra[2:])
         print0(f"\n{world.size} process(es): a step {1000 * step:.0f} ms, of it {1000 * own:.2f} ms ({100 * own / step:.2f} %); a checkpoint {1000 * saving:.0f} ms, "
                f"every 1,000 steps {100 * saving / 1000 / step:.3f} % of a step")
-        health.close()
         log.close()
     stop_distributed()
 
