@@ -2,7 +2,7 @@
 
 The house has three floors; imports only go down (tests/test_floors.py keeps it).
 
-  commands   train_stage1.py train_stage2.py evaluate.py, s21k/{demo,predict,plan}.py
+  commands   train_stage1.py train_stage2.py evaluate.py, s21k/{demo,predict,plan,audit,experiments,why}.py
   wings      models/  data/  evaluation/  training/  prepare/      (no wing imports another)
   ground     structures boxes masks packed tables archives json_pieces categories config trees randomness distributed images annotations draw errors
 
