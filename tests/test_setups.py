@@ -90,8 +90,8 @@ def test_setup_two_evaluates_the_labels_classifier_alone(imagenet):
     assert {"top1", "top5", "gt_known", "images"} <= results.keys() and results["images"] == 12 and "top-1 accuracy" in printed
     categories = CategoryMap.load(imagenet / "imagenet1k" / "categories.json")
     assert (categories.det_index == -1).all() and categories.cls_index.tolist() == list(range(11)) and categories.names[0].startswith("beetle")
-    stages(imagenet, "no_reform", *S2, "no_reform", scripts=("train_stage1.py", "train_stage2.py"))
-    stages(imagenet, "no_stage1", *S2, "no_stage1", scripts=("train_stage2.py",))
+    stages(imagenet, "no_reform", *S2, "no_reform")
+    stages(imagenet, "no_stage1", *S2, "no_stage1", scripts=("train_stage2.py", "evaluate.py"))
 
 
 def test_setup_three_and_the_three_rows_of_fine_tuning(objects365, lvis):
