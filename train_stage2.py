@@ -15,7 +15,7 @@ import torch
 from s21k.config import load_config
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
 from s21k.distributed import print0, start_distributed, stop_distributed, together
-from s21k.errors import run_command
+from s21k.errors import InputError, run_command
 from s21k.models.detector import build_detector
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
@@ -47,12 +47,17 @@ def main(words: list[str]) -> None:
     detector = build_detector(cfg)
     if s.init != "scratch" and to_continue(folder / "stage2.pt") is None:    # "-stage I" (P68) starts from nothing
         source, content = together(lambda: initial_state(cfg))
+        taken = []
         if is_ours(content):
             check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"}, source)
             taken, random = detector.inherit(content["model"], s.inherit, s.load_image_classifier)
             print0(f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
         else:
             print0(load_backbone(detector.encoder.backbone, content))
+        if s.copy_fpn_output != "none":
+            if "FPN" not in taken:
+                raise InputError(f"stage2.copy_fpn_output={s.copy_fpn_output}: no FPN is taken from {source}, expected none")
+            detector.encoder.fpn.copy_output(int(s.copy_fpn_output[1]))
     model = spread(detector, cfg, world)
     optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")

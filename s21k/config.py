@@ -108,6 +108,7 @@ class Stage2Config:
     init: str | None = None                 # a checkpoint, or public weights for the backbone; None: this run's own stage I;
                                             # "scratch": none, "-stage I" (P68)
     inherit: Literal["all", "backbone"] = "all"     # what stage II takes of init; backbone: the row "IN-21K" of Table 5 (G31)
+    copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"     # the output layer that stage I trained, to all levels (G15)
     load_image_classifier: bool = True      # stage I's g-hat continues: "except for the last layer" can be read both ways (P30, G7)
     size: int = 1024                        # P54
     scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter (P55)
@@ -221,6 +222,8 @@ def _check_ranges(config: Config) -> None:
         raise InputError(f"stage1.crop_scale: expected shares of the picture, at most 1, found {list(config.stage1.crop_scale)}")
     if config.stage2.det_batch % config.stage2.accumulate:
         raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into {config.stage2.accumulate} parts")
+    if config.stage2.copy_fpn_output != "none" and config.stage2.init == "scratch":
+        raise InputError("stage2.copy_fpn_output with stage2.init=scratch: no stage I has trained an output layer, expected none")
     if config.model.checkpoint_activations and config.model.norm == "sync_bn":
         raise InputError("model.checkpoint_activations with model.norm=sync_bn: BN would count each batch twice")
     for name in ("stage1.crop_scale", "stage2.scale", "eval.resize"):

@@ -2,11 +2,12 @@
 
     python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip --out data/tiny40 --classes 40
     python -m s21k.experiments run [--seeds 0 1 2] [--rows full no_stage1 ..]     all rows, seed by seed; continues where it was stopped
-    python -m s21k.experiments choices [--seeds 0]                            the open choices, each at a fifth of the budget
-    python -m s21k.experiments table                                          the tables of what has been run
+    python -m s21k.experiments choices [--seeds 0]                            the open choices, each at a part of the budget
+    python -m s21k.experiments table                                          the tables and verdicts of what has been run
 
 40 classes of Tiny ImageNet, half of them without boxes. Each finished row is a line of s21k/results/tiny40.jsonl or choices.jsonl
-(row, seed, words, figures, minutes); a row that is there is not run again. The project's own scripts are run, one after the other.
+(row, seed, words, figures, minutes); a row that is there is not run again: delete its line to repeat it. The project's own scripts are
+run, one after the other. Seeds are independent: several of these commands may run at once, each with its own.
 """
 import argparse
 import json
@@ -29,26 +30,46 @@ from s21k.evaluation.localization import LocalizationAccuracy
 from s21k.images import normalize, resize
 from s21k.models.baselines import cam_box, cam_maps
 from s21k.models.classifier import build_classifier
+from s21k.models.roi_pool import level_shares
 from s21k.structures import Detections
 from s21k.training.checkpoint import read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 BASE = ["r18", "tiny40"]
-# Row -> the words it adds. Stage I is shared by rows that change nothing of it; it is trained when a row first needs it.
+# Row -> the words it adds. Stage I is shared by rows that change nothing of it; it is trained when a row first needs it. Rows that
+# change the evaluation alone use the trained model of "full".
 ROWS = {"full": [], "no_reform": ["no_reform"], "no_stage1": ["no_stage1"], "det_only": ["det_only"],
-        "max_size": ["stage2.baseline=max_size"], "max_score": ["stage2.baseline=max_score"], "image": ["stage2.baseline=image"], "softmax": ["stage2.baseline=softmax"], "cam": ["no_reform"]}
+        "max_size": ["stage2.baseline=max_size"], "max_score": ["stage2.baseline=max_score"], "image": ["stage2.baseline=image"], "softmax": ["stage2.baseline=softmax"],
+        "cam": ["no_reform"], "g alone": ["eval.fusion=det_only"], "g-hat alone": ["eval.fusion=cls_only"], "exponent 1/2": ["eval.fusion_exponent=0.5"],
+        "exponent 1/3": ["eval.fusion_exponent=0.3333"], "arithmetic": ["eval.fusion=arithmetic"]}
 MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stage II takes its backbone", "no_stage1": "\"-stage I\": stage II from random weights",
            "det_only": "stage II without labelled images", "max_size": "Detic's max-size loss", "max_score": "Detic's max-score loss", "image": "Detic's image loss",
-           "softmax": "one softmax over C + 1 beside g-hat", "cam": "class activation maps, no boxes in training"}
+           "softmax": "one softmax over C + 1 beside g-hat", "cam": "class activation maps, no boxes in training", "g alone": "full, base categories scored by g",
+           "g-hat alone": "full, base categories scored by g-hat", "exponent 1/2": "full, Eq. 5 with 1/2, 1/2", "exponent 1/3": "full, Eq. 5 with 1/3, 2/3",
+           "arithmetic": "full, 2/3 and 1/3 of the scores added"}
 CAM_SIZES = (64, 96, 128)                           # a map has a 32nd of the side
-SHORT = ["stage1.epochs=5", "stage2.iterations=250"]
-# Choice -> what it is called and the words it adds to SHORT; the first of each group is the default.
-CHOICES = {"whole-image level: FPN's rule": [], "whole-image level: P5": ["model.image_roi_level=p5"], "whole-image level: mean of all": ["model.image_roi_level=all_mean"],
-           "whole-image level: random": ["model.image_roi_level=random"], "lambda 0.01": ["stage2.image_loss_weight=0.01"], "lambda 1": ["stage2.image_loss_weight=1"],
-           "loss on the product": ["stage2.loss_reading=bce_product"], "category loss over foreground": ["stage2.loss_norm=fg"],
-           "g-hat starts anew": ["stage2.load_image_classifier=false"], "det:cls 1:1": ["stage2.cls_per_det=1"], "det:cls 1:6": ["stage2.cls_per_det=6"]}
-KEYS = ("top1", "top5", "gt_known", "AP50")
+# Choice -> the words it adds; of each group the first is our default. The level of the whole image is a choice of stage I, too.
+LEVELS = ["stage1.epochs=3", "stage2.iterations=400"]
+SHORT = ["stage2.iterations=600"]
+CHOICES = {"default, short": SHORT, "lambda 0.01": [*SHORT, "stage2.image_loss_weight=0.01"], "lambda 1": [*SHORT, "stage2.image_loss_weight=1"],
+           "loss on the product": [*SHORT, "stage2.loss_reading=bce_product"], "category loss over foreground": [*SHORT, "stage2.loss_norm=fg"],
+           "g-hat starts anew": [*SHORT, "stage2.load_image_classifier=false"], "det:cls 1:1": [*SHORT, "stage2.cls_per_det=1"],
+           "det:cls 1:6": [*SHORT, "stage2.cls_per_det=6"], "output layer copied": [*SHORT, "stage2.copy_fpn_output=p2"],
+           "level: FPN's rule": LEVELS, "level: P5": [*LEVELS, "model.image_roi_level=p5"], "level: mean of all": [*LEVELS, "model.image_roi_level=all_mean"],
+           "level: random": [*LEVELS, "model.image_roi_level=random"]}
+# The paper's claims as differences of two rows: claim, row, the row it is held against, figures in which it should be better.
+CLAIMS = (("knowledge of a thoroughly trained classifier helps (Sec. 4.2, 4.3)", "full", "no_stage1", ("top1", "gt_known", "AP50_base", "AP50_novel")),
+          ("the reformulated stage I transfers better than a plain one (Tables 2, 3)", "full", "no_reform", ("top1", "gt_known", "AP50_base", "AP50_novel")),
+          ("labelled images help in stage II, too (Table 5)", "full", "det_only", ("top1_base", "top1_novel", "AP50_base", "AP50_novel")),
+          ("Eq. 5 beats g alone where both know a category (P33)", "full", "g alone", ("top1_base", "AP50_base")),
+          ("Eq. 5 beats g-hat alone where both know a category (P33)", "full", "g-hat alone", ("top1_base", "AP50_base")),
+          ("f decoupled beats one softmax over C + 1 on novel categories (P31)", "full", "softmax", ("gt_known_novel", "top1_novel", "AP50_novel")),
+          ("the entire image beats the largest proposal (P3, Detic)", "full", "max_size", ("top1", "gt_known", "AP50_novel")),
+          ("the entire image beats the best-scored proposal (P3, Detic)", "full", "max_score", ("top1", "gt_known", "AP50_novel")),
+          ("softmax beats sigmoid on the entire image (Detic's image loss)", "full", "image", ("top1", "gt_known", "AP50_novel")),
+          ("boxes of some categories localize the others better than class activation maps", "full", "cam", ("gt_known_base", "gt_known_novel", "top1_novel")))
+KEYS = {"top1": "Top-1", "gt_known": "GT-Known", "top5": "Top-5", "AP50": "AP50"}
 
 
 def read_results(name: str) -> list[dict]:
@@ -68,14 +89,18 @@ def script(name: str, words: list[str]) -> None:
         raise InputError(f"python {name} {' '.join(words)} ended with exit code {code}")
 
 
+def train_stage1(words: list[str]) -> None:
+    """Stage I of an experiment, in the folder of its words without those of stage II; says so when it is done already."""
+    script("train_stage1.py", [word for word in words if not word.startswith(("stage2.", "det_only"))])
+
+
 def finish(words: list[str]) -> dict[str, float]:
     """Stage I where it is not done, stage II and evaluation of one experiment; its figures, and stage I's top-1."""
     cfg = load_config(words)
     stage1 = ROOT / cfg.parent_dir / "log.jsonl"
     words = [*words, "stage2.save_every=100000"]                         # neutral: a row is short, its stage I may be continued
     if cfg.stage2.init is None:
-        own = [word for word in words if not word.startswith(("stage2.", "det_only"))]
-        script("train_stage1.py", own)                                   # says so when it is done already
+        train_stage1(words)
     script("train_stage2.py", words)
     script("evaluate.py", words)
     figures = json.loads((ROOT / cfg.output_dir / "metrics.json").read_text())
@@ -92,16 +117,16 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
             if any(line["row"] == row and line["seed"] == seed for line in read_results(name)):
                 continue
             words, began = [*base, *more, f"seed={seed}"], time.time()
-            figures = cam(seed) if row == "cam" else finish(words)
+            figures = cam(words) if row == "cam" else finish(words)
             line = {"row": row, "seed": seed, "words": words, "minutes": round((time.time() - began) / 60, 1), "figures": {key: round(value, 5) for key, value in figures.items()}}
             with open(RESULTS / f"{name}.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
 
 
-@torch.no_grad()
-def cam(seed: int) -> dict[str, float]:
+def cam(words: list[str]) -> dict[str, float]:
     """CAM on the pooled classifier of "-reform.": its input size and threshold are those with the best GT-Known on some base training pictures."""
-    cfg = load_config([*BASE, "no_reform", f"seed={seed}"])
+    train_stage1(words)
+    cfg = load_config(words)
     root, where = ROOT / cfg.data.root, cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
     classifier = build_classifier(cfg.model, cfg.data.cls.classes, 0.0).eval()
@@ -111,7 +136,7 @@ def cam(seed: int) -> dict[str, float]:
         """The probabilities of all classes, and for each of the rows of the classifier (and the five likeliest) a box a threshold, in the picture's pixels."""
         maps, logits = cam_maps(classifier, normalize(resize(image, (size, size))[None]))
         scale = torch.tensor([image.width / size, image.height / size] * 2)
-        wanted = {*rows, *logits[0].topk(5).indices.tolist()} if len(thresholds) == 1 else {*rows}
+        wanted = {*rows, *logits[0].topk(min(5, logits.shape[1])).indices.tolist()} if len(thresholds) == 1 else {*rows}
         return logits[0].softmax(0), {row: [(torch.tensor(cam_box(maps[0, row], t, (size, size))) * scale).tolist() for t in thresholds] for row in wanted}
 
     train = DetectionData(root / cfg.data.det.annotations, root / cfg.data.det.images)
@@ -119,7 +144,7 @@ def cam(seed: int) -> dict[str, float]:
     thresholds, best = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], (-1.0, 0, 0.0)
     for size in CAM_SIZES:
         right = torch.zeros(len(thresholds))
-        for index in range(0, len(train), len(train) // 200):
+        for index in range(0, len(train), max(1, len(train) // 200)):
             image, target = train.read(index)
             row = cls_row[int(target.labels[0])]
             found = torch.tensor(boxes(image, size, [row], thresholds)[1][row])
@@ -144,18 +169,66 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
+def figures_of(name: str, row: str) -> dict[int, dict[str, float]]:
+    """Seed -> the figures of a row of a results file."""
+    return {line["seed"]: line["figures"] for line in read_results(name) if line["row"] == row}
+
+
 def table(name: str, groups: tuple[str, ...]) -> list[str]:
-    """The rows of a results file as lines of a Markdown table."""
-    lines = read_results(name)
-    columns = [(key, group) for group in groups for key in KEYS]
-    out = ["| row | seeds | " + " | ".join(f"{key} {group or 'all'}" for key, group in columns) + " | gap of gt_known |", "|" + "---|" * (len(columns) + 3)]
-    for row in dict.fromkeys(line["row"] for line in lines):
-        figures = [line["figures"] for line in lines if line["row"] == row]
-        names = [f"{key}_{group}" if group else key for key, group in columns]
-        shown = [spread([f[name] for f in figures]) if all(name in f for f in figures) else "" for name in names]
-        gap = spread([f["gt_known_novel"] - f["gt_known"] for f in figures])
-        out.append(f"| {row}{': ' + MEANING[row] if row in MEANING else ''} | {len(figures)} | " + " | ".join(shown) + f" | {gap} |")
+    """The rows of a results file as lines of a Markdown table: mean and standard deviation over the seeds, in per cent."""
+    columns = [(f"{key}_{group}" if group else key, f"{title}, {group or 'all'}") for key, title in KEYS.items() for group in groups]
+    out = ["| row | seeds | " + " | ".join(title for _, title in columns) + " |", "|" + "---|" * (len(columns) + 2)]
+    for row in dict.fromkeys(line["row"] for line in read_results(name)):
+        figures = list(figures_of(name, row).values())
+        shown = [spread([f[key] for f in figures]) if all(key in f for f in figures) else "" for key, _ in columns]
+        out.append(f"| {row}{': ' + MEANING[row] if row in MEANING else ''} | {len(figures)} | " + " | ".join(shown) + " |")
     return out
+
+
+def difference(row: str, other: str, key: str) -> tuple[str, str] | None:
+    """(row - other over the seeds that both have, in points with its standard deviation, verdict); None: fewer than two such seeds.
+
+    A difference holds where it is positive with every seed and its mean is larger than its standard deviation; it is reversed
+    where the same is true of its negative; else it is not seen.
+    """
+    a, b = figures_of("tiny40", row), figures_of("tiny40", other)
+    differences = [a[seed][key] - b[seed][key] for seed in sorted(a.keys() & b.keys()) if key in a[seed] and key in b[seed]]
+    if len(differences) < 2:
+        return None
+    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
+    clear = len({value > 0 for value in differences}) == 1 and 0 not in differences and abs(mean) > deviation
+    return f"{100 * mean:+.1f} ± {100 * deviation:.1f}", ("holds" if mean > 0 else "reversed") if clear else "not seen"
+
+
+def verdicts() -> list[str]:
+    """Every claim as lines of a Markdown table."""
+    out = ["| claim | compared | figure | difference, points | verdict |", "|---|---|---|---|---|"]
+    for claim, row, other, keys in CLAIMS:
+        for key in keys:
+            if found := difference(row, other, key):
+                out.append(f"| {claim} | {row} - {other} | {key} | {found[0]} | {found[1]} |")
+    return out
+
+
+def gaps() -> list[str]:
+    """Delta(novel, all) of GT-Known as in Table 2, and of the boxes that need no training: novel pictures may be easier by themselves."""
+    out = []
+    for row in dict.fromkeys(line["row"] for line in read_results("tiny40")):
+        values = [f["gt_known_novel"] - f["gt_known"] for f in figures_of("tiny40", row).values()]
+        out.append(f"GT-Known, novel - all: {row:<14} {spread(values)}")
+    figures = next(iter(figures_of("tiny40", "full").values()))
+    for box in ("whole_image", "centred_box"):
+        shown = [100 * figures[f"gt_known_{box}{group}"] for group in ("", "_base", "_novel")]
+        out.append(f"GT-Known of the {box.replace('_', ' ')}, without training: all {shown[0]:.1f}, base {shown[1]:.1f}, novel {shown[2]:.1f}, novel - all {shown[2] - shown[0]:+.1f}")
+    return out
+
+
+def levels() -> list[str]:
+    """Where FPN's rule puts the whole image in this world: not at the paper's P4 and P5 (G15)."""
+    cfg = load_config(BASE)
+    jitter = cfg.stage2.size * torch.linspace(*cfg.stage2.scale, 1000).clamp(max=1.0)
+    return [f"level of the whole image, stage I: {level_shares(torch.tensor([float(cfg.stage1.size)]))}; stage II: {level_shares(jitter)}; "
+            f"in the paper: {level_shares(torch.tensor([224.0]))}; {level_shares(1024 * torch.linspace(0.1, 2, 1000).clamp(max=1))} (square pictures)"]
 
 
 def main(argv: list[str]) -> None:
@@ -167,10 +240,11 @@ def main(argv: list[str]) -> None:
     if a.what == "run":
         run_rows("tiny40", {row: words for row, words in ROWS.items() if a.rows is None or row in a.rows}, a.seeds or [0, 1, 2], BASE)
     elif a.what == "choices":
-        run_rows("choices", CHOICES, a.seeds or [0], [*BASE, *SHORT])
+        run_rows("choices", CHOICES, a.seeds or [0], BASE)
     for name, groups in (("tiny40", ("", "base", "novel")), ("choices", ("base", "novel"))):
-        if read_results(name):
-            print("\n".join(table(name, groups)))
+        print("\n".join([f"\n{name}", *table(name, groups)]))
+    if figures_of("tiny40", "full"):
+        print("\n".join(["", *verdicts(), "", *gaps(), *levels()]))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
 """Why the method works or not, of a trained run: python -m s21k.why r18 tiny40 [seed=0] [--out .github/pictures]
 
-On the evaluation pictures (one category each): what S_fg and the category's score are for regions of every overlap with the truth (P31), of base and
-novel categories; which base categories the novel ones are taken for; the pictures of failures. Writes why.json into the run's folder,
-foreground.svg and failures.png into --out.
+On evaluation pictures of one category each: what S_fg and the score of the true category are for proposals of every overlap with the
+truth (P31), of base and novel categories, and how often the tighter of two proposals scores higher; which categories the novel ones are
+taken for; the pictures of failures. Writes why.json into the run's folder, foreground.svg and failures.png into --out.
 """
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from s21k.boxes import REGION_WEIGHTS, clip, decode, iou
+from s21k.boxes import iou
 from s21k.categories import CategoryMap
-from s21k.config import load_config
+from s21k.config import Config, load_config
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
 from s21k.distributed import World
@@ -22,15 +24,91 @@ from s21k.draw import contact_sheet, draw_boxes
 from s21k.errors import run_command
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.images import normalize, read_image
-from s21k.models.detector import restore_detector
+from s21k.models.detector import Detector, restore_detector
 from s21k.plot import line_plot
 from s21k.training.checkpoint import read
 from s21k.training.run import trained
 
 BINS = 10                                           # of the overlap, from 0 to 1
+FEWEST = 20                                         # proposals of a bin that is shown
+APART = 0.2                                         # overlaps that differ by less are not told apart
+SIDE = 192                                          # of a picture on the sheet
+
+
+class Failure(NamedTuple):
+    """A picture whose best detection is wrong: its id, the category found, the box in original pixels, its score, what is wrong."""
+    image_id: int
+    label: int
+    box: Tensor
+    score: float
+    what: str
+
+
+class Curve:
+    """The mean score of proposals by their overlap with the truth, and how often the tighter of two of one picture scores higher."""
+
+    def __init__(self) -> None:
+        self.sums, self.pairs = torch.zeros(2, BINS, dtype=torch.float64), torch.zeros(2)
+
+    def add(self, scores: Tensor, overlap: Tensor) -> None:
+        """scores, overlap (R,) of one picture. Of equal scores half a pair is right."""
+        place = (overlap * BINS).long().clamp(max=BINS - 1)
+        self.sums += torch.stack([torch.bincount(place, scores.double(), BINS), torch.bincount(place, minlength=BINS)])
+        tighter = overlap[:, None] >= overlap[None] + APART                                          # (R, R)
+        right = (scores[:, None] > scores[None]).float() + 0.5 * (scores[:, None] == scores[None])
+        self.pairs += torch.stack([right[tighter].sum(), tighter.sum()])
+
+    def means(self) -> list[float | None]:
+        return [float(s / n) if n >= FEWEST else None for s, n in self.sums.T]
+
+    def ordered(self) -> float | None:
+        """Share of the pairs whose overlaps differ by at least APART in which the tighter one scores higher; chance is 0.5."""
+        return float(self.pairs[0] / self.pairs[1]) if self.pairs[1] else None
 
 
 @torch.no_grad()
+def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure]]:
+    """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures."""
+    curves, taken_for, failures = defaultdict(Curve), Counter(), []
+    for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
+        pyramid = detector.encoder.pyramid(normalize(batch.images, batch.sizes))
+        proposals, _ = detector.rpn(pyramid, batch.sizes)
+        for i, prediction in enumerate(detector.predict(batch, categories, cfg.eval)):
+            target, image_id = batch.targets[i], batch.image_ids[i]
+            category = int(gt.category[gt.image == gt.image_position(image_id)][0])
+            group = categories.groups[category]
+            x = detector.encoder.regions([level[i:i + 1] for level in pyramid], [proposals[i]])
+            overlap = iou(proposals[i], target.boxes).max(dim=1).values                              # (R,)
+            curves[f"S_fg, {group}"].add(torch.sigmoid(detector.box_head(x)[0]), overlap)            # Eq. 1
+            curves[f"category, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
+            best = prediction.detections
+            if len(best.scores) == 0:
+                continue
+            label, tight = int(best.labels[0]), float(iou(best.boxes[:1], target.boxes).max()) > 0.5
+            if group == "novel" and label != category:
+                taken_for[categories.names[category], categories.names[label], categories.groups[label]] += 1
+            if label != category or not tight:
+                box = best.boxes[0] / torch.tensor([*batch.scales[i]] * 2)
+                failures.append(Failure(image_id, label, box, float(best.scores[0]), "category" if label != category else "box"))
+    return curves, taken_for, failures
+
+
+def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> Image.Image:
+    """Some failures, evenly chosen, each beside its ground truth."""
+    tiles, names = [], [name.split(",")[0] for name in categories.names]
+    for failure in failures[::max(1, len(failures) // 24)][:24]:
+        position = gt.image_position(failure.image_id)
+        image, mine = read_image(data.root / data.file_names[position]), gt.image == position
+        factor = SIDE / image.width
+        grown = image.resize((SIDE, round(image.height * factor)), Image.Resampling.BICUBIC)
+        truth = gt.boxes[mine].copy()
+        truth[:, 2:] += truth[:, :2]
+        pair = [draw_boxes(grown, truth * factor, [names[c] for c in gt.category[mine]], None, None),
+                draw_boxes(grown, (failure.box * factor).numpy()[None], [names[failure.label]], [failure.score], None)]
+        tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", f"wrong {failure.what}"]))
+    return contact_sheet(tiles, columns=4)
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.why")
     parser.add_argument("words", nargs="+")
@@ -40,58 +118,27 @@ def main(argv: list[str]) -> None:
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
     gt, data = GroundTruth.load(root / where.annotations, categories), DetectionData(root / where.annotations, root / where.images)
-    detector = restore_detector(cfg, read(trained(cfg)), categories)
-    sums = {(group, what): torch.zeros(2, BINS) for group in ("base", "novel") for what in ("S_fg", "category")}     # sum, count
-    taken_for, failures = Counter(), []
-    for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
-        pyramid = detector.encoder.pyramid(normalize(batch.images, batch.sizes))
-        proposals, _ = detector.rpn(pyramid, batch.sizes)
-        predictions = detector.predict(batch, categories, cfg.eval)
-        for i, (size, target, image_id, prediction) in enumerate(zip(batch.sizes, batch.targets, batch.image_ids, predictions)):
-            x = detector.encoder.regions([level[i:i + 1] for level in pyramid], [proposals[i]])
-            fg, _, deltas = detector.box_head(x)
-            boxes = clip(decode(deltas, proposals[i], REGION_WEIGHTS), size)
-            overlap = iou(boxes, target.boxes).max(dim=1).values                                  # (R,)
-            category = int(gt.category[gt.image == gt.image_position(image_id)][0])
-            group, place = categories.groups[category], (overlap * BINS).long().clamp(max=BINS - 1)
-            given = detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]]   # Eq. 3 of the true category
-            for what, values in (("S_fg", torch.sigmoid(fg)), ("category", given)):
-                sums[group, what] += torch.stack([torch.bincount(place, values, BINS), torch.bincount(place, minlength=BINS)])
-            best = prediction.detections
-            if len(best.scores):
-                label = int(best.labels[0])
-                right = float(iou(best.boxes[:1], target.boxes).max()) > 0.5
-                if group == "novel" and label != category:
-                    taken_for[categories.names[category], categories.names[label], categories.groups[label]] += 1
-                if not (right and label == category):
-                    failures.append((image_id, label, best.boxes[0] / batch.scales[i][0], float(best.scores[0]), "category" if label != category else "box"))
+    curves, taken_for, failures = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt, categories)
+
+    a.out.mkdir(parents=True, exist_ok=True)
     center = [(n + 0.5) / BINS for n in range(BINS)]
-    curves = {f"{what}, {group}": [float(s / n) if n >= 20 else None for s, n in total.T] for (group, what), total in sums.items()}
-    line_plot(a.out / "foreground.svg", "Only tight boxes are foreground (P31)", "IoU of the region with the truth", "mean score", center, curves)
-    tiles = []
-    for image_id, label, box, score, what in failures[::max(1, len(failures) // 24)][:24]:
-        position = gt.image_position(image_id)
-        image, mine = read_image(data.root / data.file_names[position]), gt.image == position
-        truth = gt.boxes[mine].copy()
-        truth[:, 2:] += truth[:, :2]
-        side = (192, 192 * image.height // image.width)
-        grown, factor = image.resize(side, Image.Resampling.BICUBIC), 192 / image.width
-        pair = [draw_boxes(grown, truth * factor, [categories.names[c].split(",")[0] for c in gt.category[mine]], None, None),
-                draw_boxes(grown, (box * factor).numpy()[None], [categories.names[label].split(",")[0]], [score], None)]
-        tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", f"wrong {what}"]))
-    contact_sheet(tiles, columns=4).save(a.out / "failures.png")
-    wrong = Counter(what for *_, what in failures)
-    groups = Counter()
+    means = {name: curve.means() for name, curve in curves.items()}
+    line_plot(a.out / "foreground.svg", "Only tight boxes are foreground (P31)", "IoU of the proposal with the truth", "mean score", center, means)
+    if failures:
+        sheet(failures, data, gt, categories).save(a.out / "failures.png")
+    wrong, groups = Counter(failure.what for failure in failures), Counter()
     for (_, _, group), count in taken_for.items():
         groups[group] += count
-    result = {"curves": {"iou": center, **curves}, "failures": dict(wrong), "novel taken for": dict(groups),
+    result = {"curves": {"iou": center, **means}, "ordered": {name: curve.ordered() for name, curve in curves.items()},
+              "failures": dict(wrong), "novel taken for": dict(groups),
               "most common": [{"novel": n, "taken for": o, "group": g, "times": c} for (n, o, g), c in taken_for.most_common(12)]}
     (Path(cfg.output_dir) / "why.json").write_text(json.dumps(result, indent=1))
     print(f"of {len(gt.image_ids)} pictures {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
           + ", ".join(f"{n.split(',')[0]} for {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
     for name, curve in curves.items():
-        print(f"{name:<18} by IoU: " + " ".join("  -  " if v is None else f"{v:.3f}" for v in curve))
+        print(f"{name:<16} the tighter of two scores higher: {100 * (curve.ordered() or 0):.1f} %; mean by IoU: "
+              + " ".join("  -  " if v is None else f"{v:.3f}" for v in curve.means()))
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def test_the_ablations_run(trained, tmp_path, ablation):
 @pytest.mark.parametrize("bad, says", [
     (["toyy"], "did you mean 'toy'"), (["toy", "stage2.lrr=1"], "unknown key stage2.lrr"), (["toy", "stage2.lr=fast"], "stage2.lr: expected float"),
     (["toy", "amp=bf17"], "none of off, bf16, fp16"), (["toy", "data.root=nowhere"], "nowhere"), ([], "no word given"),
-    (["toy", "stage2.accumulate=3"], "do not divide")])
+    (["toy", "stage2.accumulate=3"], "do not divide"), (["toy", "no_stage1", "stage2.copy_fpn_output=p2"], "no stage I has trained")])
 def test_a_wrong_word_is_one_line_and_exit_2(bad, says, tmp_path):
     done = run("train_stage2.py", *bad, *([f"output_dir={tmp_path}"] if bad else []))
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
@@ -234,6 +234,14 @@ def test_frozen_norms_without_weights_are_refused(trained, tmp_path):
     """G17."""
     done = run("train_stage2.py", *words(trained, "no_stage1", "model.norm=frozen_bn", f"output_dir={tmp_path}"))
     assert done.returncode == 2 and "frozen BN cannot train random weights" in done.stderr
+
+
+def test_the_output_layer_that_stage1_trained_can_be_copied(trained, tmp_path):
+    """G15."""
+    own = words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.copy_fpn_output=p2", "stage2.lr=0")
+    assert "no FPN is taken" in run("train_stage2.py", *own, "stage2.inherit=backbone").stderr and run("train_stage2.py", *own).returncode == 0
+    state, wanted = model_of(tmp_path / "stage2.pt"), model_of(trained / "run" / "stage1.pt")["encoder.fpn.output.0.weight"]
+    assert all(torch.equal(state[f"encoder.fpn.output.{i}.weight"], wanted) for i in range(4))
 
 
 def test_a_detector_is_not_evaluated_with_another_model_than_it_was_trained_with(trained):

@@ -50,6 +50,19 @@ def test_fpn_equals_torchvision():
         torch.testing.assert_close(a, b)
 
 
+def test_a_copied_output_layer_is_that_of_its_level_everywhere():
+    """G15: stage2.copy_fpn_output; the layers stay apart afterwards, and the lateral ones as they were."""
+    fpn = FPN([8, 16, 32, 64], 24)
+    lateral, p3 = fpn.lateral[1].weight.clone(), fpn.output[1].weight.clone()
+    assert not torch.equal(fpn.output[0].weight, p3)
+    fpn.copy_output(3)
+    assert all(torch.equal(conv.weight, p3) and torch.equal(conv.bias, fpn.output[1].bias) for conv in fpn.output)
+    assert torch.equal(fpn.lateral[1].weight, lateral)
+    with torch.no_grad():
+        fpn.output[0].weight.zero_()
+    assert torch.equal(fpn.output[1].weight, p3)
+
+
 class OurAnchors(torch.nn.Module):
     """torchvision's network with our (not rounded) anchors."""
 

@@ -1,0 +1,194 @@
+"""The experiments' bookkeeping on worked examples, and whole rows, CAM and the diagnosis on a world of four classes."""
+import io
+import json
+import os
+import runpy
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from s21k import experiments
+from s21k.config import load_config
+from s21k.errors import InputError
+from s21k.plot import line_plot
+from s21k.prepare.tiny_imagenet import prepare
+from s21k.why import Curve
+from tests.toy import ROOT, SMALL
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results"
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps({"row": row, "seed": seed, "figures": figures}) + "\n" for row, seed, figures in rows))
+
+
+def test_a_difference_is_paired_by_seed_and_needs_every_seed_and_more_than_its_spread(results):
+    def one(*pairs):
+        write(results / "tiny40.jsonl", *(("a", seed, {"top1": a}) for seed, (a, _) in enumerate(pairs)), *(("b", seed, {"top1": b}) for seed, (_, b) in enumerate(pairs)))
+        return experiments.difference("a", "b", "top1")
+
+    assert one((0.5, 0.4), (0.7, 0.6), (0.3, 0.1)) == ("+13.3 ± 5.8", "holds")           # 10, 10, 20: mean 40 / 3, deviation sqrt(300 / 9)
+    assert one((0.4, 0.5), (0.6, 0.7), (0.1, 0.3)) == ("-13.3 ± 5.8", "reversed")
+    assert one((0.5, 0.4), (0.7, 0.6), (0.1, 0.3))[1] == "not seen"                       # one seed says the opposite
+    assert one((0.5, 0.5), (0.7, 0.6), (0.3, 0.2))[1] == "not seen"                       # one says nothing
+    assert one((0.51, 0.5), (0.71, 0.7), (0.9, 0.3))[1] == "not seen"                     # 1, 1, 60: less than its deviation
+    assert one((0.5, 0.4)) is None
+
+
+def test_the_table_has_mean_and_sample_deviation_of_what_is_there(results):
+    write(results / "tiny40.jsonl", ("full", 0, {"top1": 0.2, "top1_base": 0.3}), ("full", 1, {"top1": 0.3, "top1_base": 0.3}), ("cam", 0, {"top1": 0.1}))
+    head, _, full, cam = experiments.table("tiny40", ("", "base"))
+    assert head.startswith("| row | seeds | Top-1, all | Top-1, base | GT-Known, all |")
+    assert full.startswith("| full: the method | 2 | 25.0 ± 7.1 | 30.0 ± 0.0 |  |") and cam.startswith("| cam: class activation maps, no boxes in training | 1 | 10.0 |  |")
+
+
+def test_rows_that_are_there_are_not_run_again_and_others_are_appended_at_once(results, monkeypatch):
+    done = []
+
+    def finish(words):
+        done.append(words)
+        if "stop" in words:
+            raise InputError("stopped")
+        return {"top1": 0.123456789}
+
+    monkeypatch.setattr(experiments, "finish", finish)
+    write(results / "x.jsonl", ("b", 0, {"top1": 0.5}))
+    with pytest.raises(InputError, match="stopped"):
+        experiments.run_rows("x", {"a": ["k=1"], "b": [], "c": ["stop"]}, [0], ["base"])
+    assert done == [["base", "k=1", "seed=0"], ["base", "stop", "seed=0"]]
+    assert [(line["row"], line["seed"], line["figures"]["top1"]) for line in experiments.read_results("x")] == [("b", 0, 0.5), ("a", 0, 0.12346)]
+    experiments.run_rows("x", {"a": ["k=1"], "b": []}, [0, 1], ["base"])
+    assert done[2:] == [["base", "k=1", "seed=1"], ["base", "seed=1"]]
+    (results / "x.jsonl").write_text("{")
+    with pytest.raises(InputError, match="x.jsonl: a line is not JSON"):
+        experiments.read_results("x")
+
+
+def test_every_row_and_choice_is_a_configuration_and_shares_what_it_should():
+    def folders(words):
+        cfg = load_config([*experiments.BASE, *words, "seed=3"])
+        return cfg.output_dir, cfg.parent_dir
+
+    rows = {row: folders(words) for row, words in experiments.ROWS.items()}
+    choices = {row: folders(words) for row, words in experiments.CHOICES.items()}
+    for row in ("g alone", "g-hat alone", "exponent 1/2", "exponent 1/3", "arithmetic"):
+        assert rows[row] == rows["full"]                                                  # the same trained model
+    own = [row for row, words in experiments.ROWS.items() if not any(word.startswith("eval.") for word in words) and row != "cam"]
+    assert len({rows[row][0] for row in own}) == len(own)
+    for row in ("max_size", "max_score", "image", "softmax"):
+        assert rows[row][1] == rows["full"][1]                                            # the same stage I
+    assert all(choices[row][1] == rows["full"][1] for row in choices if not row.startswith("level")) and len({c[0] for c in choices.values()}) == len(choices)
+    assert len({choices[row][1] for row in choices if row.startswith("level")}) == 4
+    for _, row, other, keys in experiments.CLAIMS:
+        assert {row, other} <= set(experiments.ROWS) and all(key.removesuffix("_base").removesuffix("_novel") in experiments.KEYS for key in keys)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Four classes of Tiny ImageNet's layout: a coloured square on noise."""
+    root = tmp_path_factory.mktemp("world")
+    rng, wnids = np.random.default_rng(0), [f"n0000000{i}" for i in range(4)]
+
+    def picture(c):
+        pixels = rng.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+        x, y = rng.integers(0, 24, 2)
+        pixels[y:y + 40, x:x + 40, c % 3] = 120 + 40 * (c // 3)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG")
+        return file.getvalue(), f"{x}\t{y}\t{x + 39}\t{y + 39}"
+
+    with zipfile.ZipFile(root / "tiny.zip", "w") as archive:
+        archive.writestr("tiny-imagenet-200/wnids.txt", "\n".join(wnids))
+        archive.writestr("tiny-imagenet-200/words.txt", "".join(f"{w}\tthing {w}\n" for w in wnids))
+        val = []
+        for c, wnid in enumerate(wnids):
+            lines = []
+            for i in range(5):
+                content, box = picture(c)
+                archive.writestr(f"tiny-imagenet-200/train/{wnid}/images/{wnid}_{i}.JPEG", content)
+                lines.append(f"{wnid}_{i}.JPEG\t{box}\n")
+            archive.writestr(f"tiny-imagenet-200/train/{wnid}/{wnid}_boxes.txt", "".join(lines))
+            for i in range(2):
+                content, box = picture(c)
+                archive.writestr(f"tiny-imagenet-200/val/images/val_{c}{i}.JPEG", content)
+                val.append(f"val_{c}{i}.JPEG\t{wnid}\t{box}\n")
+        archive.writestr("tiny-imagenet-200/val/val_annotations.txt", "".join(val))
+    prepare(root / "tiny.zip", root / "data" / "tiny40")
+    return root
+
+
+def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, results, capsys):
+    small = [word for word in SMALL if not word.startswith(("stage1.size", "eval.resize"))]
+    base = ["r18", "tiny40", *small, f"data.root={world / 'data'}", "stage2.det_batch=1", "eval.pictures=1"]
+    monkeypatch.setattr(experiments, "BASE", base)
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ran = []
+
+    def script(name, words):
+        ran.append(name)
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as end:
+            assert not end.code, capsys.readouterr().err
+
+    monkeypatch.setattr(experiments, "script", script)
+    rows = {row: experiments.ROWS[row] for row in ("full", "no_reform", "no_stage1", "cam", "g alone")}
+    experiments.run_rows("tiny40", rows, [0], base)
+    figures = {line["row"]: line["figures"] for line in experiments.read_results("tiny40")}
+    assert list(figures) == list(rows) and ran.count("train_stage1.py") == 4 and ran.count("evaluate.py") == 4
+    assert all(0 <= f[f"gt_known{group}"] <= 1 for f in figures.values() for group in ("", "_base", "_novel"))
+    assert "stage1_top1" in figures["full"] and "stage1_top1" not in figures["no_stage1"]
+    assert figures["cam"]["cam_size"] in experiments.CAM_SIZES and figures["cam"]["images"] == 8
+    printed = capsys.readouterr().out
+    assert "stage I done" in printed and printed.count("0 of 2 steps") == 0
+
+    monkeypatch.setattr(sys, "argv", ["why", *base, "seed=0", "--out", str(tmp_path / "pictures")])
+    try:
+        runpy.run_path(str(ROOT / "s21k" / "why.py"), run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, capsys.readouterr().err
+    why = json.loads((tmp_path / load_config([*base, "seed=0"]).output_dir / "why.json").read_text())
+    assert set(why["curves"]) == {"iou", "S_fg, base", "S_fg, novel", "category, base", "category, novel"}
+    assert os.path.getsize(tmp_path / "pictures" / "failures.png") > 1000
+    ElementTree.parse(tmp_path / "pictures" / "foreground.svg")
+
+
+def test_a_line_plot_has_its_points_where_they_belong(tmp_path):
+    line_plot(tmp_path / "p.svg", "a < b", "x", "y", [0.0, 0.5, 1.0], {"one": [0.0, None, 2.0], "two": [1.0, 1.0, 1.0]})
+    root = ElementTree.parse(tmp_path / "p.svg").getroot()
+    lines = [[tuple(map(float, point.split(","))) for point in e.get("points").split()] for e in root.iter("{http://www.w3.org/2000/svg}polyline")]
+    (x0, y0), (x2, y2) = lines[0]
+    assert len(lines[1]) == 3 and x0 < lines[1][1][0] < x2 and y2 < y0                    # pixels grow downwards
+    assert lines[1][0][1] == pytest.approx((y0 + y2) / 2, abs=0.1)                        # 1 is half-way from 0 to 2
+    assert any(e.text == "a < b" for e in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_a_curve_is_means_by_overlap_and_the_order_of_pairs():
+    """P31, against plain loops."""
+    generator, curve = torch.Generator().manual_seed(0), Curve()
+    pictures = [(torch.rand(60, generator=generator).round(decimals=1), torch.rand(60, generator=generator)) for _ in range(5)]
+    right = pairs = 0
+    for scores, overlap in pictures:
+        curve.add(scores, overlap)
+        for s, o in zip(scores.tolist(), overlap.tolist()):
+            for s2, o2 in zip(scores.tolist(), overlap.tolist()):
+                if o - o2 >= 0.2:
+                    pairs, right = pairs + 1, right + (s > s2) + 0.5 * (s == s2)
+    assert curve.ordered() == pytest.approx(right / pairs)
+    scores, overlap = (torch.cat(part) for part in zip(*pictures))
+    for n, mean in enumerate(curve.means()):
+        inside = scores[(overlap >= n / 10) & (overlap < (n + 1) / 10)]
+        assert mean == (pytest.approx(inside.mean().item()) if len(inside) >= 20 else None)
+    assert Curve().ordered() is None and Curve().means() == [None] * 10
