@@ -50,12 +50,12 @@ MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stag
            "arithmetic": "full, 2/3 and 1/3 of the scores added"}
 CAM_SIZES = (64, 96, 128)                           # a map has a 32nd of the side
 # Choice -> the words it adds; of each group the first is our default. The level of the whole image is a choice of stage I, too.
-LEVELS = ["stage1.epochs=3", "stage2.iterations=400"]
-SHORT = ["stage2.iterations=600"]
+LEVELS = ["stage1.epochs=3", "stage2.iterations=300"]
+SHORT = ["stage2.iterations=400"]
 CHOICES = {"default, short": SHORT, "lambda 0.01": [*SHORT, "stage2.image_loss_weight=0.01"], "lambda 1": [*SHORT, "stage2.image_loss_weight=1"],
            "loss on the product": [*SHORT, "stage2.loss_reading=bce_product"], "category loss over foreground": [*SHORT, "stage2.loss_norm=fg"],
            "g-hat starts anew": [*SHORT, "stage2.load_image_classifier=false"], "det:cls 1:1": [*SHORT, "stage2.cls_per_det=1"],
-           "det:cls 1:6": [*SHORT, "stage2.cls_per_det=6"], "output layer copied": [*SHORT, "stage2.copy_fpn_output=p2"],
+           "det:cls 1:6": [*SHORT, "stage2.cls_per_det=6"], "learning rate 1e-3": [*SHORT, "stage2.lr=1e-3"], "learning rate 1e-4": [*SHORT, "stage2.lr=1e-4"], "output layer copied": [*SHORT, "stage2.copy_fpn_output=p2"],
            "level: FPN's rule": LEVELS, "level: P5": [*LEVELS, "model.image_roi_level=p5"], "level: mean of all": [*LEVELS, "model.image_roi_level=all_mean"],
            "level: random": [*LEVELS, "model.image_roi_level=random"]}
 # The paper's claims as differences of two rows: claim, row, the row it is held against, figures in which it should be better.
