@@ -1,4 +1,5 @@
 """Small line plots as SVG, with no package for it."""
+import math
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -6,10 +7,16 @@ COLORS = ("#1f6fb2", "#c8511b", "#2e8b57", "#7a4ba0", "#555555")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 520, 320, 60, 45, 30, 130
 
 
+def round_up(value: float) -> float:
+    """The next number, at least value > 0, of 1, 2, 4, 8 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 4, 8, 10) if step * power >= value * (1 - 1e-9))
+
+
 def line_plot(path: Path, title: str, x_name: str, y_name: str, x: list[float], series: dict[str, list[float | None]]) -> None:
-    """One line a series over common x (ascending); None: no point there. Both axes from 0 to the largest value."""
-    x_most = max(x)
-    y_most = max([v for values in series.values() for v in values if v is not None] + [1e-9])
+    """One line a series over common x (ascending); None: no point there. Both axes from 0 to a round number."""
+    x_most = round_up(max(x))
+    y_most = round_up(max([v for values in series.values() for v in values if v is not None] + [1e-9]))
 
     def place(a: float, b: float) -> tuple[float, float]:
         return LEFT + (WIDTH - LEFT - RIGHT) * a / x_most, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * b / y_most

@@ -2,7 +2,7 @@
 
 On evaluation pictures of one category each: what S_fg and the score of the true category are for proposals of every overlap with the
 truth (P31), of base and novel categories, and how often the tighter of two proposals scores higher; which categories the novel ones are
-taken for; the pictures of failures. Writes why.json into the run's folder, foreground.svg and failures.png into --out.
+taken for; the pictures of failures. Writes why.json into the run's folder, foreground.svg and failures.jpg into --out.
 """
 import argparse
 import json
@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -32,7 +33,7 @@ from s21k.training.run import trained
 BINS = 10                                           # of the overlap, from 0 to 1
 FEWEST = 20                                         # proposals of a bin that is shown
 APART = 0.2                                         # overlaps that differ by less are not told apart
-SIDE = 192                                          # of a picture on the sheet
+SIDE = 128                                          # of a picture on the sheet
 
 
 class Failure(NamedTuple):
@@ -66,6 +67,11 @@ class Curve:
         return float(self.pairs[0] / self.pairs[1]) if self.pairs[1] else None
 
 
+def corners(boxes: np.ndarray) -> Tensor:
+    """[x, y, w, h] (n, 4) -> [x1, y1, x2, y2]."""
+    return torch.tensor(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), dtype=torch.float32)
+
+
 @torch.no_grad()
 def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure]]:
     """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures."""
@@ -74,36 +80,34 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
         pyramid = detector.encoder.pyramid(normalize(batch.images, batch.sizes))
         proposals, _ = detector.rpn(pyramid, batch.sizes)
         for i, prediction in enumerate(detector.predict(batch, categories, cfg.eval)):
-            target, image_id = batch.targets[i], batch.image_ids[i]
-            category = int(gt.category[gt.image == gt.image_position(image_id)][0])
+            image_id, to_network = batch.image_ids[i], torch.tensor([*batch.scales[i]] * 2)
+            mine = gt.image == gt.image_position(image_id)
+            category, truth = int(gt.category[mine][0]), corners(gt.boxes[mine]) * to_network        # also boxes of less than a pixel
             group = categories.groups[category]
             x = detector.encoder.regions([level[i:i + 1] for level in pyramid], [proposals[i]])
-            overlap = iou(proposals[i], target.boxes).max(dim=1).values                              # (R,)
+            overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
             curves[f"S_fg, {group}"].add(torch.sigmoid(detector.box_head(x)[0]), overlap)            # Eq. 1
             curves[f"category, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
             best = prediction.detections
             if len(best.scores) == 0:
                 continue
-            label, tight = int(best.labels[0]), float(iou(best.boxes[:1], target.boxes).max()) > 0.5
+            label, tight = int(best.labels[0]), float(iou(best.boxes[:1], truth).max()) > 0.5
             if group == "novel" and label != category:
                 taken_for[categories.names[category], categories.names[label], categories.groups[label]] += 1
             if label != category or not tight:
-                box = best.boxes[0] / torch.tensor([*batch.scales[i]] * 2)
-                failures.append(Failure(image_id, label, box, float(best.scores[0]), "category" if label != category else "box"))
+                failures.append(Failure(image_id, label, best.boxes[0] / to_network, float(best.scores[0]), "category" if label != category else "box"))
     return curves, taken_for, failures
 
 
 def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> Image.Image:
     """Some failures, evenly chosen, each beside its ground truth."""
     tiles, names = [], [name.split(",")[0] for name in categories.names]
-    for failure in failures[::max(1, len(failures) // 24)][:24]:
+    for failure in failures[::max(1, len(failures) // 16)][:16]:
         position = gt.image_position(failure.image_id)
         image, mine = read_image(data.root / data.file_names[position]), gt.image == position
         factor = SIDE / image.width
         grown = image.resize((SIDE, round(image.height * factor)), Image.Resampling.BICUBIC)
-        truth = gt.boxes[mine].copy()
-        truth[:, 2:] += truth[:, :2]
-        pair = [draw_boxes(grown, truth * factor, [names[c] for c in gt.category[mine]], None, None),
+        pair = [draw_boxes(grown, (corners(gt.boxes[mine]) * factor).numpy(), [names[c] for c in gt.category[mine]], None, None),
                 draw_boxes(grown, (failure.box * factor).numpy()[None], [names[failure.label]], [failure.score], None)]
         tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", f"wrong {failure.what}"]))
     return contact_sheet(tiles, columns=4)
@@ -123,9 +127,9 @@ def main(argv: list[str]) -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     center = [(n + 0.5) / BINS for n in range(BINS)]
     means = {name: curve.means() for name, curve in curves.items()}
-    line_plot(a.out / "foreground.svg", "Only tight boxes are foreground (P31)", "IoU of the proposal with the truth", "mean score", center, means)
+    line_plot(a.out / "foreground.svg", "Scores of proposals by their overlap (P31)", "IoU of the proposal with the truth", "mean score", center, means)
     if failures:
-        sheet(failures, data, gt, categories).save(a.out / "failures.png")
+        sheet(failures, data, gt, categories).save(a.out / "failures.jpg", quality=85)
     wrong, groups = Counter(failure.what for failure in failures), Counter()
     for (_, _, group), count in taken_for.items():
         groups[group] += count
@@ -135,7 +139,7 @@ def main(argv: list[str]) -> None:
     (Path(cfg.output_dir) / "why.json").write_text(json.dumps(result, indent=1))
     print(f"of {len(gt.image_ids)} pictures {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
-          + ", ".join(f"{n.split(',')[0]} for {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
+          + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
     for name, curve in curves.items():
         print(f"{name:<16} the tighter of two scores higher: {100 * (curve.ordered() or 0):.1f} %; mean by IoU: "
               + " ".join("  -  " if v is None else f"{v:.3f}" for v in curve.means()))

@@ -15,7 +15,7 @@ from PIL import Image
 from s21k import experiments
 from s21k.config import load_config
 from s21k.errors import InputError
-from s21k.plot import line_plot
+from s21k.plot import line_plot, round_up
 from s21k.prepare.tiny_imagenet import prepare
 from s21k.why import Curve
 from tests.toy import ROOT, SMALL
@@ -161,7 +161,7 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
         assert not end.code, capsys.readouterr().err
     why = json.loads((tmp_path / load_config([*base, "seed=0"]).output_dir / "why.json").read_text())
     assert set(why["curves"]) == {"iou", "S_fg, base", "S_fg, novel", "category, base", "category, novel"}
-    assert os.path.getsize(tmp_path / "pictures" / "failures.png") > 1000
+    assert os.path.getsize(tmp_path / "pictures" / "failures.jpg") > 1000
     ElementTree.parse(tmp_path / "pictures" / "foreground.svg")
 
 
@@ -172,6 +172,7 @@ def test_a_line_plot_has_its_points_where_they_belong(tmp_path):
     (x0, y0), (x2, y2) = lines[0]
     assert len(lines[1]) == 3 and x0 < lines[1][1][0] < x2 and y2 < y0                    # pixels grow downwards
     assert lines[1][0][1] == pytest.approx((y0 + y2) / 2, abs=0.1)                        # 1 is half-way from 0 to 2
+    assert [round_up(v) for v in (0.95, 0.72, 1.0, 2.1, 9.0, 0.1)] == pytest.approx([1.0, 0.8, 1.0, 4.0, 10.0, 0.1])
     assert any(e.text == "a < b" for e in root.iter("{http://www.w3.org/2000/svg}text"))
 
 
