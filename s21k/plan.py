@@ -2,10 +2,12 @@
 and what is missing on disk. Nothing is written, no picture is read.
 """
 import operator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from s21k.categories import CategoryMap
 from s21k.config import Config
@@ -13,11 +15,13 @@ from s21k.data.loaders import open_classification, open_detection
 from s21k.errors import InputError
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import INHERITED, build_detector
+from s21k.models.mask_head import POOL as MASK_POOL
 from s21k.models.roi_pool import level_shares
 from s21k.training.checkpoint import check_categories, is_ours, latest
 from s21k.training.run import initial_state, trained
 
 GB = 2**30
+RATE = 4e13                                         # FLOP/s that a GPU is assumed to sustain in bf16: an eighth of an A100's peak
 
 
 def _count(n: float) -> str:
@@ -85,6 +89,22 @@ def saved_bytes(backbone: nn.Module, fpn: nn.Module | None, size: int) -> int:
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
 
 
+def forward_flops(*runs: tuple[Callable, tuple[int, ...]]) -> int:
+    """Floating-point operations (a multiplication and an addition are two) of the convolutions and matrix products of each
+    (function, shape of its input): counted by torch, nothing is computed."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for function, shape in runs:
+            function(torch.zeros(shape, device="meta"))
+    return counter.get_total_flops()
+
+
+def _work(plan: Plan, images: list[tuple[str, float, int]]) -> None:
+    """images: what they are, how many, FLOPs of one forward. Training costs three forwards: the backward has two products for each."""
+    total = sum(3 * count * flops for _, count, flops in images)
+    each = ", ".join(f"{3 * flops / 1e9:.1f} GFLOPs an image {name}" for name, _, flops in images)
+    plan.say("work", f"{each}: {total / 1e18:.1f} EFLOPs in all, {total / RATE / 3600:.0f} GPU-hours at {RATE / 1e12:.0f} TFLOP/s (an assumption)")
+
+
 def _activations(plan: Plan, backbone: nn.Module, fpn: nn.Module | None, size: int, images: int) -> None:
     one = saved_bytes(backbone, fpn, size)
     plan.say("", f"activations of backbone and FPN {one / GB:.2f} GB an image of {size} px in float32, about half with bf16: "
@@ -114,6 +134,10 @@ def plan_stage1(cfg: Config) -> None:
     parts = {"backbone": model.backbone, "FPN": encoder and encoder.fpn, "RoI head": encoder and nn.ModuleList([encoder.fc1, encoder.fc2]), "g-hat": model.cls_classifier}
     plan.parameters(model, parts, 2 if s.optimizer == "adamw" else 1)
     _activations(plan, model.backbone, encoder and encoder.fpn, s.size, s.batch)
+    if n:
+        head = [model.cls_classifier] if encoder is None else [encoder.fc1, encoder.fc2, model.cls_classifier]
+        trunk = model.backbone if encoder is None else encoder.pyramid
+        _work(plan, [("with a label", total * s.batch, forward_flops((trunk, (1, 3, s.size, s.size)), (nn.Sequential(*head), (1, head[0].in_features))))])
     plan.say("starts from", s.init or "random weights")
     if s.init and not Path(s.init).is_file():
         plan.missing.append(f"stage1.init {s.init}: no such file")
@@ -141,6 +165,15 @@ def plan_stage2(cfg: Config) -> None:
     layers = {"f": getattr(head, "foreground", None), "g" if cfg.model.head == "decoupled" else "C + 1": head.det_classifier, "g-hat": head.cls_classifier, "boxes": head.box_regressor}
     plan.parameters(detector, {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn, "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers, "masks": detector.mask_head}, 2)
     _activations(plan, encoder.backbone, encoder.fpn, s.size, 1 + (s.cls_per_det if per_step else 0))
+    image, regions, size_of_x = (1, 3, s.size, s.size), cfg.model.regions_per_image, encoder.fc1.in_features
+    det = [(lambda x: detector.rpn.head(encoder.pyramid(x)), image), (nn.Sequential(encoder.fc1, encoder.fc2, head.det_classifier), (regions, size_of_x))]
+    if (mask := detector.mask_head) is not None:                         # on the regions that hold an object, a quarter at most
+        det.append((nn.Sequential(*mask.convs, mask.deconv, mask.predictor), (regions // 4, cfg.model.fpn_channels, MASK_POOL, MASK_POOL)))
+    work = [("with boxes", s.iterations * s.det_batch, forward_flops(*det))]
+    if per_step:
+        cls = (encoder.pyramid, image), (nn.Sequential(encoder.fc1, encoder.fc2, head.cls_classifier), (1, size_of_x))
+        work.append(("with a label", s.iterations * per_step, forward_flops(*cls)))
+    _work(plan, work)
     try:
         if latest(Path(cfg.output_dir) / "stage2.pt"):
             plan.say("inherits", f"continues {latest(Path(cfg.output_dir) / 'stage2.pt')}")

@@ -6,10 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from s21k.annotations import load_annotations
 from s21k.archives import PictureIndex
 from s21k.categories import CategoryMap
+from s21k.models.region_encoder import BACKBONES
+from s21k.plan import forward_flops
 from tests.toy import run
 
 SIZES = ["model.fpn_channels=16", "model.region_dim=32", "model.regions_per_image=16", "model.rpn_batch=32", "model.rpn_pre_nms=[50,50]",
@@ -157,6 +160,24 @@ def test_the_plan_of_stage_two_follows_from_the_paper(words, says, tmp_path):
     for text in [*says, f"missing:              data.det.annotations: {tmp_path}"]:
         assert text in out, (text, out)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name, weights", [("resnet50", torchvision.models.ResNet50_Weights), ("swin_t", torchvision.models.Swin_T_Weights), ("swin_b", torchvision.models.Swin_B_Weights)])
+def test_the_plan_counts_the_operations_that_torchvision_publishes(name, weights):
+    """Theirs are multiply-adds in 1e9, of backbone and classifier together."""
+    with torch.device("meta"):
+        backbone = BACKBONES[name]()
+        classifier = torch.nn.Linear(backbone.channels[-1], 1000)
+    counted = forward_flops((backbone, (1, 3, 224, 224)), (classifier, (1, backbone.channels[-1])))
+    assert counted / 2e9 == pytest.approx(weights.DEFAULT.meta["_ops"], abs=0.001)
+
+
+def test_the_plans_hours_follow_from_its_operations(tmp_path):
+    """Of "-reform.", where no FPN is in the way: 100 epochs of batches of 256, three forwards each, at 40 TFLOP/s; g-hat knows 1000 classes."""
+    out = call("train_stage1.py", "r50", "s2", "no_reform", "--plan", f"data.root={tmp_path}", module=False)
+    each = 3 * 2 * torchvision.models.ResNet50_Weights.DEFAULT.meta["_ops"]                  # 24.5 GFLOPs
+    total = each * 1e9 * 256 * round(100 * (1281167 // 256))
+    assert f"work:                 {each:.1f} GFLOPs an image with a label: {total / 1e18:.1f} EFLOPs in all, {total / 4e13 / 3600:.0f} GPU-hours at 40 TFLOP/s" in out
 
 
 def test_the_plan_counts_what_is_there(lvis):
