@@ -4,10 +4,11 @@
     python -m s21k.experiments run [--seeds 0 1 2] [--rows full no_stage1 ..]     all rows, seed by seed; continues where it was stopped
     python -m s21k.experiments choices [--seeds 0]                            the open choices, each at a part of the budget
     python -m s21k.experiments table                                          the tables and verdicts of what has been run
+    python -m s21k.experiments repeat --seeds 0 --rows full                   a row again, beside the committed figures; writes none
 
 40 classes of Tiny ImageNet, half of them without boxes. Each finished row is a line of s21k/results/tiny40.jsonl or choices.jsonl
-(row, seed, words, figures, minutes); a row that is there is not run again: delete its line to repeat it. The project's own scripts are
-run, one after the other. Seeds are independent: several of these commands may run at once, each with its own.
+(row, seed, words, figures, minutes); a row that is there is not run again. The project's own scripts are run, one after the other; what
+lies in runs/ is not trained again. Seeds are independent: several of these commands may run at once, each with its own.
 """
 import argparse
 import json
@@ -109,6 +110,27 @@ def finish(words: list[str]) -> dict[str, float]:
     return figures | ({"stage1_top1": accuracy[-1]} if accuracy else {})
 
 
+def run_row(row: str, words: list[str]) -> dict[str, float]:
+    """Train and evaluate a row; its figures."""
+    return cam(words) if row == "cam" else finish(words)
+
+
+def repeat(rows: dict[str, list[str]], seeds: list[int]) -> list[str]:
+    """Rows again: each figure now, as committed, and the standard deviation over the committed seeds. InputError: none is committed."""
+    out = []
+    for row, more in rows.items():
+        committed = figures_of("tiny40", row)
+        for seed in seeds:
+            if seed not in committed:
+                raise InputError(f"row {row!r}, seed {seed}: not in {RESULTS / 'tiny40.jsonl'}, expected one of the committed seeds {sorted(committed)}")
+            now = run_row(row, [*BASE, *more, f"seed={seed}"])
+            for key, title in KEYS.items():
+                all_seeds = [100 * figures[key] for figures in committed.values()]
+                noise = f"{statistics.stdev(all_seeds):.1f}" if len(all_seeds) > 1 else "not known"
+                out.append(f"{row}, seed {seed}: {title} {100 * now[key]:.1f}, committed {100 * committed[seed][key]:.1f}, standard deviation over seeds {noise}")
+    return out
+
+
 def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list[str]) -> None:
     """Every row of every seed that is not in the results yet."""
     RESULTS.mkdir(exist_ok=True)
@@ -117,7 +139,7 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
             if any(line["row"] == row and line["seed"] == seed for line in read_results(name)):
                 continue
             words, began = [*base, *more, f"seed={seed}"], time.time()
-            figures = cam(words) if row == "cam" else finish(words)
+            figures = run_row(row, words)
             line = {"row": row, "seed": seed, "words": words, "minutes": round((time.time() - began) / 60, 1), "figures": {key: round(value, 5) for key, value in figures.items()}}
             with open(RESULTS / f"{name}.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -233,12 +255,15 @@ def levels() -> list[str]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.experiments")
-    parser.add_argument("what", choices=["run", "choices", "table"])
+    parser.add_argument("what", choices=["run", "choices", "table", "repeat"])
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS))
     a = parser.parse_args(argv)
+    rows = {row: words for row, words in ROWS.items() if a.rows is None or row in a.rows}
+    if a.what == "repeat":
+        return print("\n".join(repeat(rows, a.seeds or [0, 1, 2])))
     if a.what == "run":
-        run_rows("tiny40", {row: words for row, words in ROWS.items() if a.rows is None or row in a.rows}, a.seeds or [0, 1, 2], BASE)
+        run_rows("tiny40", rows, a.seeds or [0, 1, 2], BASE)
     elif a.what == "choices":
         run_rows("choices", CHOICES, a.seeds or [0], BASE)
     for name, groups in (("tiny40", ("", "base", "novel")), ("choices", ("base", "novel"))):

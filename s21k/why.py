@@ -73,9 +73,10 @@ def corners(boxes: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure]]:
-    """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures."""
-    curves, taken_for, failures = defaultdict(Curve), Counter(), []
+def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure], dict[str, float]]:
+    """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures; and by group
+    how often g-hat is right about the entire image, as in stage I: what is lost there is forgotten, the rest is lost on regions."""
+    curves, taken_for, failures, whole = defaultdict(Curve), Counter(), [], defaultdict(list)
     for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
         pyramid = detector.encoder.pyramid(normalize(batch.images, batch.sizes))
         proposals, _ = detector.rpn(pyramid, batch.sizes)
@@ -84,7 +85,10 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
             mine = gt.image == gt.image_position(image_id)
             category, truth = int(gt.category[mine][0]), corners(gt.boxes[mine]) * to_network        # also boxes of less than a pixel
             group = categories.groups[category]
-            x = detector.encoder.regions([level[i:i + 1] for level in pyramid], [proposals[i]])
+            levels = [level[i:i + 1] for level in pyramid]
+            entire = detector.box_head.classify(detector.encoder.images(levels, [batch.sizes[i]]))[0, categories.cls_index]
+            whole[group].append(int(entire.argmax()) == category)
+            x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
             curves[f"S_fg, {group}"].add(torch.sigmoid(detector.box_head(x)[0]), overlap)            # Eq. 1
             curves[f"category, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
@@ -96,7 +100,7 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
                 taken_for[categories.names[category], categories.names[label], categories.groups[label]] += 1
             if label != category or not tight:
                 failures.append(Failure(image_id, label, best.boxes[0] / to_network, float(best.scores[0]), "category" if label != category else "box"))
-    return curves, taken_for, failures
+    return curves, taken_for, failures, {group: sum(right) / len(right) for group, right in sorted(whole.items())}
 
 
 def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> Image.Image:
@@ -122,7 +126,7 @@ def main(argv: list[str]) -> None:
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
     gt, data = GroundTruth.load(root / where.annotations, categories), DetectionData(root / where.annotations, root / where.images)
-    curves, taken_for, failures = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt, categories)
+    curves, taken_for, failures, whole = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt, categories)
 
     a.out.mkdir(parents=True, exist_ok=True)
     center = [(n + 0.5) / BINS for n in range(BINS)]
@@ -134,12 +138,13 @@ def main(argv: list[str]) -> None:
     for (_, _, group), count in taken_for.items():
         groups[group] += count
     result = {"curves": {"iou": center, **means}, "ordered": {name: curve.ordered() for name, curve in curves.items()},
-              "failures": dict(wrong), "novel taken for": dict(groups),
+              "whole image, top-1": whole, "failures": dict(wrong), "novel taken for": dict(groups),
               "most common": [{"novel": n, "taken for": o, "group": g, "times": c} for (n, o, g), c in taken_for.most_common(12)]}
     (Path(cfg.output_dir) / "why.json").write_text(json.dumps(result, indent=1))
     print(f"of {len(gt.image_ids)} pictures {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
           + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
+    print("g-hat on the entire image, top-1: " + ", ".join(f"{group} {100 * share:.1f} %" for group, share in whole.items()))
     for name, curve in curves.items():
         print(f"{name:<16} the tighter of two scores higher: {100 * (curve.ordered() or 0):.1f} %; mean by IoU: "
               + " ".join("  -  " if v is None else f"{v:.3f}" for v in curve.means()))

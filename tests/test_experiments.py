@@ -74,6 +74,17 @@ def test_rows_that_are_there_are_not_run_again_and_others_are_appended_at_once(r
         experiments.read_results("x")
 
 
+def test_a_repeated_row_stands_beside_the_committed_one(results, monkeypatch):
+    monkeypatch.setattr(experiments, "finish", lambda words: {"top1": 0.25, "gt_known": 0.5, "top5": 0.4, "AP50": 0.3})
+    same = {"gt_known": 0.6, "top5": 0.4, "AP50": 0.3}
+    write(results / "tiny40.jsonl", ("full", 0, {"top1": 0.2, **same}), ("full", 1, {"top1": 0.3, **same}))
+    lines = experiments.repeat({"full": []}, [1])
+    assert lines[:2] == ["full, seed 1: Top-1 25.0, committed 30.0, standard deviation over seeds 7.1",
+                         "full, seed 1: GT-Known 50.0, committed 60.0, standard deviation over seeds 0.0"] and len(lines) == 4
+    with pytest.raises(InputError, match="'full', seed 2: not in .*expected one of the committed seeds .0, 1."):
+        experiments.repeat({"full": []}, [2])
+
+
 def test_every_row_and_choice_is_a_configuration_and_shares_what_it_should():
     def folders(words):
         cfg = load_config([*experiments.BASE, *words, "seed=3"])
@@ -161,6 +172,7 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
         assert not end.code, capsys.readouterr().err
     why = json.loads((tmp_path / load_config([*base, "seed=0"]).output_dir / "why.json").read_text())
     assert set(why["curves"]) == {"iou", "S_fg, base", "S_fg, novel", "category, base", "category, novel"}
+    assert set(why["whole image, top-1"]) == {"base", "novel"} and all(0 <= share <= 1 for share in why["whole image, top-1"].values())
     assert os.path.getsize(tmp_path / "pictures" / "failures.jpg") > 1000
     ElementTree.parse(tmp_path / "pictures" / "foreground.svg")
 
