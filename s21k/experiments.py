@@ -12,6 +12,7 @@ lies in runs/ is not trained again. Seeds are independent: several of these comm
 """
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from s21k.models.classifier import build_classifier
 from s21k.models.roi_pool import level_shares
 from s21k.structures import Detections
 from s21k.training.checkpoint import read
+from s21k.training.run import trained
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -49,27 +51,34 @@ MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stag
            "softmax": "one softmax over C + 1 beside g-hat", "cam": "class activation maps, no boxes in training", "g alone": "full, base categories scored by g",
            "g-hat alone": "full, base categories scored by g-hat", "exponent 1/2": "full, Eq. 5 with 1/2, 1/2", "exponent 1/3": "full, Eq. 5 with 1/3, 2/3",
            "arithmetic": "full, 2/3 and 1/3 of the scores added"}
-CAM_SIZES = (64, 96, 128)                           # a map has a 32nd of the side
-# Choice -> the words it adds; of each group the first is our default. The level of the whole image is a choice of stage I, too.
-LEVELS = ["stage1.epochs=3", "stage2.iterations=300"]
-SHORT = ["stage2.iterations=400"]
+CAM_SIZES = (64, 96, 128, 192, 256, 320)            # a map has a 32nd of the side
+# Choice -> the words it adds; the first of each group is our default. The level of the whole image is a choice of stage I, too;
+# DET_ONLY is the folder of that row, whose RPN is trained: "warm" rows start from it, all alike (f, g and boxes anew).
+SHORT, LEVELS = ["stage2.iterations=300"], ["stage1.epochs=2", "stage2.iterations=300"]
+WARM = [*SHORT, "stage2.init=DET_ONLY/stage2.pt"]
 CHOICES = {"default, short": SHORT, "lambda 0.01": [*SHORT, "stage2.image_loss_weight=0.01"], "lambda 1": [*SHORT, "stage2.image_loss_weight=1"],
            "loss on the product": [*SHORT, "stage2.loss_reading=bce_product"], "category loss over foreground": [*SHORT, "stage2.loss_norm=fg"],
            "g-hat starts anew": [*SHORT, "stage2.load_image_classifier=false"], "det:cls 1:1": [*SHORT, "stage2.cls_per_det=1"],
-           "det:cls 1:6": [*SHORT, "stage2.cls_per_det=6"], "learning rate 1e-3": [*SHORT, "stage2.lr=1e-3"], "learning rate 1e-4": [*SHORT, "stage2.lr=1e-4"], "output layer copied": [*SHORT, "stage2.copy_fpn_output=p2"],
+           "det:cls 1:6": [*SHORT, "stage2.cls_per_det=6"], "learning rate 1e-3": [*SHORT, "stage2.lr=1e-3"], "output layer copied": [*SHORT, "stage2.copy_fpn_output=p2"],
            "level: FPN's rule": LEVELS, "level: P5": [*LEVELS, "model.image_roi_level=p5"], "level: mean of all": [*LEVELS, "model.image_roi_level=all_mean"],
-           "level: random": [*LEVELS, "model.image_roi_level=random"]}
+           "level: random": [*LEVELS, "model.image_roi_level=random"],
+           "warm: ours": WARM, "warm: image": [*WARM, "stage2.baseline=image"], "warm: max_size": [*WARM, "stage2.baseline=max_size"],
+           "warm: max_score": [*WARM, "stage2.baseline=max_score"], "no_stage1, lr 1e-3": ["no_stage1", "stage2.lr=1e-3"],
+           "no_stage1, time of both stages": ["no_stage1", "stage2.iterations=2700"], "det_only, time of full": ["det_only", "stage2.iterations=1900"]}
 # The paper's claims as differences of two rows: claim, row, the row it is held against, figures in which it should be better.
 CLAIMS = (("knowledge of a thoroughly trained classifier helps (Sec. 4.2, 4.3)", "full", "no_stage1", ("top1", "gt_known", "AP50_base", "AP50_novel")),
           ("the reformulated stage I transfers better than a plain one (Tables 2, 3)", "full", "no_reform", ("top1", "gt_known", "AP50_base", "AP50_novel")),
-          ("labelled images help in stage II, too (Table 5)", "full", "det_only", ("top1_base", "top1_novel", "AP50_base", "AP50_novel")),
-          ("Eq. 5 beats g alone where both know a category (P33)", "full", "g alone", ("top1_base", "AP50_base")),
-          ("Eq. 5 beats g-hat alone where both know a category (P33)", "full", "g-hat alone", ("top1_base", "AP50_base")),
+          ("labelled images help in stage II, too (as in Table 5)", "full", "det_only", ("top1_base", "top1_novel", "AP50_base", "AP50_novel")),
+          ("Eq. 5 beats g alone where both know a category (P33)", "full", "g alone", ("top1", "AP50_base")),
+          ("Eq. 5 beats g-hat alone where both know a category (P33)", "full", "g-hat alone", ("top1", "AP50_base")),
           ("f decoupled beats one softmax over C + 1 on novel categories (P31)", "full", "softmax", ("gt_known_novel", "top1_novel", "AP50_novel")),
-          ("the entire image beats the largest proposal (P3, Detic)", "full", "max_size", ("top1", "gt_known", "AP50_novel")),
-          ("the entire image beats the best-scored proposal (P3, Detic)", "full", "max_score", ("top1", "gt_known", "AP50_novel")),
-          ("softmax beats sigmoid on the entire image (Detic's image loss)", "full", "image", ("top1", "gt_known", "AP50_novel")),
-          ("boxes of some categories localize the others better than class activation maps", "full", "cam", ("gt_known_base", "gt_known_novel", "top1_novel")))
+          ("the entire image teaches more than the largest proposal (P3; Detic's losses)", "image", "max_size", ("top1", "gt_known", "AP50_novel")),
+          ("the entire image teaches more than the best-scored proposal (P3; Detic's losses)", "image", "max_score", ("top1", "gt_known", "AP50_novel")),
+          ("softmax beats sigmoid on the entire image", "full", "image", ("top1", "gt_known", "AP50_novel")),
+          ("the whole method beats Detic's max-size loss", "full", "max_size", ("top1", "gt_known", "AP50_novel")),
+          ("boxes of some categories localize the others better than class activation maps", "full", "cam", ("gt_known_novel", "top1_novel")))
+# Two-sided 5 % points of Student's t for 1 to 4 degrees of freedom.
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 KEYS = {"top1": "Top-1", "gt_known": "GT-Known", "top5": "Top-5", "AP50": "AP50"}
 
 
@@ -103,6 +112,10 @@ def finish(words: list[str]) -> dict[str, float]:
     if cfg.stage2.init is None:
         train_stage1(words)
     script("train_stage2.py", words)
+    for place in (trained(cfg), *([ROOT / cfg.parent_dir / "stage1.pt"] if cfg.stage2.init is None else [])):
+        content = read(place if place.is_absolute() else ROOT / place)
+        if content["step"] != content["total"]:
+            raise InputError(f"{place}: {content['step']} of {content['total']} steps: training was stopped; the same command continues it")
     script("evaluate.py", words)
     figures = json.loads((ROOT / cfg.output_dir / "metrics.json").read_text())
     lines = [json.loads(line) for line in stage1.read_text().splitlines()] if cfg.stage2.init is None else []
@@ -115,9 +128,8 @@ def run_row(row: str, words: list[str]) -> dict[str, float]:
     return cam(words) if row == "cam" else finish(words)
 
 
-def repeat(rows: dict[str, list[str]], seeds: list[int]) -> list[str]:
-    """Rows again: each figure now, as committed, and the standard deviation over the committed seeds. InputError: none is committed."""
-    out = []
+def repeat(rows: dict[str, list[str]], seeds: list[int]) -> None:
+    """Print rows again: each figure now, as committed, and the standard deviation over the committed seeds. InputError: none is committed."""
     for row, more in rows.items():
         committed = figures_of("tiny40", row)
         for seed in seeds:
@@ -125,10 +137,11 @@ def repeat(rows: dict[str, list[str]], seeds: list[int]) -> list[str]:
                 raise InputError(f"row {row!r}, seed {seed}: not in {RESULTS / 'tiny40.jsonl'}, expected one of the committed seeds {sorted(committed)}")
             now = run_row(row, [*BASE, *more, f"seed={seed}"])
             for key, title in KEYS.items():
+                if key not in now:                                       # CAM has no AP
+                    continue
                 all_seeds = [100 * figures[key] for figures in committed.values()]
                 noise = f"{statistics.stdev(all_seeds):.1f}" if len(all_seeds) > 1 else "not known"
-                out.append(f"{row}, seed {seed}: {title} {100 * now[key]:.1f}, committed {100 * committed[seed][key]:.1f}, standard deviation over seeds {noise}")
-    return out
+                print(f"{row}, seed {seed}: {title} {100 * now[key]:.1f}, committed {100 * committed[seed][key]:.1f}, standard deviation over seeds {noise}", flush=True)
 
 
 def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list[str]) -> None:
@@ -139,6 +152,9 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
             if any(line["row"] == row and line["seed"] == seed for line in read_results(name)):
                 continue
             words, began = [*base, *more, f"seed={seed}"], time.time()
+            if any("DET_ONLY" in word for word in more):
+                start = load_config([*base, "det_only", f"seed={seed}"]).output_dir
+                words = [word.replace("DET_ONLY", start) for word in words]
             figures = run_row(row, words)
             line = {"row": row, "seed": seed, "words": words, "minutes": round((time.time() - began) / 60, 1), "figures": {key: round(value, 5) for key, value in figures.items()}}
             with open(RESULTS / f"{name}.jsonl", "a") as file:
@@ -146,7 +162,8 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
 
 
 def cam(words: list[str]) -> dict[str, float]:
-    """CAM on the pooled classifier of "-reform.": its input size and threshold are those with the best GT-Known on some base training pictures."""
+    """CAM on the pooled classifier of "-reform.": the size of its maps' input and the threshold are those with the best GT-Known on 200 training
+    pictures with boxes; classes are told at the size of training."""
     train_stage1(words)
     cfg = load_config(words)
     root, where = ROOT / cfg.data.root, cfg.data.eval
@@ -156,7 +173,8 @@ def cam(words: list[str]) -> dict[str, float]:
 
     def boxes(image, size: int, rows: list[int], thresholds: list[float]) -> tuple[torch.Tensor, dict[int, list[list[float]]]]:
         """The probabilities of all classes, and for each of the rows of the classifier (and the five likeliest) a box a threshold, in the picture's pixels."""
-        maps, logits = cam_maps(classifier, normalize(resize(image, (size, size))[None]))
+        _, logits = cam_maps(classifier, normalize(resize(image, (cfg.stage1.size,) * 2)[None]))
+        maps, _ = cam_maps(classifier, normalize(resize(image, (size, size))[None]))
         scale = torch.tensor([image.width / size, image.height / size] * 2)
         wanted = {*rows, *logits[0].topk(min(5, logits.shape[1])).indices.tolist()} if len(thresholds) == 1 else {*rows}
         return logits[0].softmax(0), {row: [(torch.tensor(cam_box(maps[0, row], t, (size, size))) * scale).tolist() for t in thresholds] for row in wanted}
@@ -210,15 +228,16 @@ def table(name: str, groups: tuple[str, ...]) -> list[str]:
 def difference(row: str, other: str, key: str) -> tuple[str, str] | None:
     """(row - other over the seeds that both have, in points with its standard deviation, verdict); None: fewer than two such seeds.
 
-    A difference holds where it is positive with every seed and its mean is larger than its standard deviation; it is reversed
-    where the same is true of its negative; else it is not seen.
+    A difference is seen where its mean is further from zero than Student's t allows by chance in one of twenty cases (with three seeds:
+    2.48 standard deviations); then the claim holds, or it is reversed. All seeds are scored on the same pictures: that other
+    pictures might say otherwise is not in it.
     """
     a, b = figures_of("tiny40", row), figures_of("tiny40", other)
     differences = [a[seed][key] - b[seed][key] for seed in sorted(a.keys() & b.keys()) if key in a[seed] and key in b[seed]]
     if len(differences) < 2:
         return None
     mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-    clear = len({value > 0 for value in differences}) == 1 and 0 not in differences and abs(mean) > deviation
+    clear = abs(mean) > STUDENT[min(len(differences), 5)] * deviation / math.sqrt(len(differences))
     return f"{100 * mean:+.1f} ± {100 * deviation:.1f}", ("holds" if mean > 0 else "reversed") if clear else "not seen"
 
 
@@ -257,15 +276,18 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.experiments")
     parser.add_argument("what", choices=["run", "choices", "table", "repeat"])
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *CHOICES])
     a = parser.parse_args(argv)
-    rows = {row: words for row, words in ROWS.items() if a.rows is None or row in a.rows}
+    known = CHOICES if a.what == "choices" else ROWS
+    if wrong := [row for row in a.rows or [] if row not in known]:
+        raise InputError(f"--rows {wrong[0]!r}: not one of {', '.join(known)}")
+    rows = {row: words for row, words in known.items() if a.rows is None or row in a.rows}
     if a.what == "repeat":
-        return print("\n".join(repeat(rows, a.seeds or [0, 1, 2])))
+        return repeat(rows, a.seeds or [0, 1, 2])
     if a.what == "run":
         run_rows("tiny40", rows, a.seeds or [0, 1, 2], BASE)
     elif a.what == "choices":
-        run_rows("choices", CHOICES, a.seeds or [0], BASE)
+        run_rows("choices", rows, a.seeds or [0], BASE)
     for name, groups in (("tiny40", ("", "base", "novel")), ("choices", ("base", "novel"))):
         print("\n".join([f"\n{name}", *table(name, groups)]))
     if figures_of("tiny40", "full"):

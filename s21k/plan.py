@@ -99,7 +99,8 @@ def forward_flops(*runs: tuple[Callable, tuple[int, ...]]) -> int:
 
 
 def _work(plan: Plan, images: list[tuple[str, float, int]]) -> None:
-    """images: what they are, how many, FLOPs of one forward. Training costs three forwards: the backward has two products for each."""
+    """images: what they are, how many, FLOPs of one forward. Training costs three forwards: the backward has two products for each
+    (and with model.checkpoint_activations one forward more)."""
     total = sum(3 * count * flops for _, count, flops in images)
     each = ", ".join(f"{3 * flops / 1e9:.1f} GFLOPs an image {name}" for name, _, flops in images)
     plan.say("work", f"{each}: {total / 1e18:.1f} EFLOPs in all, {total / RATE / 3600:.0f} GPU-hours at {RATE / 1e12:.0f} TFLOP/s (an assumption)")

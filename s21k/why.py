@@ -1,6 +1,6 @@
 """Why the method works or not, of a trained run: python -m s21k.why r18 tiny40 [seed=0] [--out .github/pictures]
 
-On evaluation pictures of one category each: what S_fg and the score of the true category are for proposals of every overlap with the
+On evaluation pictures of one category each: what S_fg and g-hat's score of the true category are for proposals of every overlap with the
 truth (P31), of base and novel categories, and how often the tighter of two proposals scores higher; which categories the novel ones are
 taken for; the pictures of failures. Writes why.json into the run's folder, foreground.svg and failures.jpg into --out.
 """
@@ -32,7 +32,7 @@ from s21k.training.run import trained
 
 BINS = 10                                           # of the overlap, from 0 to 1
 FEWEST = 20                                         # proposals of a bin that is shown
-APART = 0.2                                         # overlaps that differ by less are not told apart
+APART, LEAST = 0.2, 0.3                             # overlaps that differ by less are not told apart; those below are beside the object
 SIDE = 128                                          # of a picture on the sheet
 
 
@@ -46,7 +46,7 @@ class Failure(NamedTuple):
 
 
 class Curve:
-    """The mean score of proposals by their overlap with the truth, and how often the tighter of two of one picture scores higher."""
+    """The mean score of proposals by their overlap with the truth, and how often the tighter of two of one picture, both on the object, scores higher."""
 
     def __init__(self) -> None:
         self.sums, self.pairs = torch.zeros(2, BINS, dtype=torch.float64), torch.zeros(2)
@@ -55,7 +55,7 @@ class Curve:
         """scores, overlap (R,) of one picture. Of equal scores half a pair is right."""
         place = (overlap * BINS).long().clamp(max=BINS - 1)
         self.sums += torch.stack([torch.bincount(place, scores.double(), BINS), torch.bincount(place, minlength=BINS)])
-        tighter = overlap[:, None] >= overlap[None] + APART                                          # (R, R)
+        tighter = (overlap[:, None] >= overlap[None] + APART) & (overlap[None] >= LEAST)             # (R, R)
         right = (scores[:, None] > scores[None]).float() + 0.5 * (scores[:, None] == scores[None])
         self.pairs += torch.stack([right[tighter].sum(), tighter.sum()])
 
@@ -63,7 +63,7 @@ class Curve:
         return [float(s / n) if n >= FEWEST else None for s, n in self.sums.T]
 
     def ordered(self) -> float | None:
-        """Share of the pairs whose overlaps differ by at least APART in which the tighter one scores higher; chance is 0.5."""
+        """Share of the pairs, both on the object (LEAST) and APART, in which the tighter one scores higher; chance is 0.5."""
         return float(self.pairs[0] / self.pairs[1]) if self.pairs[1] else None
 
 
@@ -91,7 +91,7 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
             x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
             curves[f"S_fg, {group}"].add(torch.sigmoid(detector.box_head(x)[0]), overlap)            # Eq. 1
-            curves[f"category, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
+            curves[f"g-hat, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
             best = prediction.detections
             if len(best.scores) == 0:
                 continue
