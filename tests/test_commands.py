@@ -1,6 +1,7 @@
 """Whole commands on a ten-image world: stage I -> II -> evaluate, on one process and on two; continuing; errors."""
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -240,8 +241,8 @@ def test_the_output_layer_that_stage1_trained_can_be_copied(trained, tmp_path):
     """G15."""
     own = words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.copy_fpn_output=p2", "stage2.lr=0")
     assert "no FPN is taken" in run("train_stage2.py", *own, "stage2.inherit=backbone").stderr and run("train_stage2.py", *own).returncode == 0
-    state, wanted = model_of(tmp_path / "stage2.pt"), model_of(trained / "run" / "stage1.pt")["encoder.fpn.output.0.weight"]
-    assert all(torch.equal(state[f"encoder.fpn.output.{i}.weight"], wanted) for i in range(4))
+    wanted = model_of(trained / "run" / "stage1.pt")["encoder.fpn.output.0.weight"]
+    assert all(torch.equal(model_of(tmp_path / "stage2.pt")[f"encoder.fpn.output.{i}.weight"], wanted) for i in range(4))
 
 
 def test_a_detector_is_not_evaluated_with_another_model_than_it_was_trained_with(trained):
@@ -251,7 +252,6 @@ def test_a_detector_is_not_evaluated_with_another_model_than_it_was_trained_with
 
 def test_scores_do_not_depend_on_the_evaluation_batch(trained, tmp_path):
     """Pictures of different sizes, group norm: each is padded as if it were alone."""
-    import numpy as np
     found = []
     for size in (1, 5):
         folder = tmp_path / str(size)
@@ -269,7 +269,6 @@ def test_a_picture_that_cannot_be_read_counts_with_no_detections(trained, tmp_pa
     more = [f"output_dir={world / 'run'}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", "eval.pictures=0"]
     done = run("evaluate.py", *words(world, *more))
     assert done.returncode == 0 and "1 pictures cannot be read and count with no detections; the first: " in done.stdout, done.stderr
-    import numpy as np
     assert 3 not in np.load(world / "run" / "detections.npz")["image_id"] and json.loads((world / "run" / "metrics.json").read_text())["images"] == 8
 
 
