@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s21k.boxes import iou
+from s21k.boxes import area, iou, whole_image
 from s21k.categories import CategoryMap
 from s21k.config import Config, load_config
 from s21k.data.detection import DetectionData
@@ -73,10 +73,13 @@ def corners(boxes: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure], dict[str, float]]:
-    """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures; and by group
-    how often g-hat is right about the entire image, as in stage I: what is lost there is forgotten, the rest is lost on regions."""
-    curves, taken_for, failures, whole = defaultdict(Curve), Counter(), [], defaultdict(list)
+def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure], dict[str, list]]:
+    """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures; and means of
+
+    - "entire image, <group>": how often g-hat is right about it, as in stage I. What is lost there is forgotten, the rest is lost on regions.
+    - "largest", "best-scored": what Detic's losses would choose of the proposals; its IoU with the entire image, and with the truth.
+    """
+    curves, taken_for, failures, means = defaultdict(Curve), Counter(), [], defaultdict(list)
     for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
         pyramid = detector.encoder.pyramid(normalize(batch.images, batch.sizes))
         proposals, _ = detector.rpn(pyramid, batch.sizes)
@@ -87,9 +90,13 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
             group = categories.groups[category]
             levels = [level[i:i + 1] for level in pyramid]
             entire = detector.box_head.classify(detector.encoder.images(levels, [batch.sizes[i]]))[0, categories.cls_index]
-            whole[group].append(int(entire.argmax()) == category)
+            means[f"entire image, {group}"].append([float(entire.argmax() == category)])
             x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
+            g_hat = detector.box_head.classify(x)[:, categories.cls_index[category]]
+            for name, order in (("largest", area(proposals[i])), ("best-scored", g_hat)):
+                chosen = proposals[i][order.argmax()][None]
+                means[name].append([float(iou(chosen, whole_image([batch.sizes[i]], x.device)[0])), float(iou(chosen, truth).max())])
             curves[f"S_fg, {group}"].add(torch.sigmoid(detector.box_head(x)[0]), overlap)            # Eq. 1
             curves[f"g-hat, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
             best = prediction.detections
@@ -100,7 +107,7 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
                 taken_for[categories.names[category], categories.names[label], categories.groups[label]] += 1
             if label != category or not tight:
                 failures.append(Failure(image_id, label, best.boxes[0] / to_network, float(best.scores[0]), "category" if label != category else "box"))
-    return curves, taken_for, failures, {group: sum(right) / len(right) for group, right in sorted(whole.items())}
+    return curves, taken_for, failures, {name: torch.tensor(values).mean(0).tolist() for name, values in sorted(means.items())}
 
 
 def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> Image.Image:
@@ -126,25 +133,26 @@ def main(argv: list[str]) -> None:
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
     gt, data = GroundTruth.load(root / where.annotations, categories), DetectionData(root / where.annotations, root / where.images)
-    curves, taken_for, failures, whole = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt, categories)
+    curves, taken_for, failures, means = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt, categories)
 
     a.out.mkdir(parents=True, exist_ok=True)
     center = [(n + 0.5) / BINS for n in range(BINS)]
-    means = {name: curve.means() for name, curve in curves.items()}
-    line_plot(a.out / "foreground.svg", "Scores of proposals by their overlap (P31)", "IoU of the proposal with the truth", "mean score", center, means)
+    shown = {name: curve.means() for name, curve in curves.items()}
+    line_plot(a.out / "foreground.svg", "Scores of proposals by their overlap (P31)", "IoU of the proposal with the truth", "mean score", center, shown)
     if failures:
         sheet(failures, data, gt, categories).save(a.out / "failures.jpg", quality=85)
     wrong, groups = Counter(failure.what for failure in failures), Counter()
     for (_, _, group), count in taken_for.items():
         groups[group] += count
-    result = {"curves": {"iou": center, **means}, "ordered": {name: curve.ordered() for name, curve in curves.items()},
-              "whole image, top-1": whole, "failures": dict(wrong), "novel taken for": dict(groups),
+    result = {"curves": {"iou": center, **shown}, "ordered": {name: curve.ordered() for name, curve in curves.items()},
+              "means": means, "failures": dict(wrong), "novel taken for": dict(groups),
               "most common": [{"novel": n, "taken for": o, "group": g, "times": c} for (n, o, g), c in taken_for.most_common(12)]}
     (Path(cfg.output_dir) / "why.json").write_text(json.dumps(result, indent=1))
     print(f"of {len(gt.image_ids)} pictures {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
           + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
-    print("g-hat on the entire image, top-1: " + ", ".join(f"{group} {100 * share:.1f} %" for group, share in whole.items()))
+    for name, (share, *more) in means.items():
+        print(f"the {name} proposal: mean IoU with the entire image {share:.2f}, with the truth {more[0]:.2f}" if more else f"g-hat on the {name}: top-1 {100 * share:.1f} %")
     for name, curve in curves.items():
         print(f"{name:<16} the tighter of two scores higher: {100 * (curve.ordered() or 0):.1f} %; mean by IoU: "
               + " ".join("  -  " if v is None else f"{v:.3f}" for v in curve.means()))
