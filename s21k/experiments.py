@@ -63,8 +63,9 @@ CHOICES = {"default, short": SHORT, "lambda 0.01": [*SHORT, "stage2.image_loss_w
            "level: FPN's rule": LEVELS, "level: P5": [*LEVELS, "model.image_roi_level=p5"], "level: mean of all": [*LEVELS, "model.image_roi_level=all_mean"],
            "level: random": [*LEVELS, "model.image_roi_level=random"],
            "warm: ours": WARM, "warm: image": [*WARM, "stage2.baseline=image"], "warm: max_size": [*WARM, "stage2.baseline=max_size"],
-           "warm: max_score": [*WARM, "stage2.baseline=max_score"], "three times as long: full": ["stage2.iterations=2100"],
-           "three times as long: no_stage1": ["no_stage1", "stage2.iterations=2100"]}
+           "warm: max_score": [*WARM, "stage2.baseline=max_score"],
+           "twice as long": ["stage2.iterations=1400"], "twice as long, g alone": ["stage2.iterations=1400", "eval.fusion=det_only"],
+           "twice as long, g-hat alone": ["stage2.iterations=1400", "eval.fusion=cls_only"]}
 # The paper's claims as differences of two rows: claim, row, the row it is held against, figures in which it should be better.
 CLAIMS = (("knowledge of a thoroughly trained classifier helps (Sec. 4.2, 4.3)", "full", "no_stage1", ("top1", "gt_known", "AP50_base", "AP50_novel")),
           ("the reformulated stage I transfers better than a plain one (Tables 2, 3)", "full", "no_reform", ("top1", "gt_known", "AP50_base", "AP50_novel")),
@@ -175,9 +176,8 @@ def cam(words: list[str]) -> dict[str, float]:
         """The probabilities of all classes, and for each of the rows of the classifier (and the five likeliest) a box a threshold, in the picture's pixels."""
         _, logits = cam_maps(classifier, normalize(resize(image, (cfg.stage1.size,) * 2)[None]))
         maps, _ = cam_maps(classifier, normalize(resize(image, (size, size))[None]))
-        scale = torch.tensor([image.width / size, image.height / size] * 2)
         wanted = {*rows, *logits[0].topk(min(5, logits.shape[1])).indices.tolist()} if len(thresholds) == 1 else {*rows}
-        return logits[0].softmax(0), {row: [(torch.tensor(cam_box(maps[0, row], t, (size, size))) * scale).tolist() for t in thresholds] for row in wanted}
+        return logits[0].softmax(0), {row: [cam_box(maps[0, row], t, (image.height, image.width)) for t in thresholds] for row in wanted}
 
     train = DetectionData(root / cfg.data.det.annotations, root / cfg.data.det.images)
     cls_row = {det: cls for det, cls in zip(categories.det_index.tolist(), categories.cls_index.tolist()) if det >= 0}
