@@ -77,7 +77,9 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
     """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures; and means of
 
     - "entire image, <group>": how often g-hat is right about it, as in stage I. What is lost there is forgotten, the rest is lost on regions.
-    - "largest", "best-scored": what Detic's losses would choose of the proposals; its IoU with the entire image, and with the truth.
+    - "largest proposal", "best-scored proposal": what Detic's losses would choose; its IoU with the entire image, and with the truth.
+    - "box by f", "box by f and category": the box with the highest S_fg, and with the highest final score of the true category (the one
+      of GT-Known): how often its IoU with the truth is above 0.5, and above 0.7.
     """
     curves, taken_for, failures, means = defaultdict(Curve), Counter(), [], defaultdict(list)
     for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
@@ -94,10 +96,14 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
             x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
             g_hat = detector.box_head.classify(x)[:, categories.cls_index[category]]
-            for name, order in (("largest", area(proposals[i])), ("best-scored", g_hat)):
+            for name, order in (("largest proposal", area(proposals[i])), ("best-scored proposal", g_hat)):
                 chosen = proposals[i][order.argmax()][None]
                 means[name].append([float(iou(chosen, whole_image([batch.sizes[i]], x.device)[0])), float(iou(chosen, truth).max())])
-            curves[f"S_fg, {group}"].add(torch.sigmoid(detector.box_head(x)[0]), overlap)            # Eq. 1
+            s_fg, final = torch.sigmoid(detector.box_head(x)[0]), prediction.regions                 # Eq. 1
+            for name, order in (("box by f", s_fg), ("box by f and category", final.at(torch.arange(len(x)), torch.full((len(x),), category)))):
+                chosen = float(iou(final.boxes[order.argmax()][None], truth).max())
+                means[name].append([chosen > 0.5, chosen > 0.7])
+            curves[f"S_fg, {group}"].add(s_fg, overlap)
             curves[f"g-hat, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
             best = prediction.detections
             if len(best.scores) == 0:
@@ -107,7 +113,7 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
                 taken_for[categories.names[category], categories.names[label], categories.groups[label]] += 1
             if label != category or not tight:
                 failures.append(Failure(image_id, label, best.boxes[0] / to_network, float(best.scores[0]), "category" if label != category else "box"))
-    return curves, taken_for, failures, {name: torch.tensor(values).mean(0).tolist() for name, values in sorted(means.items())}
+    return curves, taken_for, failures, {name: torch.tensor(values, dtype=torch.float32).mean(0).tolist() for name, values in sorted(means.items())}
 
 
 def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> Image.Image:
@@ -151,8 +157,9 @@ def main(argv: list[str]) -> None:
     print(f"of {len(gt.image_ids)} pictures {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
           + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
-    for name, (share, *more) in means.items():
-        print(f"the {name} proposal: mean IoU with the entire image {share:.2f}, with the truth {more[0]:.2f}" if more else f"g-hat on the {name}: top-1 {100 * share:.1f} %")
+    for name, values in means.items():
+        form = {"entire": "g-hat's top-1 {:.3f}", "box": "IoU above 0.5 {:.3f}, above 0.7 {:.3f}"}.get(name.split()[0], "mean IoU with the entire image {:.3f}, with the truth {:.3f}")
+        print(f"{name:<22} {form.format(*values)}")
     for name, curve in curves.items():
         print(f"{name:<16} the tighter of two scores higher: {100 * (curve.ordered() or 0):.1f} %; mean by IoU: "
               + " ".join("  -  " if v is None else f"{v:.3f}" for v in curve.means()))

@@ -186,7 +186,8 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
         assert not end.code, capsys.readouterr().err
     why = json.loads((tmp_path / load_config([*base, "seed=0"]).output_dir / "why.json").read_text())
     assert set(why["curves"]) == {"iou", "S_fg, base", "S_fg, novel", "g-hat, base", "g-hat, novel"}
-    assert set(why["means"]) == {"entire image, base", "entire image, novel", "largest", "best-scored"}
+    assert set(why["means"]) == {"entire image, base", "entire image, novel", "largest proposal", "best-scored proposal", "box by f", "box by f and category"}
+    assert why["means"]["box by f and category"][0] == figures["full"]["gt_known"]
     assert all(0 <= value <= 1 for values in why["means"].values() for value in values)
     assert os.path.getsize(tmp_path / "pictures" / "failures.jpg") > 1000
     ElementTree.parse(tmp_path / "pictures" / "foreground.svg")
