@@ -64,8 +64,7 @@ CHOICES = {"default, short": SHORT, "lambda 0.01": [*SHORT, "stage2.image_loss_w
            "level: random": [*LEVELS, "model.image_roi_level=random"],
            "warm: ours": WARM, "warm: image": [*WARM, "stage2.baseline=image"], "warm: max_size": [*WARM, "stage2.baseline=max_size"],
            "warm: max_score": [*WARM, "stage2.baseline=max_score"],
-           "twice as long": ["stage2.iterations=1400"], "twice as long, g alone": ["stage2.iterations=1400", "eval.fusion=det_only"],
-           "twice as long, g-hat alone": ["stage2.iterations=1400", "eval.fusion=cls_only"]}
+           "short, g alone": [*SHORT, "eval.fusion=det_only"], "short, g-hat alone": [*SHORT, "eval.fusion=cls_only"]}
 # The paper's claims as differences of two rows: claim, row, the row it is held against, figures in which it should be better.
 CLAIMS = (("knowledge of a thoroughly trained classifier helps (Sec. 4.2, 4.3)", "full", "no_stage1", ("top1", "gt_known", "AP50_base", "AP50_novel")),
           ("the reformulated stage I transfers better than a plain one (Tables 2, 3)", "full", "no_reform", ("top1", "gt_known", "AP50_base", "AP50_novel")),
