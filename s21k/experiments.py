@@ -213,9 +213,9 @@ def figures_of(name: str, row: str) -> dict[int, dict[str, float]]:
     return {line["seed"]: line["figures"] for line in read_results(name) if line["row"] == row}
 
 
-def table(name: str, groups: tuple[str, ...]) -> list[str]:
+def table(name: str, groups: tuple[str, ...], keys: tuple[str, ...]) -> list[str]:
     """The rows of a results file as lines of a Markdown table: mean and standard deviation over the seeds, in per cent."""
-    columns = [(f"{key}_{group}" if group else key, f"{title}, {group or 'all'}") for key, title in KEYS.items() for group in groups]
+    columns = [(f"{key}_{group}" if group else key, f"{KEYS[key]}, {group or 'all'}") for key in keys for group in groups]
     out = ["| row | seeds | " + " | ".join(title for _, title in columns) + " |", "|" + "---|" * (len(columns) + 2)]
     for row in dict.fromkeys(line["row"] for line in read_results(name)):
         figures = list(figures_of(name, row).values())
@@ -242,12 +242,18 @@ def difference(row: str, other: str, key: str) -> tuple[str, str] | None:
 
 def verdicts() -> list[str]:
     """Every claim as lines of a Markdown table."""
-    out = ["| claim | compared | figure | difference, points | verdict |", "|---|---|---|---|---|"]
+    out = ["| claim | compared | differences in points: verdict |", "|---|---|---|"]
     for claim, row, other, keys in CLAIMS:
-        for key in keys:
-            if found := difference(row, other, key):
-                out.append(f"| {claim} | {row} - {other} | {key} | {found[0]} | {found[1]} |")
+        found = {key: difference(row, other, key) for key in keys}
+        if cells := [f"{name_of(key)} {pair[0]}: {pair[1]}" for key, pair in found.items() if pair]:
+            out.append(f"| {claim} | {row} - {other} | {'; '.join(cells)} |")
     return out
+
+
+def name_of(key: str) -> str:
+    """gt_known_novel -> GT-Known novel."""
+    known = next(k for k in sorted(KEYS, key=len, reverse=True) if key.startswith(k))
+    return (KEYS[known] + key.removeprefix(known)).replace("_", " ")
 
 
 def gaps() -> list[str]:
@@ -287,8 +293,9 @@ def main(argv: list[str]) -> None:
         run_rows("tiny40", rows, a.seeds or [0, 1, 2], BASE)
     elif a.what == "choices":
         run_rows("choices", rows, a.seeds or [0], BASE)
-    for name, groups in (("tiny40", ("", "base", "novel")), ("choices", ("base", "novel"))):
-        print("\n".join([f"\n{name}", *table(name, groups)]))
+    for name, groups, keys in (("tiny40", ("", "base", "novel"), ("top1", "gt_known")), ("tiny40", ("", "base", "novel"), ("top5", "AP50")),
+                               ("choices", ("base", "novel"), ("top1", "gt_known", "AP50"))):
+        print("\n".join(["", *table(name, groups, keys)]))
     if figures_of("tiny40", "full"):
         print("\n".join(["", *verdicts(), "", *gaps(), *levels()]))
 

@@ -43,6 +43,11 @@ def test_a_difference_is_paired_by_seed_and_judged_by_students_t(results):
     assert one((0.5, 0.4)) is None
 
 
+def test_the_verdicts_name_claim_rows_and_figures(results):
+    write(results / "tiny40.jsonl", *(("full", seed, {"top1": 0.5 + seed / 100, "AP50_base": 0.2}) for seed in range(3)), *(("g alone", seed, {"top1": 0.4, "AP50_base": 0.3}) for seed in range(3)))
+    assert experiments.verdicts()[2:] == ["| Eq. 5 beats g alone where both know a category (P33) | full - g alone | Top-1 +11.0 ± 1.0: holds; AP50 base -10.0 ± 0.0: reversed |"]
+
+
 def test_by_chance_one_claim_of_twenty_is_seen():
     """The bars of Student's t against their definition, on a million draws."""
     draws = torch.randn(5, 1_000_000, generator=torch.Generator().manual_seed(0))
@@ -53,7 +58,7 @@ def test_by_chance_one_claim_of_twenty_is_seen():
 
 def test_the_table_has_mean_and_sample_deviation_of_what_is_there(results):
     write(results / "tiny40.jsonl", ("full", 0, {"top1": 0.2, "top1_base": 0.3}), ("full", 1, {"top1": 0.3, "top1_base": 0.3}), ("cam", 0, {"top1": 0.1}))
-    head, _, full, cam = experiments.table("tiny40", ("", "base"))
+    head, _, full, cam = experiments.table("tiny40", ("", "base"), ("top1", "gt_known"))
     assert head.startswith("| row | seeds | Top-1, all | Top-1, base | GT-Known, all |")
     assert full.startswith("| full: the method | 2 | 25.0 ± 7.1 | 30.0 ± 0.0 |  |") and cam.startswith("| cam: class activation maps, no boxes in training | 1 | 10.0 |  |")
 
