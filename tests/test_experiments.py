@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from s21k import experiments
+from s21k import cam, experiments
 from s21k.config import load_config
 from s21k.errors import InputError
 from s21k.plot import line_plot, round_up
@@ -155,7 +155,7 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
     base = ["r18", "tiny40", *small, f"data.root={world / 'data'}", "stage2.det_batch=1", "eval.pictures=1"]
     monkeypatch.setattr(experiments, "BASE", base)
     monkeypatch.setattr(experiments, "ROOT", tmp_path)
-    monkeypatch.setattr(experiments, "CAM_SIZES", (64, 96))
+    monkeypatch.setattr(cam, "CAM_SIZES", (64, 96))
     monkeypatch.chdir(tmp_path)
     ran = []
 
@@ -174,7 +174,7 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
     assert list(figures) == list(rows) and ran.count("train_stage1.py") == 4 and ran.count("evaluate.py") == 4
     assert all(0 <= f[f"gt_known{group}"] <= 1 for f in figures.values() for group in ("", "_base", "_novel"))
     assert "stage1_top1" in figures["full"] and "stage1_top1" not in figures["no_stage1"]
-    assert figures["cam"]["cam_size"] in experiments.CAM_SIZES and figures["cam"]["images"] == 8
+    assert figures["cam"]["cam_size"] in cam.CAM_SIZES and figures["cam"]["images"] == 8
     weights = [torch.load(tmp_path / load_config([*base, *rows[row], "seed=0"]).output_dir / "stage2.pt")["step"] for row in ("full", "no_reform", "no_stage1")]
     assert weights == [4, 4, 4]
     cut = torch.load(place := tmp_path / load_config([*base, "seed=0"]).parent_dir / "stage1.pt")

@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WINGS = {"models", "data", "evaluation", "training", "prepare"}
-COMMANDS = {"demo", "predict", "experiments", "audit", "plan", "why"}
+COMMANDS = {"demo", "predict", "experiments", "cam", "audit", "plan", "why"}
 PACKAGES = {"torch", "torchvision", "numpy", "PIL", "pycocotools", "yaml", "tqdm"}
 FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "s21k").rglob("*.py")])
 
