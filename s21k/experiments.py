@@ -90,8 +90,8 @@ def script(name: str, words: list[str]) -> None:
 
 
 def train_stage1(words: list[str]) -> None:
-    """Stage I of an experiment, in the folder of its words without those of stage II; says so when it is done already."""
-    script("train_stage1.py", [word for word in words if not word.startswith(("stage2.", "det_only"))])
+    """Stage I of an experiment, where all that share it look for it; says so when it is done already."""
+    script("train_stage1.py", [*words, f"output_dir={load_config(words).parent_dir}"])
 
 
 def finish(words: list[str]) -> dict[str, float]:

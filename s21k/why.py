@@ -95,7 +95,8 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
             means[f"entire image, {group}"].append([float(entire.argmax() == category)])
             x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
-            g_hat = detector.box_head.classify(x)[:, categories.cls_index[category]]
+            logits = detector.box_head.classify(x)                                                   # (R, C^)
+            g_hat, s_hat = logits[:, categories.cls_index[category]], logits.softmax(1)[:, categories.cls_index[category]]      # Eq. 3
             for name, order in (("largest proposal", area(proposals[i])), ("best-scored proposal", g_hat)):
                 chosen = proposals[i][order.argmax()][None]
                 means[name].append([float(iou(chosen, whole_image([batch.sizes[i]], x.device)[0])), float(iou(chosen, truth).max())])
@@ -104,7 +105,7 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
                 chosen = float(iou(final.boxes[order.argmax()][None], truth).max())
                 means[name].append([chosen > 0.5, chosen > 0.7])
             curves[f"S_fg, {group}"].add(s_fg, overlap)
-            curves[f"g-hat, {group}"].add(detector.box_head.classify(x).softmax(1)[:, categories.cls_index[category]], overlap)      # Eq. 3
+            curves[f"g-hat, {group}"].add(s_hat, overlap)
             best = prediction.detections
             if len(best.scores) == 0:
                 continue

@@ -13,11 +13,19 @@ import torch
 from PIL import Image
 
 from s21k import cam, experiments
+from s21k.categories import CategoryMap
 from s21k.config import load_config
+from s21k.data.detection import DetectionData
+from s21k.data.loaders import eval_batches
+from s21k.distributed import World
 from s21k.errors import InputError
+from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.models.classifier import build_classifier
+from s21k.models.detector import build_detector
 from s21k.plot import line_plot, round_up
 from s21k.prepare.tiny_imagenet import prepare
-from s21k.why import Curve
+from s21k.why import Curve, look
 from tests.toy import ROOT, SMALL
 
 
@@ -168,10 +176,11 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
             assert not end.code, capsys.readouterr().err
 
     monkeypatch.setattr(experiments, "script", script)
-    rows = {row: experiments.ROWS[row] for row in ("full", "no_reform", "no_stage1", "cam", "g alone")}
+    rows = {row: experiments.ROWS[row] for row in ("full", "no_reform", "no_stage1", "det_only", "cam", "g alone")}
     experiments.run_rows("tiny40", rows, [0], base)
     figures = {line["row"]: line["figures"] for line in experiments.read_results("tiny40")}
-    assert list(figures) == list(rows) and ran.count("train_stage1.py") == 4 and ran.count("evaluate.py") == 4
+    assert list(figures) == list(rows) and ran.count("train_stage1.py") == 5 and ran.count("evaluate.py") == 5
+    assert len(list((tmp_path / "runs").glob("*/stage1.pt"))) == 2                       # det_only takes that of full, CAM that of no_reform
     assert all(0 <= f[f"gt_known{group}"] <= 1 for f in figures.values() for group in ("", "_base", "_novel"))
     assert "stage1_top1" in figures["full"] and "stage1_top1" not in figures["no_stage1"]
     assert figures["cam"]["cam_size"] in cam.CAM_SIZES and figures["cam"]["images"] == 8
@@ -196,6 +205,60 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
     assert all(0 <= value <= 1 for values in why["means"].values() for value in values)
     assert os.path.getsize(tmp_path / "pictures" / "failures.jpg") > 1000
     ElementTree.parse(tmp_path / "pictures" / "foreground.svg")
+
+
+def test_cam_finds_what_its_maps_show(world, monkeypatch):
+    """Maps made of the pictures' own colours, logits of their brightest channel: boxes, rows and thresholds must come out right."""
+    def maps(classifier, images):
+        pooled = torch.nn.functional.avg_pool2d(images, 32)
+        return torch.stack([pooled[:, c % 3] for c in range(4)], 1), torch.stack([images[:, c].mean((1, 2)) for c in range(3)] + [images.mean((1, 2, 3)) - 9], 1)
+
+    monkeypatch.setattr(cam, "cam_maps", maps)
+    cfg = load_config(["r18", "tiny40", *SMALL, "no_reform", f"data.root={world / 'data'}", "eval.resize=[64,96]"])
+    classifier = build_classifier(cfg.model, 4, 0.0)
+    torch.save({"model": classifier.state_dict()}, world / "pooled.pt")
+    found = cam.cam_figures(cfg, world / "pooled.pt")
+    assert found["gt_known"] >= 0.9 and found["cam_size"] > 64                            # two by two cells cannot show a square of 40 pixels
+    assert found["cls_top1"] == found["cls_top1_base"] / 2 + found["cls_top1_novel"] / 2 == 0.75      # the fourth class looks like the first
+
+
+def test_why_reads_the_box_of_gt_known_and_the_choices_of_detics_losses(world):
+    """A detector that proposes the truth, the truth moved by half its side, and the whole picture."""
+    cfg = load_config(["r18", "tiny40", *SMALL, f"data.root={world / 'data'}", "eval.resize=[64,96]"])
+    root, where = world / "data", cfg.data.eval
+    categories = CategoryMap.load(root / where.categories)
+    gt, data = GroundTruth.load(root / where.annotations, categories), DetectionData(root / where.annotations, root / where.images)
+    torch.manual_seed(0)
+    detector = build_detector(cfg).eval()
+    torch.nn.init.zeros_(detector.box_head.box_regressor.weight)                          # boxes stay where they are proposed
+    with torch.no_grad():                                                                 # f prefers one proposal, the categories another
+        for layer in (detector.box_head.foreground, detector.box_head.det_classifier, detector.box_head.cls_classifier):
+            layer.weight *= 300
+    order = []
+    for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
+        for target in batch.targets:
+            truth = target.boxes[0]
+            shift = (truth[2:] - truth[:2]).repeat(2) / 2
+            order.append(torch.stack([truth, (truth + shift).clamp(max=64), torch.tensor([0.0, 0, 64, 64])]))
+
+    class Proposer(torch.nn.Module):
+        def forward(self, pyramid, sizes):
+            return [next(queue) for _ in sizes], {}
+
+    detector.rpn = Proposer()
+    doubled = [boxes for start in range(0, len(order), cfg.eval.batch) for boxes in order[start:start + cfg.eval.batch] * 2]     # look and predict ask once each
+    queue = iter(doubled)
+    _, _, _, means = look(cfg, detector, data, gt, categories)
+    metric, queue = LocalizationAccuracy(gt), iter(order)
+    for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
+        for image_id, scale, prediction in zip(batch.image_ids, batch.scales, detector.predict(batch, categories, cfg.eval)):
+            metric.update(image_id, prediction.in_picture(scale, (64, 64)))
+    assert means["box by f and category"][0] == metric.compute()["gt_known"] and 0 < means["box by f and category"][0] < 1
+    assert means["largest proposal"] == pytest.approx([1.0, 1600 / 4096], abs=1e-4)
+    with torch.no_grad():
+        detector.box_head.foreground.weight.zero_()                                       # all proposals alike: half a pair is right
+    queue = iter(doubled)
+    assert look(cfg, detector, data, gt, categories)[0]["S_fg, base"].ordered() == 0.5
 
 
 def test_a_line_plot_has_its_points_where_they_belong(tmp_path):

@@ -1,6 +1,7 @@
 """The paper's setups from end to end, as the README says, on miniatures in the formats of the real distributions: the paper's own
 YAML files, and sizes."""
 import json
+import re
 import shutil
 
 import numpy as np
@@ -170,6 +171,21 @@ def test_the_plan_counts_the_operations_that_torchvision_publishes(name, weights
         classifier = torch.nn.Linear(backbone.channels[-1], 1000)
     counted = forward_flops((backbone, (1, 3, 224, 224)), (classifier, (1, backbone.channels[-1])))
     assert counted / 2e9 == pytest.approx(weights.DEFAULT.meta["_ops"], abs=0.001)
+
+
+def test_the_plan_counts_every_part_of_a_detectors_step(tmp_path):
+    """An image with boxes costs more than one with a label by the RPN, 512 regions and their g, and masks of 128 of them: by hand, 3 forwards of 2 operations."""
+    def plan(*words):
+        out = call("train_stage2.py", "r50", "s1", *words, "--plan", f"data.root={tmp_path}", module=False)
+        return [float(value) for value in re.findall(r"([0-9.]+) GFLOPs an image", out)]
+
+    (with_masks, label), (without, _) = plan(), plan("model.with_masks=false")
+    masks = 128 * (4 * 14 * 14 * 256 * 256 * 9 + 14 * 14 * 256 * 256 * 4 + 28 * 28 * 256)
+    places = sum((1024 // stride) ** 2 for stride in (4, 8, 16, 32, 64))
+    rpn = places * (256 * 256 * 9 + 256 * 3 + 256 * 12)
+    head = [512 * (256 * 49 * 1024 + 1024 * 1024 + 1024 * 720), 256 * 49 * 1024 + 1024 * 1024 + 1024 * 997]
+    assert with_masks - without == pytest.approx(6e-9 * masks, abs=0.11)
+    assert without - label == pytest.approx(6e-9 * (rpn + head[0] - head[1]), abs=0.11)
 
 
 def test_the_plans_hours_follow_from_its_operations(tmp_path):
