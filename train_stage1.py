@@ -8,6 +8,7 @@ Words are files of s21k/configs or paths of YAML files. Writes runs/<words>/stag
 config.yaml; started again with the same words, it continues.
 """
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,26 +24,30 @@ from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage1
 from s21k.randomness import set_seed
+from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import read
 from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import AMP, Identity, agree, open_folder, resume_run, save_run, settle, spread
+from s21k.training.run import Identity, agree, open_folder, resume_run, save_run, settle, spread
 from s21k.training.schedule import warmup_cosine
+from s21k.transfer import to_device
 
 
 @torch.no_grad()
 def top1_accuracy(model: torch.nn.Module, batches, world: World, amp: str) -> float:
     """Share of the validation images whose most probable class is theirs; all processes together."""
     model.eval()
-    counts = torch.zeros(3, device=world.device)                                 # right, all, unreadable (never right)
+    right = torch.zeros((), device=world.device)
+    seen, unreadable = 0, 0                                                      # an unreadable image is never right
     for batch in batches:
         batch = batch.to(world.device)
-        with torch.autocast(world.device.type, AMP[amp], enabled=amp != "off"):
+        with autocast(amp, world.device):
             logits = model(normalize(batch.images))                              # (B, C^)
-        counts += torch.tensor([(logits.argmax(1) == batch.labels()).sum(), len(batch), sum(map(bool, batch.faults))], device=world.device)
+        right += (logits.argmax(1) == batch.image_labels()).sum()
+        seen, unreadable = seen + len(batch), unreadable + sum(map(bool, batch.faults))
     model.train()
-    right, total, unreadable = sum_over_ranks(counts).tolist()
+    right, total, unreadable = sum_over_ranks(torch.stack([right, *to_device([seen, unreadable], world.device, torch.float32)])).tolist()
     if unreadable:
         print0(f"{int(unreadable)} validation images cannot be read and count as wrong")
     return right / total
@@ -54,6 +59,7 @@ def main(words: list[str]) -> None:
         return plan_stage1(cfg)
     s = cfg.stage1
     world = start_distributed(cfg.timeout)
+    cfg = resolve_amp(cfg, world, Path(cfg.output_dir) / "stage1.pt")
     settle(cfg, world)
     train = together(lambda: open_classification(cfg, "train"))
     val = together(lambda: open_classification(cfg, "val", train.class_names)) if cfg.data.cls.val else None
@@ -75,8 +81,8 @@ def main(words: list[str]) -> None:
 
     print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
            f"whole-image RoI at {s.size} px: {level_shares(torch.tensor([float(s.size)]))} by FPN's rule")
-    batches = stage1_batches(cfg, train, world, first) if first < total else None
     log = Log(folder / "log.jsonl", first, total, s.log_every, world, "stage1")
+    batches = log.waits(stage1_batches(cfg, train, world, first)) if first < total else None
     done = first
     model.train()
     with Health(world, log, cfg.data.max_faults) as health:
@@ -85,12 +91,12 @@ def main(words: list[str]) -> None:
             set_learning_rate(optimizer, lr)
             set_seed(cfg.seed, world.rank, step)                                     # nothing random is stored
             batch = next(batches).to(world.device)
-            images, soft_labels = mixup(normalize(batch.images), batch.labels())     # (B, 3, H, W), (B, C^)
-            with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+            images, soft_labels = mixup(normalize(batch.images), batch.image_labels())   # (B, 3, H, W), (B, C^)
+            with autocast(cfg.amp, world.device):
                 logits = model(images, batch.seeds)                                  # (B, C^)
             loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
-            log.add(health.check({"loss": loss}, [batch], step))                      # the step's one synchronisation
             scaler.scale(loss).backward()
+            log.add(health.check({"loss": loss}, [batch], step))                     # the step's one wait for the device
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)      # 0: no clipping
             health.gradient(norm, scaler)

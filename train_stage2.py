@@ -9,6 +9,7 @@ stage2.init=PATH, else from stage1.pt of the same words. Writes runs/<words>/sta
 config.yaml; started again with the same words, it continues.
 """
 import math
+from pathlib import Path
 
 import torch
 
@@ -21,11 +22,12 @@ from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage2
 from s21k.randomness import set_seed
+from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import check_categories, is_ours
 from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import AMP, Identity, agree, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread, to_continue
+from s21k.training.run import Identity, agree, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread, to_continue
 from s21k.training.schedule import warmup_steps
 
 
@@ -35,6 +37,7 @@ def main(words: list[str]) -> None:
         return plan_stage2(cfg)
     s = cfg.stage2
     world = start_distributed(cfg.timeout)
+    cfg = resolve_amp(cfg, world, Path(cfg.output_dir) / "stage2.pt")
     settle(cfg, world)
     det_data = together(lambda: open_detection(cfg))
     cls_data = together(lambda: open_classification(cfg, "train")) if cfg.data.cls else None
@@ -69,14 +72,14 @@ def main(words: list[str]) -> None:
            f"left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
     sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
     print0(f"whole-image RoI of a square picture under the jitter: {level_shares(sides)} by FPN's rule")
+    log = Log(folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
     det_batches = cls_batches = None
     if first < s.iterations:
-        det_batches = stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate)
+        det_batches = log.waits(stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate))
     if with_cls and det_batches is not None:                                      # 1 : 3 in each iteration (P57)
-        cls_batches = stage2_batches(cfg, cls_data, "cls", world, s.cls_per_det * micro_batch, first * s.accumulate)
+        cls_batches = log.waits(stage2_batches(cfg, cls_data, "cls", world, s.cls_per_det * micro_batch, first * s.accumulate))
     milestones = [round(share * s.iterations) for share in s.milestones]
     loss_weights = {"image_category": s.image_loss_weight}              # lambda (P61); every other loss has weight 1
-    log = Log(folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
     done = first
     model.train()
     with Health(world, log, cfg.data.max_faults) as health:
@@ -88,11 +91,11 @@ def main(words: list[str]) -> None:
                 det = next(det_batches).to(world.device)                    # b images with boxes
                 cls = next(cls_batches).to(world.device) if cls_batches is not None else None   # 3b images, one label each
                 with gradients_meet(model, micro == s.accumulate - 1):              # processes add up in the last part
-                    with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+                    with autocast(cfg.amp, world.device):
                         losses = model(det, cls)                            # one forward, so DDP sees one graph
-                    log.add(health.check(losses, [det, cls], step))             # the step's one synchronisation
                     loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
                     scaler.scale(loss / s.accumulate).backward()
+                log.add(health.check(losses, [det, cls], step))             # after the device has all of its work
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm or math.inf)      # 0: no clipping
             health.gradient(norm, scaler)

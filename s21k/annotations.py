@@ -86,11 +86,18 @@ class AnnotationTable:
         return replace(self, image_index=self.image_index[rows], category_index=self.category_index[rows], boxes=self.boxes[rows], areas=self.areas[rows],
                        crowd=self.crowd[rows], ignore=self.ignore[rows], masks=None if self.masks is None else self.masks.take(rows))
 
+    def by_image(self) -> "AnnotationTable":
+        """The annotations image after image, those of one image in their order; itself where they are so already."""
+        if (self.image_index[1:] >= self.image_index[:-1]).all():
+            return self
+        return self.take(np.argsort(self.image_index, kind="stable"))
+
     def save(self, folder: Path) -> None:
-        """Write a folder that load_annotations takes in place of the JSON."""
-        names = self.file_names.packed
-        masks = {} if self.masks is None else {f"mask_{name}": column for name, column in self.masks.columns().items()}
-        own = {name: getattr(self, name) for name in COLUMNS}
+        """Write a folder that load_annotations takes in place of the JSON, its annotations image after image."""
+        table = self.by_image()
+        names = table.file_names.packed
+        masks = {} if table.masks is None else {f"mask_{name}": column for name, column in table.masks.columns().items()}
+        own = {name: getattr(table, name) for name in COLUMNS}
         save_table(folder, KIND, own | masks | {"file_names": names.data, "file_name_offsets": names.offsets},
                    {name: getattr(self, name) for name in ("category_names", "category_wnids", "frequencies", "synsets")})
 

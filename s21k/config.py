@@ -50,7 +50,7 @@ class EvaluationDataConfig:
 @dataclass(frozen=True)
 class DataConfig:
     root: str = "data"
-    workers: int = 2                        # loader processes for each stream
+    workers: int | None = None              # loader processes of each stream; None: by cores and processes, 8 at most
     max_faults: float = 0.01                # share of unreadable pictures at which training stops (ten are always borne)
     det: DetectionDataConfig | None = None
     cls: ClassificationDataConfig | None = None
@@ -148,8 +148,8 @@ class EvalConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    amp: Literal["off", "bf16", "fp16"] = "bf16"    # P62, G21; losses, softmax and box decoding stay in float32
-    timeout: float = 600.0                  # seconds after which a process that waits for another gives up
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # P62, G21: training/amp.py says what auto becomes
+    timeout: float = 600.0                  # seconds after which a process that waits for another, or for data, gives up
     deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed
     output_dir: str = ""                    # "": runs/<words>
     parent_dir: str = ""                    # where stage I of the same words without stage-II changes lies

@@ -4,6 +4,7 @@ Whatever enters from outside (words, YAML, JSON, image lists, checkpoints) is ch
 enters; what is wrong is said in one line: what, where, what was expected.
 """
 import difflib
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -35,6 +36,19 @@ def _one_line(kind: str, text: str) -> None:
     sys.stderr.flush()
 
 
+def _end_children() -> None:
+    """Loader processes may hang; waiting for them in order takes five seconds each."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def end_at_once(code: int, text: str) -> None:
+    """End this process from any thread, and its loader processes, without waiting for anything."""
+    _end_children()
+    os.write(2, f"\n{text}\n".encode())
+    os._exit(code)
+
+
 def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     """Run main(argv): --help prints doc. What is wrong becomes one line on stderr, and an exit code:
 
@@ -42,24 +56,34 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     130  interrupted from the keyboard
     """
     argv = sys.argv[1:]
-    if "--help" in argv or "-h" in argv:
-        print(doc.strip())
-        return
     try:
-        main(argv)
+        if "--help" in argv or "-h" in argv:
+            print(doc.strip())
+        else:
+            main(argv)
+        sys.stdout.flush()
     except (InputError, TrainingFault) as error:
         text = str(error)
         if "Original Traceback" in text:                # raised in a loader process, which sends its whole trace along
             text = text.strip().splitlines()[-1].partition("Error: ")[2]
         _one_line("error", text)
         sys.exit(2 if isinstance(error, InputError) else 3)
+    except BrokenPipeError:                             # whoever read our output wants no more of it, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())       # so that the flush at exit does not fail
+        sys.exit(0)
     except OSError as error:
         _one_line("error", str(error))
         sys.exit(3)
     except KeyboardInterrupt:
+        _end_children()
         _one_line("interrupted", "the last checkpoint stands; the same words continue from it")
         sys.exit(130)
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            _end_children()
+            _one_line("error", f"the loader processes gave no batch ({str(error).splitlines()[0]}): does the disk answer? "
+                               "The key timeout sets the limit; the last checkpoint stands")
+            sys.exit(3)
         if "DataLoader worker (pid" in str(error):           # raised wherever the main process is when it hears of it
             _one_line("error", f"a loader process died ({str(error).splitlines()[0]}); often the memory ran out: try a smaller data.workers; the last checkpoint stands")
             sys.exit(3)

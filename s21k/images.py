@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from s21k.errors import InputError
+from s21k.transfer import constant
 
 MAX_PIXELS = 120_000_000                            # larger pictures are refused before they are decoded
 MAX_BYTES = 256_000_000                             # of a picture file that was gzipped
@@ -165,8 +166,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def normalize(images: Tensor, sizes: list[tuple[int, int]] | None = None) -> Tensor:
     """(B, 3, H, W) uint8 -> float32, ImageNet mean and deviation; the padding outside sizes is exactly 0 (G23)."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
+    mean, std = (constant(values, images.device).view(3, 1, 1) for values in (MEAN, STD))
     normal = (images.to(torch.float32, memory_format=torch.contiguous_format) - mean) / std
     for image, (h, w) in zip(normal, sizes or []):
         image[:, h:] = 0

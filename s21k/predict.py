@@ -25,8 +25,9 @@ from s21k.errors import InputError, nearest, run_command
 from s21k.images import ENDINGS, read_image
 from s21k.models.detector import restore_detector
 from s21k.structures import Prediction, Sample, Target
+from s21k.training.amp import autocast, note_precision, resolve_amp
 from s21k.training.checkpoint import read
-from s21k.training.run import AMP, trained
+from s21k.training.run import trained
 
 
 def is_source(word: str) -> bool:
@@ -78,7 +79,11 @@ def main(argv: list[str]) -> None:
         raise InputError("data.eval: missing, expected the categories JSON that names the classifiers' rows")
     everything = CategoryMap.load(Path(cfg.data.root) / cfg.data.eval.categories)
     world = start_distributed()
-    detector = restore_detector(cfg, read(trained(cfg)), everything).to(world.device)
+    cfg = resolve_amp(cfg, world)
+    checkpoint = trained(cfg)
+    content = read(checkpoint)
+    note_precision(cfg, content.get("config", {}), checkpoint)
+    detector = restore_detector(cfg, content, everything).to(world.device)
     categories = choose_categories(everything, a.categories).to(world.device)
     out = a.out or Path(cfg.output_dir) / "predictions"
     paths = [path for path in paths if out.resolve() not in path.resolve().parents]      # not what an earlier call wrote
@@ -99,7 +104,7 @@ def main(argv: list[str]) -> None:
             continue
         tensor, _, scale = resize(image, (image.height, image.width), nothing)
         batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(world.device)
-        with torch.autocast(world.device.type, AMP[cfg.amp], enabled=cfg.amp != "off"):
+        with autocast(cfg.amp, world.device):
             prediction = next(detector.predict(batch, categories, cfg.eval))
         found = above(prediction, a.threshold).in_picture(scale, (image.height, image.width)).detections.to(torch.device("cpu"))
         names = [categories.names[label] for label in found.labels.tolist()]

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s21k.transfer import to_device
+
 _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)      # of the splitmix64 mixing function, as int64
 
 
@@ -50,14 +52,10 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def uniform(seed: int, count: int, device: torch.device | None = None) -> Tensor:
-    """count numbers in [0, 1), float32, the same on every device: number i is a hash of (seed, i)."""
-    index = torch.arange(count, dtype=torch.int64, device=device)
+def uniform(seeds: list[int], count: int, device: torch.device) -> Tensor:
+    """(len(seeds), count) numbers in [0, 1), float32, the same on every device: number i of a row is a hash of (its seed, i)."""
     golden = -7046029254386353131                                       # 2^64 / golden ratio, as int64
-    mixed = _mix((index + 1) * golden + int(_mix(torch.tensor(seed, dtype=torch.int64))))
+    begins = to_device(_mix(torch.tensor(seeds, dtype=torch.int64)), device)                 # (S,)
+    index = torch.arange(1, count + 1, dtype=torch.int64, device=device)
+    mixed = _mix(index * golden + begins[:, None])                                           # (S, count)
     return ((mixed >> 40) & 0xFFFFFF).float() / 2**24
-
-
-def uniform_rows(seeds: list[int], count: int, device: torch.device | None = None) -> Tensor:
-    """(len(seeds), count): one row of `uniform` for each image's seed."""
-    return torch.stack([uniform(derive_seed(seed, "rows"), count, device) for seed in seeds])

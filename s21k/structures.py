@@ -5,13 +5,14 @@ B  images    M  objects of an image    R  regions    N  detections    K  evaluat
 Labels are 0..C-1; BACKGROUND and IGNORE are no categories (Eq. 1 replaces a background class).
 """
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from s21k.masks import Masks, paste
+from s21k.transfer import to_device
 
 BACKGROUND = -1
 IGNORE = -2
@@ -27,12 +28,6 @@ class Target:
     boxes: Tensor
     labels: Tensor
     masks: Masks | None = None
-
-    def to(self, device: torch.device) -> "Target":
-        return Target(self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), self.masks)
-
-    def pin_memory(self) -> "Target":
-        return Target(self.boxes.pin_memory(), self.labels.pin_memory(), self.masks)
 
     def pick(self, kept: Tensor) -> "Target":
         """The objects of kept (M,) bool."""
@@ -56,7 +51,10 @@ class Batch:
     """B images on one canvas, content at the top left, padding right and below.
 
     images (B, 3, H, W) uint8 RGB (images.normalize makes the network's input of them);
-    sizes  B times (h, w), the valid area; targets B Targets; image_ids B ids of the data set;
+    sizes  B times (h, w), the valid area; image_ids B ids of the data set;
+    boxes  (A, 4), labels (A,): the objects of all images, image after image; counts: how many each has; masks: B Masks, or
+           None each where they were not asked for. Three tensors in all, however many images: each one that crosses from a
+           loader process costs a file descriptor, and a copy to the device;
     scales B times (x, y): input pixels per pixel of the original picture;
     seeds  B integers, one for each place in its stream: all chance inside the network comes
            from them, so that it does not depend on the number of processes;
@@ -64,29 +62,48 @@ class Batch:
     """
     images: Tensor
     sizes: list[tuple[int, int]]
-    targets: list[Target]
+    boxes: Tensor
+    labels: Tensor
+    counts: list[int]
+    masks: list[Masks | None]
     image_ids: list[int]
     scales: list[tuple[float, float]]
     seeds: list[int]
     faults: list[tuple[str, ...]] = field(default_factory=list)
 
+    @classmethod
+    def pack(cls, images: Tensor, sizes: list[tuple[int, int]], targets: list[Target], *rest: list) -> "Batch":
+        """Of one Target an image; rest: image_ids, scales, seeds, and perhaps faults."""
+        return cls(images, sizes, torch.cat([t.boxes for t in targets]), torch.cat([t.labels for t in targets]),
+                   [len(t.labels) for t in targets], [t.masks for t in targets], *rest)
+
+    @property
+    def targets(self) -> list[Target]:
+        """B Targets: parts of boxes and labels."""
+        parts = zip(self.boxes.split(self.counts), self.labels.split(self.counts), self.masks, strict=True)
+        return [Target(*part) for part in parts]
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def to(self, device: torch.device) -> "Batch":
-        return replace(self, images=self.images.to(device, non_blocking=True), targets=[t.to(device) for t in self.targets])
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        return replace(self, images=self.images.pin_memory(), targets=[t.pin_memory() for t in self.targets])
+        return self._each_tensor(Tensor.pin_memory)
 
-    def labels(self) -> Tensor:
-        """(B,) the image-level label of each image: the label of its first object."""
-        return torch.stack([target.labels[0] for target in self.targets])
+    def _each_tensor(self, action: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, images=action(self.images), boxes=action(self.boxes), labels=action(self.labels))
+
+    def image_labels(self) -> Tensor:
+        """(B,) the label of each image, of a batch whose images have one label each."""
+        assert self.counts == [1] * len(self), f"images with {self.counts} objects, expected one label each"
+        return self.labels
 
 
 @dataclass
 class Regions:
-    """Sampled training regions of one image.
+    """Sampled training regions of one image: the first num_objects of them hold an object, the others are background.
 
     boxes (R, 4); labels (R,) in [0, C) or BACKGROUND; gt_boxes (R, 4), meaningless for
     background; gt_index (R,) which object of the image, -1 for background.
@@ -95,6 +112,16 @@ class Regions:
     labels: Tensor
     gt_boxes: Tensor
     gt_index: Tensor
+    num_objects: int
+
+
+def object_rows(regions: list[Regions], device: torch.device) -> Tensor:
+    """Which rows hold an object when all images' regions stand one after the other. No wait: the host knows the numbers."""
+    rows, begin = [], 0
+    for r in regions:
+        rows += range(begin, begin + r.num_objects)
+        begin += len(r.labels)
+    return to_device(rows, device, torch.int64)
 
 
 class RegionScores:

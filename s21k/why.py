@@ -99,7 +99,7 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
             g_hat, s_hat = logits[:, categories.cls_index[category]], logits.softmax(1)[:, categories.cls_index[category]]      # Eq. 3
             for name, order in (("largest proposal", area(proposals[i])), ("best-scored proposal", g_hat)):
                 chosen = proposals[i][order.argmax()][None]
-                means[name].append([float(iou(chosen, whole_image([batch.sizes[i]], x.device)[0])), float(iou(chosen, truth).max())])
+                means[name].append([float(iou(chosen, whole_image([batch.sizes[i]]).to(x.device))), float(iou(chosen, truth).max())])
             s_fg, final = torch.sigmoid(detector.box_head(x)[0]), prediction.regions                 # Eq. 1
             for name, order in (("box by f", s_fg), ("box by f and category", final.at(torch.arange(len(x)), torch.full((len(x),), category)))):
                 chosen = float(iou(final.boxes[order.argmax()][None], truth).max())

@@ -18,7 +18,7 @@ def share(whole, rank, size):
     """This rank's images: position rank * local + i, as in the streams."""
     local = len(whole) // size
     part = slice(rank * local, (rank + 1) * local)
-    return type(whole)(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part], whole.scales[part], whole.seeds[part])
+    return whole.pack(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part], whole.scales[part], whole.seeds[part])
 
 
 def main(out: str, backbone: str, norm: str) -> None:

@@ -1,14 +1,21 @@
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 
-from s21k.models.assign import match, sample_regions, subsample
+from s21k.models.assign import match, match_iou, sample_regions, subsample
 from s21k.structures import BACKGROUND, IGNORE, Target
+
+
+def matched(iou, low, high, rescue):
+    """match_iou of a drawn table, whole and an object at a time: the same."""
+    whole, single = (match_iou(parts, iou.shape[1], iou.device, low, high, rescue) for parts in ([iou] * (len(iou) > 0), iou.split(1) if len(iou) else []))
+    assert torch.equal(whole, single)
+    return whole
 
 
 def test_match_on_three_candidates():
     iou = torch.tensor([[0.8, 0.4, 0.1], [0.2, 0.5, 0.0]])
-    assert match(iou, 0.3, 0.7, rescue=False).tolist() == [0, IGNORE, BACKGROUND]
-    assert match(iou, 0.3, 0.7, rescue=True).tolist() == [0, 1, BACKGROUND]          # object 1's best is candidate 1
+    assert matched(iou, 0.3, 0.7, rescue=False).tolist() == [0, IGNORE, BACKGROUND]
+    assert matched(iou, 0.3, 0.7, rescue=True).tolist() == [0, 1, BACKGROUND]          # object 1's best is candidate 1
 
 
 def test_match_equals_torchvisions_where_every_object_is_touched():
@@ -16,13 +23,13 @@ def test_match_equals_torchvisions_where_every_object_is_touched():
         iou = torch.rand(5, 40, generator=torch.Generator().manual_seed(seed))
         for rescue in (False, True):
             theirs = Matcher(0.7, 0.3, allow_low_quality_matches=rescue)(iou)
-            assert torch.equal(match(iou, 0.3, 0.7, rescue), theirs)
+            assert torch.equal(matched(iou, 0.3, 0.7, rescue), theirs)
 
 
 def test_an_object_that_nothing_touches_rescues_nothing():
     """Where we differ from torchvision: best IoU 0 there turns every untouched candidate positive."""
     iou = torch.tensor([[0.0, 0.0, 0.9], [0.0, 0.0, 0.0]])
-    assert match(iou, 0.3, 0.7, rescue=True).tolist() == [BACKGROUND, BACKGROUND, 0]
+    assert matched(iou, 0.3, 0.7, rescue=True).tolist() == [BACKGROUND, BACKGROUND, 0]
     theirs = Matcher(0.7, 0.3, allow_low_quality_matches=True)(iou)
     assert (theirs >= 0).all()
 
@@ -30,12 +37,12 @@ def test_an_object_that_nothing_touches_rescues_nothing():
 def test_a_threshold_itself_belongs_to_the_better_side():
     """G11, G13: from the upper one on an object's, below the lower one background."""
     iou = torch.tensor([[0.75, 0.25, 0.5, 0.125]])
-    assert match(iou, 0.25, 0.75, rescue=False).tolist() == [0, IGNORE, IGNORE, BACKGROUND]
-    assert match(iou, 0.5, 0.5, rescue=False).tolist() == [0, BACKGROUND, 0, BACKGROUND]
+    assert matched(iou, 0.25, 0.75, rescue=False).tolist() == [0, IGNORE, IGNORE, BACKGROUND]
+    assert matched(iou, 0.5, 0.5, rescue=False).tolist() == [0, BACKGROUND, 0, BACKGROUND]
 
 
 def test_no_objects_make_everything_background():
-    assert match(torch.zeros(0, 4), 0.3, 0.7, rescue=True).tolist() == [BACKGROUND] * 4
+    assert matched(torch.zeros(0, 4), 0.3, 0.7, rescue=True).tolist() == [BACKGROUND] * 4
 
 
 def test_subsample_takes_as_many_as_torchvisions_sampler_and_only_eligible_ones():
@@ -43,7 +50,7 @@ def test_subsample_takes_as_many_as_torchvisions_sampler_and_only_eligible_ones(
         matches = torch.randint(-2, 3, (300,), generator=torch.Generator().manual_seed(seed))
         matches[40:] = torch.where(matches[40:] >= 0, torch.full_like(matches[40:], -1), matches[40:])
         theirs = BalancedPositiveNegativeSampler(64, 0.25)([(matches >= 0).long() + (matches == -2).long() * -1])
-        positive, negative = subsample(matches, 64, 0.25, seed)
+        ((positive, negative),) = subsample([matches], 64, 0.25, [seed])
         assert len(positive) == int(theirs[0][0].sum()) and len(negative) == int(theirs[1][0].sum())
         assert (matches[positive] >= 0).all() and (matches[negative] == BACKGROUND).all()
         assert len(set(positive.tolist() + negative.tolist())) == len(positive) + len(negative)
@@ -53,8 +60,8 @@ def test_subsample_depends_on_the_seed_alone_and_is_even():
     matches = torch.full((100,), BACKGROUND)
     counts = torch.zeros(100)
     for seed in range(400):
-        _, chosen = subsample(matches, 10, 0.5, seed)
-        assert torch.equal(chosen, subsample(matches, 10, 0.5, seed)[1])
+        (_, chosen), (_, other) = subsample([matches, matches], 10, 0.5, [seed, seed + 1])
+        assert torch.equal(chosen, subsample([matches], 10, 0.5, [seed])[0][1]) and not torch.equal(chosen, other)
         counts[chosen] += 1
     assert counts.min() > 15 and counts.max() < 75                    # expected 40 each, deviation 6
 

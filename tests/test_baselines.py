@@ -65,7 +65,7 @@ def test_each_chooses_the_region_it_is_named_after(kind):
             assert box[0].tolist() == boxes[int(np.argmax(areas))].tolist()
         else:
             x = model.encoder.regions([level[i:i + 1] for level in pyramid], [boxes])
-            best = int(model.box_head.classify(x)[:, cls.labels()[i]].argmax())
+            best = int(model.box_head.classify(x)[:, cls.image_labels()[i]].argmax())
             assert box[0].tolist() == boxes[best].tolist()
 
 

@@ -55,5 +55,5 @@ def test_clip_equals_torchvision():
 
 def test_the_whole_image_is_its_true_width_and_height():
     """P2, G15: [0, 0, w, h], not [0, 0, w - 1, h - 1]; sizes are (h, w)."""
-    (box,) = B.whole_image([(224, 320)])
+    box = B.whole_image([(224, 320)])
     assert box.tolist() == [[0, 0, 320, 224]]

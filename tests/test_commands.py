@@ -224,7 +224,7 @@ def test_the_ablations_run(trained, tmp_path, ablation):
 
 @pytest.mark.parametrize("bad, says", [
     (["toyy"], "did you mean 'toy'"), (["toy", "stage2.lrr=1"], "unknown key stage2.lrr"), (["toy", "stage2.lr=fast"], "stage2.lr: expected float"),
-    (["toy", "amp=bf17"], "none of off, bf16, fp16"), (["toy", "data.root=nowhere"], "nowhere"), ([], "no word given"),
+    (["toy", "amp=bf17"], "none of auto, off, bf16, fp16"), (["toy", "data.root=nowhere"], "nowhere"), ([], "no word given"),
     (["toy", "stage2.accumulate=3"], "do not divide"), (["toy", "no_stage1", "stage2.copy_fpn_output=p2"], "no stage I has trained")])
 def test_a_wrong_word_is_one_line_and_exit_2(bad, says, tmp_path):
     done = run("train_stage2.py", *bad, *([f"output_dir={tmp_path}"] if bad else []))

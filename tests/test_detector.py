@@ -191,7 +191,7 @@ def test_image_roi_level_options_choose_the_level():
         level = torch.full((2, 16 * 49), expected)
         torch.testing.assert_close(features[option], torch.relu(encoder.fc2(torch.relu(encoder.fc1(level)))))
     encoder = make("model.image_roi_level=random").encoder.train()
-    drawn = {int(v) for v in encoder._image_levels([boxes[0]] * 64, list(range(64)))}
+    drawn = {int(v) for v in encoder._image_levels(torch.cat([boxes[0]] * 64), list(range(64)))}
     assert drawn == {2, 3, 4, 5}
 
 

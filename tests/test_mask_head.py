@@ -50,8 +50,8 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_cells_of_positive_regions()
     targets = [Target(torch.tensor([[8.0, 8.0, 40.0, 40.0], [0.0, 0.0, 20.0, 60.0]]), torch.tensor([0, 1]), Masks((rectangle(8, 8, 24, 40), rectangle(0, 0, 20, 60)))),
                Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), Masks(()))]
     boxes = torch.tensor([[0.0, 0.0, 56.0, 56.0], [10.0, 10.0, 24.0, 38.0], [30.0, 30.0, 50.0, 50.0]])
-    regions = [Regions(boxes, torch.tensor([0, 1, BACKGROUND]), boxes, torch.tensor([0, 1, -1])),
-               Regions(boxes[:1], torch.tensor([BACKGROUND]), boxes[:1], torch.tensor([-1]))]
+    regions = [Regions(boxes, torch.tensor([0, 1, BACKGROUND]), boxes, torch.tensor([0, 1, -1]), 2),
+               Regions(boxes[:1], torch.tensor([BACKGROUND]), boxes[:1], torch.tensor([-1]), 0)]
     loss = head.losses(levels, regions, targets)["mask"]
     logits = head(levels, [boxes[:2], boxes[:0]])
     total = 0.0
@@ -69,7 +69,7 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_cells_of_positive_regions()
 
 def test_without_positive_regions_the_loss_is_zero_and_tied_to_the_graph():
     head, levels = MaskHead(8), pyramid(batch=1)
-    regions = [Regions(torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([BACKGROUND]), torch.zeros(1, 4), torch.tensor([-1]))]
+    regions = [Regions(torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([BACKGROUND]), torch.zeros(1, 4), torch.tensor([-1]), 0)]
     loss = head.losses(levels, regions, [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), Masks(()))])["mask"]
     loss.backward()
     assert float(loss.detach()) == 0 and all(p.grad is not None and p.grad.abs().sum() == 0 for p in head.parameters())

@@ -17,7 +17,7 @@ from s21k.structures import Target
 
 def test_anchors_have_the_area_of_their_scale_and_three_ratios():
     """G10, by hand for the first place of P2: 32 x 32 in area, height / width 0.5, 1, 2, centred at (0, 0)."""
-    anchors = level_anchors(2, 3, 4, 8.0)
+    anchors = level_anchors(2, 3, 4, 8.0, torch.device("cpu"))
     assert anchors.shape == (18, 4)
     w, h = anchors[:3, 2] - anchors[:3, 0], anchors[:3, 3] - anchors[:3, 1]
     torch.testing.assert_close(w * h, torch.full((3,), 1024.0))

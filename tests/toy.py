@@ -70,5 +70,5 @@ def batch(num_images: int, objects: int = 2, size: int = 64, seed: int = 0, firs
         sides = 10 + torch.rand(objects, 2, generator=generator) * size * 0.4
         outlines = tuple(Outline((size, size), ((square.reshape(4, 2) * s.numpy() * [1, 0.5] + c.numpy()).reshape(-1),)) for c, s in zip(corner, sides))
         targets.append(Target(torch.cat([corner, corner + sides], 1), torch.randint(0, 2, (objects,), generator=generator), Masks(outlines)))
-    return Batch(images, [(size, size)] * num_images, targets, list(range(num_images)), [(1.0, 1.0)] * num_images,
+    return Batch.pack(images, [(size, size)] * num_images, targets, list(range(num_images)), [(1.0, 1.0)] * num_images,
                  list(range(first_seed, first_seed + num_images)))

@@ -47,7 +47,7 @@ class ClassificationData:
     """
 
     def __init__(self, source: str | Path, class_names: list[str] | None = None) -> None:
-        source = Path(source)
+        self.source = source = Path(source)
         if not source.exists():
             raise InputError(f"classification data {source}: not found, expected a folder per class, a list file, or an index")
         self.index = PictureIndex.load(source) if is_table(source) else None
@@ -63,6 +63,18 @@ class ClassificationData:
             if unknown := [name for name in classes if name not in row]:
                 raise InputError(f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} known")
             self.class_names, self.labels = class_names, np.array([row[name] for name in classes], dtype=np.int32)[labels]
+
+    def __getstate__(self) -> dict | tuple:
+        """For a loader process that is not a fork of this one: an index is opened and mapped there again, not sent."""
+        if self.index is None:
+            return self.__dict__
+        return self.source, None if self.class_names == self.index.class_names else self.class_names
+
+    def __setstate__(self, state: dict | tuple) -> None:
+        if isinstance(state, tuple):
+            self.__init__(*state)
+        else:
+            self.__dict__ |= state
 
     def _read_names(self, source: Path) -> tuple[list[str], np.ndarray]:
         """The classes, sorted, and each picture's; its path goes into self.paths."""

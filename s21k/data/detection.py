@@ -5,13 +5,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from s21k.annotations import load_annotations
+from s21k.annotations import AnnotationTable, load_annotations
 from s21k.archives import leaves_root
 from s21k.errors import InputError
 from s21k.images import read_image
 from s21k.masks import Masks
 from s21k.packed import fingerprint
 from s21k.structures import Target
+from s21k.tables import is_table
+
+
+def cut_boxes(table: AnnotationTable, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Of some annotations boxes (n, 4) xyxy float32, cut at their image's border, and (n,) bool: to learn from, so no crowd, and a
+    pixel or more of each side inside."""
+    x, y, w, h = table.boxes[rows].T
+    image = table.image_index[rows]
+    width, height = table.widths[image], table.heights[image]
+    corners = np.stack([x.clip(0, width), y.clip(0, height), (x + w).clip(0, width), (y + h).clip(0, height)], axis=1)
+    usable = ~table.crowd[rows] & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
+    return corners.astype(np.float32), usable
 
 
 class DetectionData:
@@ -22,26 +34,36 @@ class DetectionData:
     """
 
     def __init__(self, annotations: str | Path, images: str | Path, masks: bool = False) -> None:
+        self._open(annotations, images, masks)
+        if len(self.table.image_ids) == 0 or len(self.table.category_ids) == 0:
+            raise InputError(f"{annotations}: no images or no categories in it")
+        self.category_names = self.table.category_keys()
+        # What is asked of the data as a whole, in the main process only.
+        corners, usable = cut_boxes(self.table, slice(None))
+        self.left_out = int((~usable).sum())
+        self.boxes, self.labels = corners[usable], self.table.category_index[usable]           # (A, 4) xyxy, (A,)
+        self.offsets = np.searchsorted(self.table.image_index[usable], np.arange(len(self.image_ids) + 1))
+
+    def _open(self, annotations: str | Path, images: str | Path, masks: bool) -> None:
+        """The table, image after image; of a saved one nothing is copied."""
+        self.source = (annotations, images, masks)
         self.root = Path(images)
         if not self.root.is_dir():
             raise InputError(f"detection images {self.root}: no such folder")
-        table = load_annotations(annotations, masks)
-        if len(table.image_ids) == 0 or len(table.category_ids) == 0:
-            raise InputError(f"{annotations}: no images or no categories in it")
-        self.category_names = table.category_keys()
-        self.image_ids, self.heights, self.widths = table.image_ids, table.heights, table.widths
-        self.file_names = table.file_names
-        x, y, w, h = table.boxes.T
-        width, height = table.widths[table.image_index], table.heights[table.image_index]
-        corners = np.stack([x.clip(0, width), y.clip(0, height), (x + w).clip(0, width), (y + h).clip(0, height)], axis=1)
-        usable = ~table.crowd & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
-        self.left_out = int((~usable).sum())
-        order = np.flatnonzero(usable)[np.argsort(table.image_index[usable], kind="stable")]
-        self.boxes = corners[order].astype(np.float32)                               # (A, 4) xyxy, image after image
-        self.labels = table.category_index[order]                                    # (A,)
-        as_it_is = len(order) == len(usable) and bool((order[1:] > order[:-1]).all())          # then nothing of a mapped table is copied
-        self.masks = table.masks if table.masks is None or as_it_is else table.masks.take(order)
-        self.offsets = np.searchsorted(table.image_index[order], np.arange(len(self.image_ids) + 1))
+        self.table = load_annotations(annotations, masks).by_image()
+        self.image_ids, self.heights, self.widths = self.table.image_ids, self.table.heights, self.table.widths
+        self.file_names = self.table.file_names
+        self.begins = np.searchsorted(self.table.image_index, np.arange(len(self.image_ids) + 1))
+
+    def __getstate__(self) -> dict | tuple:
+        """For a loader process that is not a fork of this one: a saved table is opened and mapped there again, not sent."""
+        return self.source if is_table(Path(self.source[0])) else self.__dict__
+
+    def __setstate__(self, state: dict | tuple) -> None:
+        if isinstance(state, tuple):
+            self._open(*state)
+        else:
+            self.__dict__ |= state
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -49,7 +71,10 @@ class DetectionData:
     def fingerprint(self) -> str:
         """What the data is: how many images, and a hash of their names, boxes and labels in order."""
         names = self.file_names.packed
-        masks = [] if self.masks is None else self.masks.columns().values()
+        masks = []
+        if self.table.masks is not None:
+            usable = cut_boxes(self.table, slice(None))[1]
+            masks = (self.table.masks if usable.all() else self.table.masks.take(np.flatnonzero(usable))).columns().values()
         return fingerprint(len(self), names.data, names.offsets, self.heights, self.widths, self.boxes, self.labels, self.offsets, *masks)
 
     def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, Target]:
@@ -63,9 +88,13 @@ class DetectionData:
         if leaves_root(name):
             raise InputError(f"{self.root}: picture {name!r:.80} leads out of it")
         image = read_image(self.root / name, at_least, expected)
-        first, end = self.offsets[index:index + 2].tolist()
-        masks = None if self.masks is None else Masks(tuple(self.masks[i] for i in range(first, end)))
-        return image, Target(torch.from_numpy(self.boxes[first:end].copy()), torch.from_numpy(self.labels[first:end].astype(np.int64)), masks)
+        rows = slice(*self.begins[index:index + 2].tolist())
+        boxes, usable = cut_boxes(self.table, rows)
+        labels = self.table.category_index[rows][usable].astype(np.int64)
+        masks = self.table.masks
+        if masks is not None:
+            masks = Masks(tuple(masks[rows.start + i] for i in np.flatnonzero(usable).tolist()))
+        return image, Target(torch.from_numpy(boxes[usable]), torch.from_numpy(labels), masks)
 
     def size(self, index: int) -> tuple[int, int]:
         """The annotated (h, w)."""

@@ -1,7 +1,7 @@
 """From a configuration to batches: one loader for each stream, two endless ones in stage II."""
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -129,16 +129,32 @@ def collate(samples: list[Sample], canvas: int | None = None) -> Batch:
     images = torch.zeros(len(samples), h, w, 3, dtype=torch.uint8).permute(0, 3, 1, 2)      # pixel by pixel, as decoded
     for place, sample, (sh, sw) in zip(images, samples, sizes):
         place[:, :sh, :sw] = sample.image
-    return Batch(images, sizes, [s.target for s in samples], [s.image_id for s in samples],
+    return Batch.pack(images, sizes, [s.target for s in samples], [s.image_id for s in samples],
                  [s.scale for s in samples], [s.seed for s in samples], [s.faults for s in samples])
 
 
-def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, first: int, canvas: int, factors: np.ndarray | None = None) -> Iterator[Batch]:
+def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, first: int, canvas: int, workers: int,
+             factors: np.ndarray | None = None) -> Iterator[Batch]:
     if batch % world.size:
-        raise InputError(f"{name}: a batch of {batch} images cannot be shared by {world.size} processes")
+        key = "stage1.batch" if name == "stage1" else "stage2.det_batch"
+        raise InputError(f"{name}: {batch} images a step cannot be shared evenly by {world.size} processes, expected a {key} that is "
+                         f"a multiple of {world.size} (times stage2.accumulate), or fewer processes")
     share = Share(Shuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
-    return iter(DataLoader(stream, batch_size=share.local, sampler=share, num_workers=cfg.data.workers,
-                           collate_fn=partial(collate, canvas=canvas), pin_memory=world.device.type == "cuda", worker_init_fn=_apart))
+    return iter(_loader(cfg, world, stream, workers, batch_size=share.local, sampler=share, collate_fn=partial(collate, canvas=canvas)))
+
+
+def loader_workers(cfg: Config, share: float = 1.0) -> int:
+    """Loader processes of a stream that has this share of a process's images: data.workers, or as many as there are cores, 8 at most."""
+    if cfg.data.workers is not None:
+        return cfg.data.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, round(share * min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))))
+
+
+def _loader(cfg: Config, world: World, stream: Dataset, workers: int, **options) -> DataLoader:
+    """RuntimeError: a batch takes longer than cfg.timeout (errors.run_command says so in one line)."""
+    return DataLoader(stream, num_workers=workers, timeout=cfg.timeout if workers else 0, pin_memory=world.device.type == "cuda",
+                      worker_init_fn=_apart, **options)
 
 
 def _apart(number: int) -> None:
@@ -146,6 +162,7 @@ def _apart(number: int) -> None:
     group, so it has a group of its own. The main process can still end it."""
     os.setpgrp()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)                            # the main process's (training/health.py)
 
 
 def open_classification(cfg: Config, part: str, class_names: list[str] | None = None) -> ClassificationData:
@@ -175,14 +192,14 @@ def stage1_batches(cfg: Config, data: ClassificationData, world: World, first: i
     """Endless augmented batches of stage I from step `first` on: this process's stage1.batch / processes images."""
     s = cfg.stage1
     augment = TrainAugment(s.size, s.crop_scale, s.color_jitter, s.rand_augment, s.erasing)
-    return _endless(LabelStream(data, "stage1", cfg.seed, augment), "stage1", cfg, world, s.batch, first, s.size)
+    return _endless(LabelStream(data, "stage1", cfg.seed, augment), "stage1", cfg, world, s.batch, first, s.size, loader_workers(cfg))
 
 
 def validation_batches(cfg: Config, data: ClassificationData, world: World) -> DataLoader:
     """Every validation image once, over all processes, without padding or repeats."""
     stream = ValidationStream(data, "validation", cfg.seed, ValidateResize(cfg.stage1.size, cfg.stage1.val_crop))
-    return DataLoader(stream, batch_size=64, sampler=range(world.rank, len(data), world.size), num_workers=cfg.data.workers,
-                      collate_fn=partial(collate, canvas=cfg.stage1.size), worker_init_fn=_apart)
+    return _loader(cfg, world, stream, loader_workers(cfg), batch_size=64, sampler=range(world.rank, len(data), world.size),
+                   collate_fn=partial(collate, canvas=cfg.stage1.size))
 
 
 def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: str, world: World, batch: int,
@@ -192,18 +209,21 @@ def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: 
     factors = None
     if isinstance(data, DetectionData) and cfg.data.det.repeat_threshold > 0:
         factors = repeat_factors(data.labels, data.offsets, cfg.data.det.repeat_threshold)
-    return _endless(stream, name, cfg, world, batch, first, cfg.stage2.size, factors)
+    of_det = 1 / (1 + cfg.stage2.cls_per_det) if cfg.data.cls else 1.0
+    workers = loader_workers(cfg, of_det if name == "det" else 1 - of_det)
+    return _endless(stream, name, cfg, world, batch, first, cfg.stage2.size, workers, factors)
 
 
-def eval_batches(cfg: Config, data: DetectionData, world: World) -> DataLoader:
-    """Every evaluation image once, over all processes, without repeats, at the test size.
+def eval_batches(cfg: Config, data: DetectionData, world: World, finished: Container[int] = ()) -> DataLoader:
+    """Every evaluation image once, over all processes, without repeats, at the test size; finished: ids of images to leave out.
 
-    Only images of one canvas share a batch, so that an image's padding, and with it its scores, do
-    not depend on the batch size, on the number of processes, or on its neighbours.
+    Only images of one canvas share a batch, so that an image's padding, and with it its scores, do not depend on its
+    neighbours. The batches are the same for any number of processes: what rounding depends on a batch does not change.
     """
     resize = ResizeShortestEdge(*cfg.eval.resize)
     by_canvas: dict[tuple[int, ...], list[int]] = {}
-    for index in range(world.rank, len(data), world.size):
+    for index in range(len(data)):
         by_canvas.setdefault(tuple(-(-side // 32) for side in resize.new_size(data.size(index))), []).append(index)
     batches = [group[i:i + cfg.eval.batch] for group in by_canvas.values() for i in range(0, len(group), cfg.eval.batch)]
-    return DataLoader(TestStream(data, resize), batch_sampler=batches, num_workers=cfg.data.workers, collate_fn=collate, pin_memory=world.device.type == "cuda")
+    batches = [batch for batch in batches if not all(int(data.image_ids[i]) in finished for i in batch)][world.rank::world.size]
+    return _loader(cfg, world, TestStream(data, resize), loader_workers(cfg), batch_sampler=batches, collate_fn=collate)

@@ -10,7 +10,7 @@ right ones down the ranking of its category: for them a count is enough.
 import numpy as np
 
 from s21k.errors import InputError
-from s21k.evaluation.columns import DetectionColumns
+from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh
 from s21k.evaluation.sorting import is_in, stable_order, starts
 from s21k.masks import mask_iou
@@ -61,23 +61,21 @@ class AveragePrecision:
 
     def update(self, image_id: int, prediction: Prediction) -> None:
         """One image's detections, boxes in the pixels of the original picture."""
-        found = DetectionColumns.of(self.gt.image_position(image_id), prediction.detections)
-        if not np.isfinite(found.scores).all():
-            raise InputError(f"image {image_id}: a detection's score is not finite (E10)")
-        self.add_all(found)
+        self.add_all(DetectionColumns.of(self.gt.image_position(image_id), prediction.detections))
 
-    def add_all(self, found: DetectionColumns) -> None:
-        """Many detections, with positions of images and categories as ids. InputError: the AP of masks, and they are missing."""
+    def note(self, image_id: int, prediction: Prediction) -> None:
+        """AP needs nothing of an image but its detections."""
+
+    def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
+        """Many detections, with positions of images and categories as ids. InputError: a score is not finite, or the AP of masks and
+        one is missing."""
+        finite = np.isfinite(found.scores)
+        if not finite.all():
+            image = self.gt.image_ids[found.image[np.flatnonzero(~finite)[0]]]
+            raise InputError(f"image {image}: a detection's score is not finite (E10)")
         if self.kind == "mask" and (found.masks is None or len(found.masks) != len(found.scores)):
             raise InputError("AP of masks: a detection has no mask")
         self.parts.append(found)
-
-    def state(self) -> list[DetectionColumns]:
-        """What merge takes; the result does not depend on how the images were shared out."""
-        return self.parts
-
-    def merge(self, state: list[DetectionColumns]) -> None:
-        self.parts = self.parts + state
 
     # --- the computation -------------------------------------------------------------------------------------------
 

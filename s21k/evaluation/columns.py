@@ -12,6 +12,10 @@ from s21k.masks import Rles
 from s21k.structures import Detections
 
 
+# What a metric's `note` said of n images while all their scores were at hand: positions (n,) of the images, and rows (n, ..).
+Noted = tuple[np.ndarray, np.ndarray]
+
+
 @dataclass
 class DetectionColumns:
     """image, category (N,): ids of a file or, in front of a ground truth, positions in it; -1: a category it does not have.

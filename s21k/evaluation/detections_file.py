@@ -1,9 +1,10 @@
-"""A saved detections file -> flat arrays: COCO's results JSON, or columns in an .npz.
+"""A detections file, read and written: COCO's results JSON, or columns in an .npz.
 
 N detections in file order. A JSON file is read in pieces: the memory is that of the columns, not of the text.
 Whatever is wrong is said with the entry's position.
 """
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,32 @@ def _read_json(path: Path, masks: bool) -> DetectionColumns:
         if not with_boxes:
             columns.areas, columns.boxes = columns.masks.areas_and_boxes()
     return columns
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+def with_ids(found: DetectionColumns, category_ids: np.ndarray) -> DetectionColumns:
+    """Categories as ids of the annotation file; one that the file lacks has no id there, and goes."""
+    known = np.flatnonzero(category_ids[found.category] >= 0)
+    found = found.take(known)
+    return replace(found, category=category_ids[found.category])
+
+
+def write_detections(folder: Path, found: DetectionColumns) -> None:
+    """detections.npz (columns, exact) and detections.json (COCO's results format, boxes to 0.01 pixel); image and category are ids."""
+    columns = {"image_id": found.image, "category_id": found.category, "score": found.scores, "bbox": found.boxes}
+    if found.masks is not None:
+        columns |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets, "rle_size": found.masks.sizes}
+    np.savez(folder / "detections.npz", **columns)
+    with open(folder / "detections.json", "w") as file:                  # some rows at a time: there may be ten million
+        for first in range(0, max(len(found), 1), 10000):
+            some = slice(first, min(first + 10000, len(found)))
+            rows = [{"image_id": image, "category_id": category, "bbox": [round(v, 2) for v in box], "score": score}
+                    for image, category, score, box in zip(*(column[some].tolist() for column in (found.image, found.category, found.scores, found.boxes)))]
+            for number, row in enumerate(rows if found.masks is not None else [], start=first):
+                row["segmentation"] = {"size": found.masks[number]["size"], "counts": found.masks[number]["counts"].decode()}
+            file.write(("[" if first == 0 else ", ") + json.dumps(rows)[1:-1])
+        file.write("]")
 
 
 # --- against the ground truth ------------------------------------------------------------------------------------------

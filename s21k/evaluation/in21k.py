@@ -9,7 +9,7 @@ import numpy as np
 
 from s21k.errors import InputError
 from s21k.evaluation.average_precision import AREAS, AveragePrecision
-from s21k.evaluation.columns import DetectionColumns, best_of_each_image
+from s21k.evaluation.columns import DetectionColumns, Noted, best_of_each_image
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
 from s21k.structures import Prediction
@@ -45,29 +45,22 @@ class In21kReport:
 
     def update(self, image_id: int, prediction: Prediction) -> None:
         """One image, as a detector sees it: the image's own category is asked for, however low its score (P74)."""
-        found = prediction.detections                                    # best first
-        self.truncated += len(found.scores) > self.max_detections
-        kept = replace(prediction, detections=found.pick(list(range(min(len(found.scores), self.max_detections)))))
-        self.localization.update(image_id, kept)
-        self.precision.update(image_id, kept)
+        position = self.localization.gt.image_position(image_id)
+        self.add_all(DetectionColumns.of(position, prediction.detections), (np.array([position]), self.note(image_id, prediction)[None]))
 
-    def add_all(self, found: DetectionColumns) -> None:
-        """All detections of many images, with positions in place of ids; known categories only."""
+    def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
+        """As LocalizationAccuracy's, of the best max_detections."""
+        best = range(min(len(prediction.detections.scores), self.max_detections))
+        return self.localization.note(image_id, replace(prediction, detections=prediction.detections.pick(list(best))))
+
+    def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
+        """All detections of many images, with positions in place of ids; known categories only. noted: as LocalizationAccuracy's."""
         kept = best_of_each_image(found, self.max_detections)
         if len(kept) < len(found):
             self.truncated += int((np.bincount(found.image) > self.max_detections).sum())
             found = found.take(kept)
-        self.localization.add_all(found)
+        self.localization.add_all(found, noted)
         self.precision.add_all(found)
-
-    def state(self) -> tuple:
-        """What merge takes; the result does not depend on how the images were shared out."""
-        return self.localization.state(), self.precision.state(), self.truncated
-
-    def merge(self, state: tuple) -> None:
-        self.localization.merge(state[0])
-        self.precision.merge(state[1])
-        self.truncated += state[2]
 
     def compute(self) -> dict[str, float]:
         """Fractions; also AP_<group>, AP50_<group> and <key>_<group>."""

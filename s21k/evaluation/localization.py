@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from s21k.errors import InputError
-from s21k.evaluation.columns import DetectionColumns
+from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
 from s21k.evaluation.sorting import stable_order, starts
 from s21k.structures import Prediction, RegionScores
@@ -68,10 +68,14 @@ class LocalizationAccuracy:
 
     def update(self, image_id: int, prediction: Prediction) -> None:
         """One image; boxes in the pixels of the original picture. Images without boxes are not counted (E38)."""
+        self.add_hits(np.array([self.gt.image_position(image_id)]), self.note(image_id, prediction)[None])
+
+    def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
+        """(len(KEYS),) bool: in which way one image is right, of all its scores; nothing of an image without boxes or regions."""
         image = self.gt.image_position(image_id)
         truth = int(self.image_category[image])
         if truth < 0 or len(prediction.regions.boxes) == 0:
-            return
+            return np.zeros(len(KEYS), dtype=bool)
         regions, five = prediction.regions, prediction.five_best
         scores, region = best_per_category(regions)
         categories = best_categories(scores, region, 5)
@@ -79,18 +83,20 @@ class LocalizationAccuracy:
         right = self.right_boxes(image, np.concatenate([boxes, five.boxes.cpu().numpy()]))
         num = len(categories)
         of_truth = np.array(categories) == truth
-        self.add(truth, {
-            "top1": of_truth[0] and right[0],
-            "top5": (right[num + 1:] & (five.labels.cpu().numpy() == truth)).any(),
-            "top5_classes": (right[:num] & of_truth).any(),
-            "gt_known": right[num],
-            "has_gt_class_det": bool((prediction.detections.labels == truth).any()),
-            "cls_top1": of_truth[0],
-            "cls_top5": of_truth.any()})
+        is_right = {"top1": of_truth[0] and right[0],
+                    "top5": (right[num + 1:] & (five.labels.cpu().numpy() == truth)).any(),
+                    "top5_classes": (right[:num] & of_truth).any(),
+                    "gt_known": right[num],
+                    "has_gt_class_det": bool((prediction.detections.labels == truth).any()),
+                    "cls_top1": of_truth[0],
+                    "cls_top5": of_truth.any()}
+        return np.array([is_right[key] for key in KEYS], dtype=bool)
 
-    def add_all(self, found: DetectionColumns) -> None:
+    def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
         """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file (E39).
-        The figures of `update` where nothing was cut off."""
+        The figures of `note` where nothing was cut off; where there are noted rows, they are taken in place of the detections."""
+        if noted is not None:
+            return self.add_hits(*noted)
         order = stable_order(-found.scores, found.image)
         image, category = found.image[order], found.category[order]
         truth = self.image_category[image]
@@ -112,9 +118,14 @@ class LocalizationAccuracy:
         hits = np.zeros((len(self.image_category), len(KEYS)), dtype=bool)
         for column, key in enumerate(KEYS):
             hits[image[marks[key]], column] = True
-        self.counts[0] += hits.sum(axis=0)
+        self.add_hits(np.arange(len(hits)), hits)
+
+    def add_hits(self, image: np.ndarray, hits: np.ndarray) -> None:
+        """Count images at positions (n,) with hits (n, len(KEYS)) bool. Each image is to be counted once."""
+        category = self.image_category[image]
+        self.counts[0] += hits[category >= 0].sum(axis=0)
         for position, name in enumerate(self.group_names, start=1):
-            member = (self.image_category >= 0) & self.gt.groups[name][self.image_category]
+            member = (category >= 0) & self.gt.groups[name][category]
             self.counts[position] += hits[member].sum(axis=0)
 
     def _right_pairs(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -125,21 +136,6 @@ class LocalizationAccuracy:
         iou = iou_xywh(np.repeat(boxes, count, axis=0), self.boxes[np.repeat(self.offsets[image], count) + within])
         best = np.maximum.reduceat(iou, begin) if len(iou) else np.zeros(0)
         return best >= self.iou_threshold if self.at_least else best > self.iou_threshold
-
-    def add(self, category: int, right: dict[str, bool]) -> None:
-        """Count one image of this category."""
-        row = np.array([bool(right[key]) for key in KEYS])
-        self.counts[0] += row
-        for position, name in enumerate(self.group_names, start=1):
-            if self.gt.groups[name][category]:
-                self.counts[position] += row
-
-    def state(self) -> np.ndarray:
-        """What merge takes; mergeable in any order."""
-        return self.counts
-
-    def merge(self, state: np.ndarray) -> None:
-        self.counts = self.counts + state
 
     def compute(self) -> dict[str, float]:
         """Shares of the images that have a box: the KEYS and "images"; KEY_<group> for each group. -1 without images."""

@@ -2,6 +2,8 @@
 
 M objects    N anchors or proposals of one image    R sampled regions
 """
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -9,39 +11,60 @@ from s21k import boxes as B
 from s21k.randomness import derive_seed, uniform
 from s21k.structures import BACKGROUND, IGNORE, Regions, Target
 
+PAIRS = 1 << 23                         # IoUs that exist at a time: 134 MB while they are computed
 
-def match(iou: Tensor, low: float, high: float, rescue: bool) -> Tensor:
-    """iou (M, N) -> (N,): the object with the largest IoU if it is >= high, BACKGROUND (-1) if
+
+def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: bool) -> Tensor:
+    """Boxes (M, 4) and (N, 4) -> (N,): the object with the largest IoU if it is >= high, BACKGROUND (-1) if
     it is < low, IGNORE (-2) between. rescue: an object's best candidates are its own however low.
     """
-    m, n = iou.shape
-    if m == 0:
-        return torch.full((n,), BACKGROUND, dtype=torch.int64, device=iou.device)
-    best, match_index = iou.max(dim=0)                                   # (N,)
+    step = max(1, PAIRS // max(len(candidates), 1))
+    parts = (B.iou(some, candidates) for some in objects.split(step) if len(some))
+    return match_iou(parts, len(candidates), objects.device, low, high, rescue)
+
+
+def match_iou(parts: Iterable[Tensor], n: int, device: torch.device, low: float, high: float, rescue: bool) -> Tensor:
+    """The same of IoUs (M, N), given some objects at a time."""
+    best = torch.zeros(n, device=device)                                 # (N,) the largest IoU so far
+    match_index = torch.zeros(n, dtype=torch.int64, device=device)       # (N,) and its object
+    rescued = torch.zeros(n, dtype=torch.bool, device=device)
+    first = 0
+    for iou in parts:                                                    # (m, N)
+        largest, index = iou.max(dim=0)
+        better = largest > best                                          # ties: the first object
+        best, match_index = torch.where(better, largest, best), torch.where(better, index + first, match_index)
+        if rescue:
+            # An object that no anchor touches has best IoU 0; rescuing "all anchors with IoU == best"
+            # would then turn every untouched anchor positive.
+            best_of_object = iou.amax(dim=1, keepdim=True)               # (m, 1)
+            rescued |= ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)
+        first += len(iou)
     result = torch.where(best >= high, match_index, torch.full_like(match_index, IGNORE))
     result = torch.where(best < low, torch.full_like(match_index, BACKGROUND), result)
-    if rescue:
-        # An object that no anchor touches has best IoU 0; rescuing "all anchors with IoU == best"
-        # would then turn every untouched anchor positive.
-        best_of_object = iou.max(dim=1, keepdim=True).values             # (M, 1)
-        rescued = ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)
-        result = torch.where(rescued, match_index, result)
-    return result
+    return torch.where(rescued, match_index, result)
 
 
-def subsample(matches: Tensor, count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """matches (N,) as of `match` -> positions of chosen positives and negatives.
+def subsample(matches: list[Tensor], count: int, fraction: float, seeds: list[int]) -> list[tuple[Tensor, Tensor]]:
+    """matches (N,) of each image, as of `match` -> positions of its chosen positives and negatives.
 
     At most count * fraction positives; negatives fill up to count (P62: the usual rule, G11, G13).
-    The choice is by the smallest of N numbers made of seed: the same on any device, and for
-    any number of processes.
+    The choice is by the smallest of N numbers made of an image's seed: the same on any device, and for
+    any number of processes. One wait for the device: how many of each kind there are.
     """
-    noise = uniform(derive_seed(seed, "subsample"), len(matches), matches.device)
-    positives, negatives = (matches >= 0).nonzero().squeeze(1), (matches == BACKGROUND).nonzero().squeeze(1)
-    num_positive = min(len(positives), int(count * fraction))
-    num_negative = min(len(negatives), count - num_positive)
-    return (positives[noise[positives].topk(num_positive, largest=False).indices],
-            negatives[noise[negatives].topk(num_negative, largest=False).indices])
+    most = int(count * fraction)
+    chosen, found = [], []
+    for image_matches, seed in zip(matches, seeds):
+        noise = uniform([derive_seed(seed, "subsample")], len(image_matches), image_matches.device)[0]
+        for eligible, wanted in ((image_matches >= 0, most), (image_matches == BACKGROUND, count)):
+            order = noise.masked_fill(~eligible, 2.0)                    # those that are not come last
+            chosen.append(order.topk(min(wanted, len(order)), largest=False).indices)
+            found.append(eligible.sum())
+    counts = torch.stack(found).tolist() if found else []
+    result = []
+    for positives, negatives, num_positive, num_negative in zip(chosen[::2], chosen[1::2], counts[::2], counts[1::2]):
+        positives = positives[:num_positive]
+        result.append((positives, negatives[:min(num_negative, count - len(positives))]))
+    return result
 
 
 def sample_regions(proposals: list[Tensor], targets: list[Target], seeds: list[int],
@@ -51,16 +74,17 @@ def sample_regions(proposals: list[Tensor], targets: list[Target], seeds: list[i
     proposals B times (Ri, 4). The objects themselves join the proposals; a region with IoU >= 0.5
     takes the object's category, every other is BACKGROUND.
     """
+    candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]         # B times (N, 4)
+    matches = [match(target.boxes, boxes, 0.5, 0.5, rescue=False) for boxes, target in zip(candidates, targets)]
+    chosen = subsample(matches, count, fraction, [derive_seed(seed, "regions") for seed in seeds])
     sampled = []
-    for boxes, target, seed in zip(proposals, targets, seeds):
-        boxes = torch.cat([boxes, target.boxes])                         # (N, 4)
-        matches = match(B.iou(target.boxes, boxes), 0.5, 0.5, rescue=False)
-        positives, negatives = subsample(matches, count, fraction, derive_seed(seed, "regions"))
-        objects = matches[positives]
+    for boxes, target, image_matches, (positives, negatives) in zip(candidates, targets, matches, chosen):
+        objects = image_matches[positives]
         nothing = torch.full_like(negatives, BACKGROUND)
         sampled.append(Regions(
             boxes=boxes[torch.cat([positives, negatives])],
             labels=torch.cat([target.labels[objects], nothing]),
             gt_boxes=torch.cat([target.boxes[objects], boxes[negatives]]),
-            gt_index=torch.cat([objects, nothing])))
+            gt_index=torch.cat([objects, nothing]),
+            num_objects=len(positives)))
     return sampled

@@ -17,6 +17,7 @@ from s21k import boxes as B
 from s21k.models.box_head import BoxHead
 from s21k.models.scores import FusedScores
 from s21k.structures import Batch, RegionScores
+from s21k.transfer import to_device
 
 NUM_PROPOSALS = 128                                 # of a labelled image, the best by objectness (Detic's WS_NUM_PROPS)
 
@@ -60,7 +61,7 @@ class SoftmaxLabelHead(BoxHead):
 
 def chosen_boxes(kind: str, detector: nn.Module, pyramid: list[Tensor], cls: Batch) -> list[Tensor]:
     """The one region of each labelled image that g-hat learns from: B times (1, 4), without gradient."""
-    whole = B.whole_image(cls.sizes, pyramid[0].device)
+    whole = list(to_device(B.whole_image(cls.sizes), pyramid[0].device).split(1))
     if kind == "image":
         return whole
     with torch.no_grad():
@@ -70,7 +71,7 @@ def chosen_boxes(kind: str, detector: nn.Module, pyramid: list[Tensor], cls: Bat
             return [boxes[B.area(boxes).argmax()][None] for boxes in proposals]
         logits = detector.box_head.classify(detector.encoder.regions(pyramid, proposals))                # (R, C^)
         per_image = logits.split([len(boxes) for boxes in proposals])
-        return [boxes[rows[:, label].argmax()][None] for boxes, rows, label in zip(proposals, per_image, cls.labels().tolist())]
+        return [boxes[rows[:, label].argmax()][None] for boxes, rows, label in zip(proposals, per_image, cls.image_labels().tolist())]
 
 
 @torch.no_grad()

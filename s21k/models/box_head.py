@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from s21k import boxes as B
 from s21k.distributed import mean_over_ranks
 from s21k.models.scores import FusedScores, image_nll, region_bce, region_nll
-from s21k.structures import BACKGROUND, Regions, RegionScores
+from s21k.structures import Regions, RegionScores, object_rows
+from s21k.transfer import to_device
 
 
 class BoxHead(nn.Module):
@@ -49,18 +50,18 @@ class BoxHead(nn.Module):
         regions, averaged over the processes, so that N of them give one's gradients (G3, G13).
         """
         labels = torch.cat([r.labels for r in regions])                                      # (R,)
-        is_object = labels != BACKGROUND
+        objects = object_rows(regions, x.device)                                             # (n,) which of them hold one
         fg_logits, det_logits, deltas = self(x)
-        counts = mean_over_ranks(torch.stack([x.new_tensor(len(labels), dtype=torch.float32), is_object.sum().float()]))
+        counts = mean_over_ranks(to_device([len(labels), len(objects)], x.device, torch.float32))
         normalizer, num_objects = counts.clamp(min=1).unbind()
         if self.loss_reading == "bce_product":
             score = region_bce(fg_logits, det_logits, labels, normalizer)
         else:
             score = region_nll(fg_logits, det_logits, labels, normalizer,
                                num_objects if self.loss_norm == "fg" else None)
-        source = torch.cat([r.boxes for r in regions])[is_object]
-        wanted = B.encode(source, torch.cat([r.gt_boxes for r in regions])[is_object], B.REGION_WEIGHTS)
-        box = F.l1_loss(deltas[is_object].float(), wanted, reduction="sum") / normalizer
+        source = torch.cat([r.boxes for r in regions])[objects]
+        wanted = B.encode(source, torch.cat([r.gt_boxes for r in regions])[objects], B.REGION_WEIGHTS)
+        box = F.l1_loss(deltas[objects].float(), wanted, reduction="sum") / normalizer
         return {"region_score": score, "region_box": box}
 
     def image_losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:

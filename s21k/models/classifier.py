@@ -1,8 +1,15 @@
 """Stage I: an image classifier that is a detector's RoI head on one RoI, the entire image (Fig. 2a)."""
+import torch
 from torch import Tensor, nn
 
 from s21k.config import ModelConfig
 from s21k.models.region_encoder import BACKBONES, RegionEncoder, drop_path_noise
+
+
+def in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """layer(x), in float32 also under autocast: logits are not rounded."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
 
 
 class RegionClassifier(nn.Module):
@@ -24,7 +31,7 @@ class RegionClassifier(nn.Module):
         pyramid = self.encoder.pyramid(images, seeds)                        # P2..P6
         sizes = [(images.shape[2], images.shape[3])] * len(images)
         x = self.encoder.images(pyramid, sizes, seeds)                       # (B, d)
-        return self.cls_classifier(x)                                        # (B, C^)
+        return in_float32(self.cls_classifier, x)                            # (B, C^)
 
 
 class PooledClassifier(nn.Module):
@@ -41,7 +48,7 @@ class PooledClassifier(nn.Module):
         """images (B, 3, H, W) -> logits (B, C^)."""
         noise = drop_path_noise(self.backbone, images, seeds)
         c5 = self.backbone(images, noise)[-1]                                # (B, c5, H/32, W/32)
-        return self.cls_classifier(c5.mean(dim=(2, 3)))                      # (B, C^)
+        return in_float32(self.cls_classifier, c5.mean(dim=(2, 3)))          # (B, C^)
 
 
 def build_classifier(cfg: ModelConfig, num_classes: int, drop_path: float) -> nn.Module:

@@ -56,7 +56,7 @@ class Detector(nn.Module):
             losses |= self.mask_head.losses(det_pyramid, regions, det.targets)
         if cls is not None:
             x = self.image_features([level[len(det):] for level in pyramid], cls)    # (B, d), one RoI each (P18)
-            losses |= self.box_head.image_losses(x, cls.labels())
+            losses |= self.box_head.image_losses(x, cls.image_labels())
         return losses
 
     def image_features(self, pyramid: list[Tensor], cls: Batch) -> Tensor:

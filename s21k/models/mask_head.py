@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from s21k.distributed import mean_over_ranks
 from s21k.models.roi_pool import pool_regions
-from s21k.structures import BACKGROUND, Regions, Target
+from s21k.structures import Regions, Target
+from s21k.transfer import to_device
 
 POOL = 14
 
@@ -37,14 +38,14 @@ class MaskHead(nn.Module):
 
     def losses(self, pyramid: list[Tensor], regions: list[Regions], targets: list[Target]) -> dict[str, Tensor]:
         """{"mask"}: binary cross-entropy, the mean over the cells of all regions that hold an object (of all processes)."""
-        positive = [r.labels != BACKGROUND for r in regions]
-        boxes = [r.boxes[p] for r, p in zip(regions, positive)]
+        boxes = [r.boxes[:r.num_objects] for r in regions]
         logits = self(pyramid, boxes)                                    # (R, m, m)
-        wanted = [target.masks.crop(index, box, logits.shape[-1])
-                  for r, p, b, target in zip(regions, positive, boxes, targets)
-                  for index, box in zip(r.gt_index[p].tolist(), b.tolist())]
-        wanted = torch.stack(wanted).to(logits.device, torch.float32) if wanted else logits.new_zeros(logits.shape, dtype=torch.float32)
-        count = mean_over_ranks(logits.new_tensor(len(logits), dtype=torch.float32)).clamp(min=1)
+        side = logits.shape[-1]
+        objects = torch.cat([r.gt_index[:r.num_objects] for r in regions]).cpu()
+        flat = iter(zip(objects.tolist(), torch.cat(boxes).tolist()))    # of all images: two waits for the device
+        wanted = [target.masks.crop(*next(flat), side) for r, target in zip(regions, targets) for _ in range(r.num_objects)]
+        wanted = to_device(torch.stack(wanted).float() if wanted else torch.zeros(0, side, side), logits.device)
+        count = mean_over_ranks(to_device(len(logits), logits.device, torch.float32)).clamp(min=1)
         loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="sum")
         return {"mask": loss / (count * logits.shape[-1] ** 2)}
 

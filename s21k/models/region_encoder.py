@@ -12,7 +12,8 @@ from s21k.models.fpn import FPN
 from s21k.models.resnet import resnet18, resnet34, resnet50, resnet101
 from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, pool_regions, roi_levels
 from s21k.models.swin import swin_b, swin_s, swin_t
-from s21k.randomness import derive_seed, uniform_rows
+from s21k.randomness import derive_seed, uniform
+from s21k.transfer import to_device
 
 # Rows of the paper: ResNet-50, Swin-T, -S, -B (P95).
 BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
@@ -24,7 +25,7 @@ def drop_path_noise(backbone: nn.Module, images: Tensor, seeds: list[int] | None
     """(B, num_noise) uniform numbers made of the images' seeds in training; None otherwise."""
     if not (backbone.training and seeds and backbone.num_noise):
         return None
-    return uniform_rows(seeds, backbone.num_noise, images.device)
+    return uniform([derive_seed(seed, "rows") for seed in seeds], backbone.num_noise, images.device)
 
 
 class RegionEncoder(nn.Module):
@@ -58,20 +59,19 @@ class RegionEncoder(nn.Module):
             stride = 2 ** MIN_LEVEL
             h, w = (side * stride for side in pyramid[0].shape[-2:])
             sizes = [(h, w)] * len(sizes)
-        boxes = whole_image(sizes, pyramid[0].device)            # B times (1, 4)
+        whole = whole_image(sizes)                               # (B, 4), on the CPU, as the sizes are
+        boxes = list(to_device(whole, pyramid[0].device).split(1))
         if self.image_roi_level == "all_mean":
-            everywhere = [torch.full((len(boxes),), level, device=boxes[0].device)
-                          for level in range(MIN_LEVEL, MAX_LEVEL + 1)]
+            everywhere = [torch.full((len(whole),), level) for level in range(MIN_LEVEL, MAX_LEVEL + 1)]
             pooled = sum(pool_regions(pyramid, boxes, POOL, levels) for levels in everywhere) / len(everywhere)
             return F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
-        return self.regions(pyramid, boxes, self._image_levels(boxes, seeds))
+        return self.regions(pyramid, boxes, self._image_levels(whole, seeds))
 
-    def _image_levels(self, boxes: list[Tensor], seeds: list[int] | None) -> Tensor:
-        """(B,) the level of each whole-image RoI."""
-        levels = roi_levels(torch.cat(boxes))
+    def _image_levels(self, boxes: Tensor, seeds: list[int] | None) -> Tensor:
+        """boxes (B, 4) of entire images -> (B,) the level of each; both on the CPU."""
+        levels = roi_levels(boxes)
         if self.image_roi_level == "p5":
             return torch.full_like(levels, 5)
         if self.image_roi_level == "random" and self.training and seeds:
-            drawn = [derive_seed(seed, "level") % (MAX_LEVEL - MIN_LEVEL + 1) + MIN_LEVEL for seed in seeds]
-            return torch.tensor(drawn, device=levels.device)
+            return torch.tensor([derive_seed(seed, "level") % (MAX_LEVEL - MIN_LEVEL + 1) + MIN_LEVEL for seed in seeds])
         return levels

@@ -7,6 +7,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from s21k import boxes as B
+from s21k.models.roi_align import separable_roi_align
+from s21k.transfer import to_device
 
 MIN_LEVEL, MAX_LEVEL = 2, 5
 
@@ -31,20 +33,19 @@ def level_shares(sides: Tensor) -> str:
 def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7, levels: Tensor | None = None) -> Tensor:
     """pyramid P2.., boxes B times (Ri, 4) -> (R, C, out, out), image after image.
 
-    levels (R,) in 2..5 overrides Eq. 1. aligned=True and as many samples as the bin has pixels
-    (sampling_ratio=0): torchvision's own pooler has neither by default (G14).
+    levels (R,) in 2..5 overrides Eq. 1; on the CPU where they are known there: then nothing waits for the device. aligned=True
+    and as many samples as the bin has pixels (sampling_ratio=0): torchvision's own pooler has neither by default (G14).
     """
     flat = torch.cat(boxes)
-    image = torch.repeat_interleave(torch.arange(len(boxes), device=flat.device),
-                                    torch.tensor([len(b) for b in boxes], device=flat.device), output_size=len(flat))
+    image = torch.cat([torch.full_like(b[:, :1], number) for number, b in enumerate(boxes)])
     # Coordinates stay in float32: bfloat16 would round x = 1001 to 1000. Under autocast roi_align takes mixed inputs.
-    rois = torch.cat([image[:, None].to(flat.dtype), flat], dim=1)       # (R, 5)
+    rois = torch.cat([image, flat], dim=1)                               # (R, 5)
     levels = roi_levels(flat) if levels is None else levels
-    parts, places = [], []
-    for level in range(MIN_LEVEL, MAX_LEVEL + 1):
-        chosen = (levels == level).nonzero().squeeze(1)
-        features = pyramid[level - MIN_LEVEL]
-        parts.append(roi_align(features, rois[chosen], out, 1 / 2**level, sampling_ratio=0, aligned=True))
-        places.append(chosen)
+    all_levels = torch.arange(MIN_LEVEL, MAX_LEVEL + 1, device=levels.device)
+    counts = (levels[:, None] == all_levels).sum(dim=0).tolist()         # the wait for the device, if there is one
+    by_level = to_device(levels.argsort(stable=True), flat.device)
+    align = separable_roi_align if flat.is_cuda and torch.are_deterministic_algorithms_enabled() else roi_align
+    parts = [align(features, rois[chosen], out, 1 / 2**level, sampling_ratio=0, aligned=True)
+             for level, features, chosen in zip(range(MIN_LEVEL, MAX_LEVEL + 1), pyramid, by_level.split(counts))]
     pooled = torch.cat(parts)                                            # level after level; back into the given order:
-    return torch.empty_like(pooled).index_copy(0, torch.cat(places), pooled)
+    return torch.empty_like(pooled).index_copy(0, by_level, pooled)

@@ -61,12 +61,12 @@ class RPN(nn.Module):
         Both are divided by batch * B, the number asked for, not the number found (G11).
         """
         objectness, box = logits.sum() * 0, deltas.sum() * 0             # tied to the graph when nothing is sampled
-        for image_logits, image_deltas, target, seed in zip(logits, deltas, targets, seeds):
-            matches = match(B.iou(target.boxes, anchors), LOW, HIGH, rescue=True)                # (N,)
-            positive, negative = subsample(matches, self.batch, 0.5, derive_seed(seed, "anchors"))
+        matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True) for target in targets]   # B times (N,)
+        sampled = subsample(matches, self.batch, 0.5, [derive_seed(seed, "anchors") for seed in seeds])
+        for image_logits, image_deltas, target, owner, (positive, negative) in zip(logits, deltas, targets, matches, sampled):
             chosen = torch.cat([positive, negative])
-            labels = (matches[chosen] != BACKGROUND).float()
-            wanted = B.encode(anchors[positive], target.boxes[matches[positive]], B.RPN_WEIGHTS)
+            labels = (owner[chosen] != BACKGROUND).float()
+            wanted = B.encode(anchors[positive], target.boxes[owner[positive]], B.RPN_WEIGHTS)
             objectness = objectness + F.binary_cross_entropy_with_logits(image_logits[chosen], labels, reduction="sum")
             box = box + F.l1_loss(image_deltas[positive], wanted, reduction="sum")
         normalizer = self.batch * len(targets)
@@ -83,14 +83,17 @@ class RPN(nn.Module):
             boxes.append(B.decode(picked, level_anchors[chosen], B.RPN_WEIGHTS))
             scores.append(best)
             levels.append(torch.full_like(chosen, level))
-        all_boxes, all_scores, all_levels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1)
+        all_scores, all_levels = torch.cat(scores, 1), torch.cat(levels, 1)                      # (B, n)
+        all_boxes = torch.stack([B.clip(image_boxes, size) for image_boxes, size in zip(torch.cat(boxes, 1), sizes)])
+        # An anchor in the padding is clipped to nothing; non-finite boxes come of a diverged model only.
+        sides = all_boxes[..., 2:] - all_boxes[..., :2]
+        usable = (sides > 0).all(-1) & all_boxes.isfinite().all(-1) & all_scores.isfinite()      # (B, n)
+        usable_first = (~usable).byte().argsort(dim=1, stable=True)
         proposals = []
-        for image_boxes, image_scores, size in zip(all_boxes, all_scores, sizes):
-            image_boxes = B.clip(image_boxes, size)
-            # An anchor in the padding is clipped to nothing; non-finite boxes come of a diverged model only.
-            sides = image_boxes[:, 2:] - image_boxes[:, :2]
-            usable = (sides > 0).all(1) & image_boxes.isfinite().all(1) & image_scores.isfinite()
-            image_boxes, image_scores, image_levels = image_boxes[usable], image_scores[usable], all_levels[0][usable]
-            kept = batched_nms(image_boxes, image_scores, image_levels, NMS_THRESHOLD)
+        # One wait for the device for all images, then one in each image's NMS.
+        for image, (rows, count) in enumerate(zip(usable_first, usable.sum(dim=1).tolist())):
+            rows = rows[:count]
+            image_boxes = all_boxes[image, rows]
+            kept = batched_nms(image_boxes, all_scores[image, rows], all_levels[image, rows], NMS_THRESHOLD)
             proposals.append(image_boxes[kept[:post_nms]])
         return proposals

@@ -34,9 +34,10 @@ def region_nll(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
     """
     fg_logits, logits = fg_logits.float(), logits.float()
     is_object = labels != BACKGROUND
+    objects = is_object.nonzero().squeeze(1)
     # Of an object -log S_fg - log S_c, of the background -log(1 - S_fg): Eq. 4 in logarithms.
     foreground = F.binary_cross_entropy_with_logits(fg_logits, is_object.float(), reduction="sum")
-    category = F.cross_entropy(logits[is_object], labels[is_object], reduction="sum")
+    category = F.cross_entropy(logits[objects], labels[objects], reduction="sum")
     return foreground / normalizer + category / (normalizer if category_normalizer is None else category_normalizer)
 
 
@@ -53,9 +54,8 @@ def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
     rest = log_category.masked_fill(likeliest, -1e4).logsumexp(1, keepdim=True)                      # (R, 1)
     log_other = torch.where(likeliest, rest, torch.log(-torch.expm1(log_category.clamp(max=-1e-3))))
     log_score, log_rest = log_fg + log_category, torch.logaddexp(log_bg, log_fg + log_other)         # (R, C)
-    is_object = labels != BACKGROUND
-    wanted = torch.zeros_like(log_score)
-    wanted[is_object, labels[is_object]] = 1.0
+    wanted = labels[:, None] == torch.arange(log_score.shape[1], device=labels.device)               # (R, C)
+    wanted = wanted.float()
     return -(wanted * log_score + (1 - wanted) * log_rest).sum() / normalizer
 
 

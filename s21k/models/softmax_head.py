@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from s21k import boxes as B
 from s21k.distributed import mean_over_ranks
-from s21k.structures import BACKGROUND, DenseScores, Regions, RegionScores
+from s21k.structures import BACKGROUND, DenseScores, Regions, RegionScores, object_rows
+from s21k.transfer import to_device
 
 
 class SoftmaxHead(nn.Module):
@@ -34,12 +35,13 @@ class SoftmaxHead(nn.Module):
     def region_losses(self, x: Tensor, regions: list[Regions]) -> dict[str, Tensor]:
         """As BoxHead's: cross-entropy over C + 1 and L1, both divided by the number of sampled regions."""
         labels = torch.cat([r.labels for r in regions])                                      # (R,)
-        is_object = labels != BACKGROUND
+        objects = object_rows(regions, x.device)
         logits, deltas = self(x)
-        normalizer = mean_over_ranks(x.new_tensor(len(labels), dtype=torch.float32)).clamp(min=1)
-        score = F.cross_entropy(logits, torch.where(is_object, labels, logits.shape[1] - 1), reduction="sum") / normalizer
-        wanted = B.encode(torch.cat([r.boxes for r in regions])[is_object], torch.cat([r.gt_boxes for r in regions])[is_object], B.REGION_WEIGHTS)
-        return {"region_score": score, "region_box": F.l1_loss(deltas[is_object], wanted, reduction="sum") / normalizer}
+        normalizer = mean_over_ranks(to_device(len(labels), x.device, torch.float32)).clamp(min=1)
+        score = F.cross_entropy(logits, labels.masked_fill(labels == BACKGROUND, logits.shape[1] - 1), reduction="sum") / normalizer
+        source, truth = (torch.cat(boxes)[objects] for boxes in ([r.boxes for r in regions], [r.gt_boxes for r in regions]))
+        box = F.l1_loss(deltas[objects], B.encode(source, truth, B.REGION_WEIGHTS), reduction="sum") / normalizer
+        return {"region_score": score, "region_box": box}
 
     def region_scores(self, x: Tensor, boxes: Tensor, size: tuple[int, int], det_index: Tensor, cls_index: Tensor,
                       fusion: str = "geometric", exponent: float = 2 / 3) -> RegionScores:

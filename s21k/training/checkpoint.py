@@ -72,6 +72,16 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     return content
 
 
+def saved_config(path: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint of this project was made with; its tensors are not read. {} where there is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:                                                    # damaged: whoever reads it whole says so
+        return {}
+    found = content.get("config") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def latest(path: Path) -> Path | None:
     """path, or the one before where a save was cut between its two renamings, or None."""
     return next((p for p in (path, path.with_suffix(".previous.pt")) if p.is_file()), None)

@@ -5,21 +5,31 @@ One small sum over the processes, and one synchronisation with the device, a ste
 """
 import os
 import signal
+import threading
+import time
 import types
 
 import torch
 from torch import Tensor
 
 from s21k.distributed import World, gather_objects, sum_over_ranks
-from s21k.errors import TrainingFault
+from s21k.errors import TrainingFault, end_at_once
 from s21k.structures import Batch
 from s21k.training.log import Log
+from s21k.transfer import to_device
 
 ALWAYS_BORNE = 10                                   # unreadable pictures, however few were seen
+SAME_SIGNAL = 5.0                                   # seconds in which a signal to a group of processes may arrive twice
+
+
+def too_many_faults(faults: int, seen: int, max_faults: float) -> bool:
+    """Whether so many unreadable images of those seen end a run: more than the share max_faults, and more than a few."""
+    return faults > ALWAYS_BORNE + max_faults * seen
 
 
 class Health:
     """Signals are heard inside `with`. stop: some process got SIGTERM or SIGUSR1; the same on every process after each check.
+    A second SIGTERM or Ctrl-C ends the process at once, also while it waits for data or for another process.
 
     max_faults: the share of unreadable pictures, over all processes since the start, at which training stops.
     """
@@ -34,12 +44,33 @@ class Health:
 
     def __enter__(self) -> "Health":
         self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        # Python runs a handler between two of its own instructions, so not while a collective waits. The byte that
+        # each signal writes here arrives at once.
+        self._heard, self._told = os.pipe()
+        os.set_blocking(self._told, False)
+        self._before_told = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+        threading.Thread(target=self._count_signals, args=(self._heard,), daemon=True).start()
         return self
+
+    @staticmethod
+    def _count_signals(heard: int) -> None:
+        """End the process at the second SIGTERM or Ctrl-C. torchrun passes on a signal that its processes may have got as well."""
+        first = None
+        while number := os.read(heard, 1):
+            now = time.monotonic()
+            if number[0] not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            first = now if first is None else first
+            if now > first + (SAME_SIGNAL if "WORLD_SIZE" in os.environ else 0.0):
+                end_at_once(128 + number[0], "a second signal ended this process; the last checkpoint stands")
 
     def __exit__(self, *error: object) -> None:
         """Signals mean again what they meant before."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._before_told)
+        os.close(self._told)                                             # the thread reads to the end, and ends
+        self._told = -1
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
         if os.getpid() != self._owner:                                   # a process that was forked in the meantime: it ends
@@ -57,14 +88,16 @@ class Health:
         values = torch.stack([value.detach().float() for value in losses.values()])
         own = torch.stack([(~values.isfinite()).any().float(), (~self._norm.isfinite()).float()])
         unread = [fault for b in there for faults in b.faults for fault in faults]
-        counts = torch.tensor([len(unread), sum(map(len, there)), self._asked], dtype=torch.float32)
-        everywhere = sum_over_ranks(torch.cat([own, counts.to(self.world.device)]))
-        *numbers, bad_losses, bad_gradients, faults, seen, asked = torch.cat([values, everywhere]).tolist()
+        counts = [len(unread), sum(map(len, there)), self._asked, bool(self.log.failure)]
+        everywhere = sum_over_ranks(torch.cat([own, to_device(counts, self.world.device, torch.float32)]))
+        *numbers, bad_losses, bad_gradients, faults, seen, asked, unwritten = torch.cat([values, everywhere]).tolist()
         here = f"losses {', '.join(f'{name} {number:.4g}' for name, number in zip(losses, numbers))}; images {[b.image_ids for b in there]}"
         if bad_gradients and not self._bears_infinity:                   # first: the losses that follow from it are no numbers either
             raise TrainingFault(f"step {step - 1}: the gradient is not finite; here {self._before}")
         if bad_losses:
             raise TrainingFault(f"step {step}: a loss is not finite on {int(bad_losses)} process(es); here {here}")
+        if unwritten:
+            raise TrainingFault(f"step {step}: {self.log.failure or 'the log cannot be written on rank 0'}; the last checkpoint stands")
         self.skipped += int(bad_gradients > 0)
         self._norm, self._before = torch.zeros_like(self._norm), here                    # counted once
         self.seen, self.faults, self.stop = self.seen + int(seen), self.faults + int(faults), asked > 0
@@ -78,6 +111,6 @@ class Health:
         self._named.update(new[:10000])
         for fault in new:
             self.log.write({"stage": self.log.name, "step": step, "unreadable": fault})
-        if self.faults > ALWAYS_BORNE + self.max_faults * self.seen:
+        if too_many_faults(self.faults, self.seen, self.max_faults):
             raise TrainingFault(f"step {step}: {self.faults} of {self.seen} pictures cannot be read, more than data.max_faults={self.max_faults} "
                                 f"allows; the last: {faults[-1]}")

@@ -12,11 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from s21k.config import Config, save_config, training_difference
 from s21k.distributed import World, gather_objects, print0, together
 from s21k.errors import InputError, TrainingFault
+from s21k.training.amp import note_precision
 from s21k.training.checkpoint import check_categories, is_ours, latest, read, save
 from s21k.trees import leaves
-
-AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def open_folder(cfg: Config, world: World) -> Path:
     """Make the output folder."""
@@ -168,6 +166,8 @@ def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
     places = [Path(cfg.stage2.init)] if cfg.stage2.init else [Path(d) / "stage1.pt" for d in dict.fromkeys((cfg.output_dir, cfg.parent_dir))]
     for place in filter(None, map(latest, places)):
         content = read(place)
+        if is_ours(content):
+            note_precision(cfg, content["config"], place)
         if is_ours(content) and content["step"] < content["total"]:
             print0(f"warning: {place} is unfinished: {content['step']} of {content['total']} steps")
         return place, content

@@ -1,0 +1,20 @@
+"""Small values from the host on a device, without waiting for the device."""
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def to_device(values: Tensor | Sequence, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of host values on the device; the copy is queued. `torch.tensor(values, device=...)` would wait for it."""
+    host = torch.as_tensor(values, dtype=dtype)
+    if device.type == "cuda" and torch.cuda.is_available():
+        host = host.pin_memory()                        # a copy from pageable memory may wait
+    return host.to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(n,) numbers that never change, made once for each device. Not to be written to."""
+    return to_device(values, device, dtype)
