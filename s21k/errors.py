@@ -6,7 +6,9 @@ enters; what is wrong is said in one line: what, where, what was expected.
 import difflib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
@@ -38,14 +40,16 @@ def _one_line(kind: str, text: str) -> None:
 
 def _end_children() -> None:
     """Loader processes may hang; waiting for them in order takes five seconds each."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # torch's handler would raise: a loader process died
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def end_at_once(code: int, text: str) -> None:
     """End this process from any thread, and its loader processes, without waiting for anything."""
-    _end_children()
     os.write(2, f"\n{text}\n".encode())
+    _end_children()
     os._exit(code)
 
 

@@ -62,12 +62,12 @@ class Plan:
     def seen(self, images: int, of: int | None) -> str:
         return f"{_count(images)} images" + (f" ({images / of:.2f} epochs of {of})" if of else "")
 
-    def parameters(self, model: nn.Module, parts: dict[str, nn.Module | None], moments: int) -> None:
-        """The number in each part; weights, gradients and the optimizer's moments in float32."""
+    def parameters(self, model: nn.Module, parts: dict[str, nn.Module | None], moments: int) -> int:
+        """The number in each part. Returns the bytes of weights, gradients and the optimizer's moments in float32."""
         sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
         total = sum(p.numel() for p in model.parameters())
         self.say("parameters", f"{_count(total)}: " + ", ".join(f"{name} {_count(n)}" for name, n in sizes.items()))
-        self.say("memory, a process", f"weights, gradients and optimizer {total * 4 * (2 + moments) / GB:.1f} GB")
+        return total * 4 * (2 + moments)
 
     def show(self) -> None:
         print("\n".join([*self.lines, *(f"{'missing:':<22}{text}" for text in self.missing or ["nothing"])]))
@@ -106,10 +106,20 @@ def _work(plan: Plan, images: list[tuple[str, float, int]]) -> None:
     plan.say("work", f"{each}: {total / 1e18:.1f} EFLOPs in all, {total / RATE / 3600:.0f} GPU-hours at {RATE / 1e12:.0f} TFLOP/s (an assumption)")
 
 
-def _activations(plan: Plan, backbone: nn.Module, fpn: nn.Module | None, size: int, images: int) -> None:
+def _memory(plan: Plan, fixed: int, backbone: nn.Module, fpn: nn.Module | None, size: int, at_once: tuple[int, ...]) -> None:
+    """A table by number of processes. at_once: images of each kind in one part of a step, over all processes; fixed: bytes of each process
+    that do not depend on them."""
     one = saved_bytes(backbone, fpn, size)
-    plan.say("", f"activations of backbone and FPN {one / GB:.2f} GB an image of {size} px in float32, about half with bf16: "
-                 f"{images * one / GB:.1f} GB for {images} images; model.checkpoint_activations=true lowers it")
+    plan.say("memory", f"weights, gradients and optimizer {fixed / GB:.1f} GB; activations of backbone and FPN {one / GB:.2f} GB an image of {size} px in "
+                       "float32, about half in bf16; model.checkpoint_activations=true lowers them")
+    plan.say("  processes", f"{'images of each':<16}{'float32':>12}{'bf16':>12}")
+    for processes in (1, 2, 4, 8, 16):
+        if any(count % processes for count in at_once):
+            plan.say(f"  {processes}", f"{' + '.join(map(str, at_once))} images cannot be shared evenly")
+            continue
+        images = sum(at_once) // processes
+        shown = " + ".join(str(count // processes) for count in at_once)
+        plan.say(f"  {processes}", f"{shown:<16}{(fixed + images * one) / GB:>9.1f} GB{(fixed + images * one / 2) / GB:>9.1f} GB")
 
 
 def plan_stage1(cfg: Config) -> None:
@@ -133,8 +143,8 @@ def plan_stage1(cfg: Config) -> None:
         model = build_classifier(cfg.model, cfg.data.cls.classes, s.drop_path)
     encoder = getattr(model, "encoder", None)
     parts = {"backbone": model.backbone, "FPN": encoder and encoder.fpn, "RoI head": encoder and nn.ModuleList([encoder.fc1, encoder.fc2]), "g-hat": model.cls_classifier}
-    plan.parameters(model, parts, 2 if s.optimizer == "adamw" else 1)
-    _activations(plan, model.backbone, encoder and encoder.fpn, s.size, s.batch)
+    fixed = plan.parameters(model, parts, 2 if s.optimizer == "adamw" else 1)
+    _memory(plan, fixed, model.backbone, encoder and encoder.fpn, s.size, (s.batch,))
     if n:
         head = [model.cls_classifier] if encoder is None else [encoder.fc1, encoder.fc2, model.cls_classifier]
         trunk = model.backbone if encoder is None else encoder.pyramid
@@ -164,8 +174,9 @@ def plan_stage2(cfg: Config) -> None:
     plan.say("whole-image RoI", f"jitter {s.scale[0]:g} to {s.scale[1]:g} of {s.size} px, of a square picture by FPN's rule {level_shares(sides)}")
     encoder, head = detector.encoder, detector.box_head
     layers = {"f": getattr(head, "foreground", None), "g" if cfg.model.head == "decoupled" else "C + 1": head.det_classifier, "g-hat": head.cls_classifier, "boxes": head.box_regressor}
-    plan.parameters(detector, {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn, "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers, "masks": detector.mask_head}, 2)
-    _activations(plan, encoder.backbone, encoder.fpn, s.size, 1 + (s.cls_per_det if per_step else 0))
+    fixed = plan.parameters(detector, {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn, "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers, "masks": detector.mask_head}, 2)
+    at_once = (s.det_batch // s.accumulate, per_step // s.accumulate) if per_step else (s.det_batch // s.accumulate,)
+    _memory(plan, fixed, encoder.backbone, encoder.fpn, s.size, at_once)
     image, regions, size_of_x = (1, 3, s.size, s.size), cfg.model.regions_per_image, encoder.fc1.in_features
     det = [(lambda x: detector.rpn.head(encoder.pyramid(x)), image), (nn.Sequential(encoder.fc1, encoder.fc2, head.det_classifier), (regions, size_of_x))]
     if (mask := detector.mask_head) is not None:                         # on the regions that hold an object, a quarter at most

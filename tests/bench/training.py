@@ -114,8 +114,7 @@ def torchvisions_copy(ours: torch.nn.Module, size: int) -> FasterRCNN:
 
 def step(num_images: int = 2, size: int = 512) -> None:
     det, cls = batch(num_images, objects=8, size=size).to(DEVICE), batch(3 * num_images, objects=1, size=size, first_seed=50).to(DEVICE)
-    for target in det.targets:
-        target.masks = None
+    det.masks = [None] * len(det)
     torch.manual_seed(0)
     ours = build_detector(config()).to(DEVICE).train()
     theirs = torchvisions_copy(ours, size)
