@@ -68,7 +68,8 @@ def main(words: list[str]) -> None:
     if s.init is not None:
         print0(load_backbone(classifier.backbone, read(s.init)))
     model = spread(classifier, cfg, world)
-    optimizer = build_optimizer(parameter_groups(classifier, s.weight_decay), s.optimizer, s.lr, s.momentum)
+    groups = parameter_groups(classifier, s.weight_decay, exempt=s.optimizer == "adamw")
+    optimizer = build_optimizer(groups, s.optimizer, s.lr, s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
     mixup = Mixup(cfg.data.cls.classes, s.mixup, s.cutmix, s.label_smoothing)
     first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, identity, ignore="stage2.")

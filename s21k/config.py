@@ -92,7 +92,7 @@ class Stage1Config:
     crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop (P51)
     color_jitter: float = 0.4               # brightness, contrast, saturation (P51)
     val_crop: float = 0.875                 # validation: the centre this share of the resized image (224 of 256, G24)
-    rand_augment: bool = False              # RandAugment, 2 operations of magnitude 9 (P52, G24)
+    rand_augment: bool = False              # data/rand_augment.py, in place of the colour jitter (P52, G24)
     erasing: float = 0.0                    # probability of random erasing (P52)
     mixup: float = 0.0                      # alpha; 0: off (P52)
     cutmix: float = 0.0                     # alpha; 0: off (P52)

@@ -13,13 +13,14 @@ import yaml
 from s21k.config import CONFIG_FOLDER, load_config, save_config, training_difference
 from s21k.distributed import World
 from s21k.errors import InputError, TrainingFault
+from s21k.models.classifier import build_classifier
 from s21k.models.swin import swin_t
 from s21k.training.checkpoint import check_categories, latest, read, save
 from s21k.training.health import Health
 from s21k.training.log import Log
-from s21k.training.optim import parameter_groups
+from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
-from tests.toy import batch
+from tests.toy import batch, run, words, write_toy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,6 +58,27 @@ def test_norms_biases_and_position_tables_are_not_decayed():
     assert all(n.endswith((".bias", "relative_position_bias_table")) or "norm" in n for n in (names[id(p)] for p in plain["params"]))
     assert all("norm" not in names[id(p)] and p.ndim > 1 for p in decayed["params"])
     assert sum(names[id(p)].endswith("position_bias_table") for p in plain["params"]) == 12        # one in each block
+
+
+def test_under_sgd_everything_is_decayed():
+    """P50, as He et al. [17]: one step on zero gradients shrinks every parameter of stage I alike, norms and biases, too."""
+    config = load_config(["r18", "toy", "stage1.optimizer=sgd", "model.norm=frozen_bn"])
+    model = build_classifier(config.model, 4, 0.0)
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    build_optimizer(parameter_groups(model, 0.5, exempt=False), "sgd", 0.1, 0.0).step()
+    assert sum(parameter.ndim == 1 for parameter in model.parameters()) > 20
+    assert all(torch.allclose(parameter, torch.tensor(0.95)) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("optimizer, decays", [("sgd", [0.3, 0.3]), ("adamw", [0.3, 0.0])])
+def test_stage_one_exempts_norms_and_biases_under_adamw_only(optimizer, decays, tmp_path):
+    """P50, G18: as the script itself saves its optimizer."""
+    done = run("train_stage1.py", *words(write_toy(tmp_path), f"stage1.optimizer={optimizer}", "stage1.weight_decay=0.3", "stage1.lr=1e-3"))
+    assert done.returncode == 0, done.stderr
+    saved = torch.load(tmp_path / "run" / "stage1.pt", weights_only=True)["optimizer"]
+    assert [group["weight_decay"] for group in saved["param_groups"]] == decays
 
 
 def test_a_save_keeps_the_one_before_and_a_cut_write_harms_nothing(tmp_path):
