@@ -69,7 +69,7 @@ def main(words: list[str]) -> None:
         print0(load_backbone(classifier.backbone, read(s.init)))
     model = spread(classifier, cfg, world)
     groups = parameter_groups(classifier, s.weight_decay, exempt=s.optimizer == "adamw")
-    optimizer = build_optimizer(groups, s.optimizer, s.lr, s.momentum)
+    optimizer = build_optimizer(groups, s.optimizer, s.rate(s.lr), s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
     mixup = Mixup(cfg.data.cls.classes, s.mixup, s.cutmix, s.label_smoothing)
     first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, identity, ignore="stage2.")
@@ -82,7 +82,7 @@ def main(words: list[str]) -> None:
     model.train()
     with Health(world, log, cfg.data.max_faults) as health:
         for step in range(first, total):
-            lr = warmup_cosine(step, total, warmup, s.lr, s.min_lr)
+            lr = warmup_cosine(step, total, warmup, s.rate(s.lr), s.rate(s.min_lr))
             set_learning_rate(optimizer, lr)
             set_seed(cfg.seed, world.rank, step)                                     # nothing random is stored
             batch = next(batches).to(world.device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from s21k.config import CONFIG_FOLDER, load_config, save_config, training_difference
+from s21k.config import load_config, save_config, training_difference
 from s21k.distributed import World
 from s21k.errors import InputError, TrainingFault
 from s21k.models.classifier import build_classifier
@@ -20,6 +20,7 @@ from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
+from s21k.words import CONFIG_FOLDER
 from tests.toy import batch, run, words, write_toy
 
 ROOT = Path(__file__).resolve().parent.parent
