@@ -69,6 +69,8 @@ class ModelConfig:
     checkpoint_activations: bool = False    # compute the backbone's activations twice and store them once (G19)
     anchor_scale: float = 8.0               # anchor side / stride: 32, 64, .. 512 on P2..P6 (G10)
     rpn_batch: int = 256                    # sampled anchors an image, half positive at most (G11)
+    rpn_rescue_iou: float = 0.0             # an object's best anchors are its own from this IoU on; 0 as detectron2,
+                                            # mmdetection (the authors' detector) has 0.3 (G11)
     rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test (G11)
     rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test (G11)
     regions_per_image: int = 512            # sampled regions, a quarter positive at most (G13)
@@ -169,7 +171,7 @@ class Config:
 
 INF = float("inf")
 RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
-          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF),
+          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF), "model.rpn_rescue_iou": (0, 1),
           "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF), "stage1.epochs": (0, INF),
           "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.rates_per": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
           "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1), "stage1.mixup": (0, INF),

@@ -78,8 +78,10 @@ def add_words(words: list[str]) -> dict[str, Any]:
 def _with_recipe(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree without `recipes`: stage1 lies on the recipe of stage1.recipe, and that on the usual one."""
     recipes, own = tree.pop("recipes", {}), tree.get("stage1", {})
-    if not isinstance(recipes, dict) or not isinstance(own, dict):
-        return tree | {"recipes": recipes}                              # refused as every wrong key or value is
+    if not isinstance(own, dict):
+        return tree                                                     # refused with every other value of a wrong type
+    if not isinstance(recipes, dict) or not all(isinstance(recipe, dict) for recipe in recipes.values()):
+        raise InputError(f"recipes: expected keys and values for {' and '.join(RECIPES)}, found {recipes!r:.60}")
     if unknown := [name for name in recipes if name not in RECIPES]:
         raise InputError(f"recipes.{unknown[0]}: expected one of {', '.join(RECIPES)}" + nearest(str(unknown[0]), RECIPES))
     recipe = merge(recipes.get(USUAL, {}), recipes.get(own.get("recipe", USUAL), {}))

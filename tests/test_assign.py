@@ -27,6 +27,20 @@ def test_an_object_that_nothing_touches_rescues_nothing():
     assert (theirs >= 0).all()
 
 
+def test_the_rescue_has_a_bound_where_one_is_set():
+    """G11: 0 as detectron2, 0.3 as mmdetection, whose rule is best IoU >= bound, object by object (written out here)."""
+    iou = torch.tensor([[0.0, 0.1, 0.125], [0.3125, 0.2, 0.0], [0.25, 0.0, 0.05]])
+    assert match(iou, 0.3, 0.7, rescue=True).tolist() == [1, BACKGROUND, 0]
+    assert match(iou, 0.3, 0.7, rescue=True, rescue_above=0.3125).tolist() == [1, BACKGROUND, BACKGROUND]
+    assert match(iou, 0.3, 0.7, rescue=True, rescue_above=0.3126).tolist() == [IGNORE, BACKGROUND, BACKGROUND]
+    for seed in range(20):
+        iou = torch.rand(6, 30, generator=torch.Generator().manual_seed(seed)) ** 4
+        ours = match(iou, 0.3, 0.7, rescue=True, rescue_above=0.3)
+        plain = match(iou, 0.3, 0.7, rescue=False)
+        rescued = {int(n) for row in iou if row.max() >= 0.3 for n in (row == row.max()).nonzero()}
+        assert (ours >= 0).nonzero().squeeze(1).tolist() == sorted(rescued | set((plain >= 0).nonzero().squeeze(1).tolist()))
+
+
 def test_a_threshold_itself_belongs_to_the_better_side():
     """G11, G13: from the upper one on an object's, below the lower one background."""
     iou = torch.tensor([[0.75, 0.25, 0.5, 0.125]])

@@ -6,6 +6,7 @@ import signal
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -41,6 +42,31 @@ def test_cosine_equals_torchs_after_the_warm_up():
         assert warmup_cosine(step, 50, 0, 0.3, 0.01) == pytest.approx(theirs.get_last_lr()[0])
         optimizer.step()
         theirs.step()
+
+
+def microsofts(t, epochs, warmup_epochs, base_lr, warmup_lr, min_lr, images=1281167, batch=1024):
+    """The rate of Swin's published training code at update t, as it computes it: every rate times batch / 512; timm's cosine over the steps after the warm-up."""
+    per_epoch = images // batch
+    steps, warmup = epochs * per_epoch, warmup_epochs * per_epoch
+    base, first, last = (rate * batch / 512.0 for rate in (base_lr, warmup_lr, min_lr))
+    if t < warmup:
+        return first + t * (base - first) / warmup
+    return last + 0.5 * (base - last) * (1 + np.cos(np.pi * (t - warmup) / (steps - warmup)))
+
+
+@pytest.mark.parametrize("words, images, published", [
+    (["swin_t", "s2"], 1281167, (300, 20, 5e-4, 5e-7, 5e-6)), (["swin_b", "s3"], 14197122, (100, 5, 1.25e-4, 1.25e-7, 1.25e-6))])
+def test_swins_rates_are_microsofts_at_every_step(words, images, published):
+    """P52, P53, G24: the numbers of their configuration files, at 1,024 images; to 1e-12."""
+    cfg = load_config(words)
+    s, per_epoch = cfg.stage1, images // cfg.stage1.batch
+    assert cfg.data.cls.expected == images
+    total, warmup = round(s.epochs * per_epoch), round(s.warmup_epochs * per_epoch)
+    base, last = s.rate(s.lr), s.rate(s.min_lr)
+    ours = np.array([warmup_cosine(t, total, warmup, base, last) for t in range(total)])
+    theirs = np.array([microsofts(t, *published, images=images) for t in range(total)])
+    assert np.abs(ours - theirs).max() < 1e-12
+    assert ours[0] == pytest.approx(base / 1000) and ours.max() == pytest.approx(base) and ours[-1] == pytest.approx(last, rel=1e-6)
 
 
 def test_steps_fall_tenfold_at_each_milestone():
@@ -267,6 +293,7 @@ def test_the_ratio_of_the_two_kinds_of_images_is_one_to_three():
     assert (swin.optimizer, swin.epochs, swin.rand_augment, swin.mixup, swin.cutmix, swin.erasing, swin.drop_path) == ("adamw", 300, True, 0.8, 1.0, 0.25, 0.2)
     assert stage1.size == swin.size == 224 and stage1.color_jitter > 0
     assert load_config(["swin_b", "s3"]).stage1.epochs == 100 and load_config(["swin_b", "s2"]).stage1.epochs == 300
+    assert (stage1.rate(stage1.lr), stage1.batch) == (0.1, 256)
 
 
 def test_what_the_paper_leaves_open_has_the_values_of_the_ledger():

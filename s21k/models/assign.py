@@ -10,9 +10,10 @@ from s21k.randomness import derive_seed, uniform
 from s21k.structures import BACKGROUND, IGNORE, Regions, Target
 
 
-def match(iou: Tensor, low: float, high: float, rescue: bool) -> Tensor:
+def match(iou: Tensor, low: float, high: float, rescue: bool, rescue_above: float = 0.0) -> Tensor:
     """iou (M, N) -> (N,): the object with the largest IoU if it is >= high, BACKGROUND (-1) if
-    it is < low, IGNORE (-2) between. rescue: an object's best candidates are its own however low.
+    it is < low, IGNORE (-2) between. rescue: an object's best candidates are objects, too, if
+    their IoU with it is >= rescue_above.
     """
     m, n = iou.shape
     if m == 0:
@@ -24,7 +25,7 @@ def match(iou: Tensor, low: float, high: float, rescue: bool) -> Tensor:
         # An object that no anchor touches has best IoU 0; rescuing "all anchors with IoU == best"
         # would then turn every untouched anchor positive.
         best_of_object = iou.max(dim=1, keepdim=True).values             # (M, 1)
-        rescued = ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)
+        rescued = ((iou == best_of_object) & (best_of_object > 0) & (best_of_object >= rescue_above)).any(dim=0)
         result = torch.where(rescued, match_index, result)
     return result
 

@@ -1,0 +1,131 @@
+"""Words: they add up in any order, or are refused; every line of words in the documents is a model that can be built."""
+import dataclasses
+import itertools
+import re
+
+import pytest
+import torch
+import yaml
+
+from s21k.config import load_config
+from s21k.errors import InputError
+from s21k.models.classifier import build_classifier
+from s21k.models.detector import build_detector
+from s21k.words import CONFIG_FOLDER, known_words
+from tests.toy import ROOT
+
+BACKBONES = ("r18", "r50", "swin_t", "swin_s", "swin_b")
+
+
+def experiment(words):
+    """What the words say, without where it is written; or the one line that refuses them."""
+    try:
+        return dataclasses.replace(load_config(list(words)), output_dir="", parent_dir="")
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(known_words(), 2)), ids="+".join)
+def test_two_words_mean_the_same_in_both_orders_or_are_refused_in_both(pair):
+    first, second = experiment(pair), experiment(pair[::-1])
+    if isinstance(first, str):
+        assert isinstance(second, str) and all("do not go together" in text and all(repr(word) in text for word in pair) for text in (first, second))
+    else:
+        assert first == second
+
+
+def test_which_pairs_are_refused():
+    """Two backbones, two worlds, and the toy world, which has one backbone, with another."""
+    worlds = ("toy", "tiny", "tiny40", "s1", "s2", "s3", "lvis_finetune")
+    expected = {*itertools.combinations(sorted(BACKBONES), 2), *itertools.combinations(sorted(worlds), 2), *((b, "toy") for b in BACKBONES if b != "r18")}
+    refused = {pair for pair in itertools.combinations(known_words(), 2) if isinstance(experiment(pair), str)}
+    assert refused == {tuple(sorted(pair)) for pair in expected}
+
+
+@pytest.mark.parametrize("words, recipe", [
+    (("r50", "s3"), ("sgd", 0.1, 0.0, 256, 100, 5, 0.0)), (("r50", "s2"), ("sgd", 0.1, 0.0, 256, 100, 5, 0.0)),
+    (("swin_t", "s1"), ("adamw", 1e-3, 1e-5, 1024, 300, 20, 0.2)), (("swin_b", "s2"), ("adamw", 1e-3, 1e-5, 1024, 300, 20, 0.5)),
+    (("swin_t", "s3"), ("adamw", 2.5e-4, 2.5e-6, 1024, 100, 5, 0.1)), (("swin_s", "s3"), ("adamw", 2.5e-4, 2.5e-6, 1024, 100, 5, 0.2)),
+    (("swin_b", "s3"), ("adamw", 2.5e-4, 2.5e-6, 1024, 100, 5, 0.2)),
+    (("swin_t", "tiny"), ("adamw", 4e-4, 5e-6, 64, 6, 0.5, 0.2)), (("r18", "tiny40"), ("adamw", 1e-3, 0.0, 64, 10, 0.5, 0.0))])
+def test_each_backbone_has_its_own_recipe_for_its_data_set(words, recipe):
+    """P50, P52, P53, G22, G24: optimizer, first and last rate at the batch, batch, epochs, warm-up, drop path; in both orders."""
+    for order in (words, words[::-1]):
+        s = load_config(list(order)).stage1
+        numbers = (s.rate(s.lr), s.rate(s.min_lr), s.batch, s.epochs, s.warmup_epochs, s.drop_path)
+        assert s.optimizer == recipe[0] and numbers == pytest.approx(recipe[1:], rel=1e-12)
+
+
+def test_rates_follow_the_batch():
+    """G24: half the batch, half the rate; a small world's rates hold for any batch."""
+    s = load_config(["swin_t", "s2", "stage1.batch=512"]).stage1
+    assert (s.rate(s.lr), s.rate(s.min_lr)) == (5e-4, 5e-6)
+    s = load_config(["r50", "s2", "stage1.batch=64"]).stage1
+    assert s.rate(s.lr) == 0.025
+    s = load_config(["r18", "tiny", "stage1.batch=8"]).stage1
+    assert s.rate(s.lr) == 4e-4
+
+
+def test_what_is_given_beside_two_words_settles_them(tmp_path):
+    assert load_config(["r50", "toy", "model.backbone=swin_t"]).model.backbone == "swin_t"
+    (tmp_path / "mine.yaml").write_text("model: {backbone: resnet34}\nstage1: {lr: 0.5}\n")
+    cfg = load_config(["toy", str(tmp_path / "mine.yaml"), "stage1.lr=0.25"])
+    assert cfg.model.backbone == "resnet34" and cfg.stage1.lr == 0.25
+    assert load_config(["stage1.lr=0.25", str(tmp_path / "mine.yaml"), "toy"]).stage1.lr == 0.5      # of these the later wins
+
+
+def test_recipes_of_ones_own_are_checked(tmp_path):
+    (tmp_path / "a.yaml").write_text("recipes: {imagenet22k: {lr: 1}}\n")
+    with pytest.raises(InputError, match="recipes.imagenet22k: expected one of"):
+        load_config(["toy", str(tmp_path / "a.yaml")])
+    (tmp_path / "a.yaml").write_text("recipes: {imagenet1k: {lrr: 1}}\n")
+    with pytest.raises(InputError, match="unknown key stage1.lrr"):
+        load_config(["toy", str(tmp_path / "a.yaml")])
+    for text in ("recipes: 3\n", "recipes: {imagenet1k: 3}\n", "stage1: 3\nrecipes: {imagenet1k: {lr: 1}}\n"):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(InputError):
+            load_config([str(tmp_path / "a.yaml")])
+
+
+# --- the documents ---
+
+def word_lines():
+    """Every list of words in README and ledger: in `quotes`, or behind a script's or a command's name. Longer than a backbone or a world alone."""
+    found = {}
+    for name in ("README.md", "s21k/audit.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        quoted = re.findall(r"`([^`\n]+)`", text) + re.findall(r"(?:train_stage1|train_stage2|evaluate)\.py +([^#\n`]+)", text)
+        for line in quoted:
+            words = [word.strip('",') for word in line.split()]
+            if words and words[0] in known_words() and all(word in known_words() or "=" in word for word in words):
+                found[" ".join(words)] = words
+    return found
+
+
+LINES = word_lines()
+
+
+def test_the_lines_of_the_documents_are_found():
+    assert {"r50 s1", "r50 s1 no_reform", "swin_b s3", "r18 tiny", "swin_t s2"} <= LINES.keys() and len(LINES) > 25
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_line_of_words_in_the_documents_builds_its_model_in_any_order(line):
+    """On the meta device: nothing is computed. Words that hold on their own (`no_stage1`) are checked beside what they belong to, above."""
+    words = LINES[line]
+    names, more = [w for w in words if "=" not in w], [w for w in words if "=" in w]
+    for order in itertools.permutations(names):
+        cfg = load_config([*order, *more])
+        with torch.device("meta"):
+            if cfg.data.cls is not None:
+                build_classifier(cfg.model, cfg.data.cls.classes, cfg.stage1.drop_path)
+            if cfg.data.det is not None:
+                build_detector(cfg)
+
+
+def test_no_word_of_the_configurations_is_read_in_two_ways():
+    """A word's keys are its own: what two words both say, they say alike, but for the pairs that are refused."""
+    for path in CONFIG_FOLDER.glob("*.yaml"):
+        tree = yaml.safe_load(path.read_text())
+        assert tree.keys() <= {"data", "model", "stage1", "stage2", "eval", "recipes"}, path
+        assert not ("recipes" in tree and "stage1" in tree), f"{path}: its stage-I keys would stand over any world's"
