@@ -302,6 +302,7 @@ def test_what_the_paper_leaves_open_has_the_values_of_the_ledger():
     stage2, model = cfg.stage2, cfg.model
     assert (stage2.image_loss_weight, stage2.load_image_classifier, stage2.det_batch, stage2.warmup, stage2.clip_norm, cfg.amp) == (0.1, True, 16, 1000, 1.0, "bf16")
     assert (model.region_dim, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals, model.regions_per_image) == (1024, 256, (2000, 1000), (1000, 1000), 512)
+    assert model.rpn_rescue_iou == 0
     assert [(s.stage1.drop_path, s.stage2.drop_path) for s in map(load_config, (["swin_t"], ["swin_s"], ["swin_b"]))] == [(0.2, 0.2), (0.3, 0.2), (0.5, 0.3)]
 
 
