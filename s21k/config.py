@@ -21,6 +21,8 @@ from s21k.words import add_words, known_words, word_to_tree
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
 NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.", "data.det.expected", "data.cls.expected",
            "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
+# Keys that change stage II alone: runs that differ in these share their stage I.
+STAGE2_ONLY = ("stage2.", "model.rpn_")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
-    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I trains plain BN (G17)
+    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I has GN with gn, else trained BN (G17)
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head (P67, P76)
     fpn_channels: int = 256                 # G10
     region_dim: int = 1024                  # d of Eqs. 1-3 (G8)
@@ -231,7 +233,7 @@ def load_config(words: list[str]) -> Config:
     config = build(Config, add_words(words))
     _check_ranges(config)
     # Stage I does not depend on words that only change stage II: its folder is that of the others.
-    stage1_words = [word for word in words if not all(key.startswith("stage2.") for key in leaves(word_to_tree(word)))]
+    stage1_words = [word for word in words if not all(key.startswith(STAGE2_ONLY) for key in leaves(word_to_tree(word)))]
     return dataclasses.replace(config, output_dir=config.output_dir or _folder(words, config),
                                parent_dir=config.parent_dir or _folder(stage1_words, config))
 
@@ -255,7 +257,7 @@ def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in leaves(tree).items() if not _is_neutral(key)}
 
 
-def training_difference(config: Config, before: dict[str, Any], ignore: str) -> list[str]:
+def training_difference(config: Config, before: dict[str, Any], ignore: str | tuple[str, ...]) -> list[str]:
     """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a tree."""
     new = training_view(config)
     plain = training_view(Config())                                      # a key that came after the run had its default there
