@@ -2,7 +2,8 @@
 
     python -m s21k.audit                 all lines of s21k/audit.md
     python -m s21k.audit P25 G3          some of them
-    python -m s21k.audit --check         exit code 1 where a line that needs code and a test lacks one, or a default its alternative
+    python -m s21k.audit --check         exit code 1 where a line that needs code and a test lacks one,
+                                         or a default its alternative
 
 Statement, status and, for a default, the other ways and who has them stand in audit.md. The places are read out of the code and the tests: a comment or docstring that names a
 number is a place of it, "P44-P46" or "G18 to G20" of every number between. P2 to P6 are also levels of the pyramid: those

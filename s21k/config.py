@@ -62,7 +62,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
-    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I has GN with gn, else trained BN (G17)
+    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I: gn, or trained BN (G17)
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head (P67, P76)
     fpn_channels: int = 256                 # G10
     region_dim: int = 1024                  # d of Eqs. 1-3 (G8)
@@ -83,7 +83,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class Stage1Config:
     init: str | None = None                 # public weights for the backbone (models/pretrained.py); None: random
-    recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"  # which of the backbone's (s21k/words.py); the keys below are over it
+    recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"     # which of the backbone's: s21k/words.py
     size: int = 224                         # P11
     batch: int = 256                        # images a step over all processes (G24)
     epochs: float = 100.0                   # P15, P50, P53
@@ -233,7 +233,8 @@ def load_config(words: list[str]) -> Config:
     config = build(Config, add_words(words))
     _check_ranges(config)
     # Stage I does not depend on words that only change stage II: its folder is that of the others.
-    stage1_words = [word for word in words if not all(key.startswith(STAGE2_ONLY) for key in leaves(word_to_tree(word)))]
+    stage1_words = [word for word in words
+                    if not all(key.startswith(STAGE2_ONLY) for key in leaves(word_to_tree(word)))]
     return dataclasses.replace(config, output_dir=config.output_dir or _folder(words, config),
                                parent_dir=config.parent_dir or _folder(stage1_words, config))
 

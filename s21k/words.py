@@ -69,7 +69,7 @@ def add_words(words: list[str]) -> dict[str, Any]:
         for key, value in leaves(word_to_tree(word)).items():
             other, before = said.setdefault(key, (word, value))
             if before != value and key not in settled:
-                raise InputError(f"{other!r} and {word!r} do not go together: {key} is {before} in one and {value} in the other; "
+                raise InputError(f"{other!r} and {word!r} do not go together: {key} is {before} in one, {value} in the other; "
                                  f"expected one of the two, or {key}=.. beside them")
         tree = merge(tree, word_to_tree(word))
     return _with_recipe(merge(tree, over))
@@ -83,6 +83,7 @@ def _with_recipe(tree: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(recipes, dict) or not all(isinstance(recipe, dict) for recipe in recipes.values()):
         raise InputError(f"recipes: expected keys and values for {' and '.join(RECIPES)}, found {recipes!r:.60}")
     if unknown := [name for name in recipes if name not in RECIPES]:
-        raise InputError(f"recipes.{unknown[0]}: expected one of {', '.join(RECIPES)}" + nearest(str(unknown[0]), RECIPES))
+        raise InputError(f"recipes.{unknown[0]}: expected one of {', '.join(RECIPES)}"
+                         + nearest(str(unknown[0]), RECIPES))
     recipe = merge(recipes.get(USUAL, {}), recipes.get(own.get("recipe", USUAL), {}))
     return merge(tree, {"stage1": merge(recipe, own)}) if recipe else tree

@@ -233,7 +233,7 @@ TABLE = {
         ("P38", "train.with_categories(base, wnids)", "train.with_categories(matched, wnids)", "test_prepare_real.py::test_common_and_frequent_categories_are_base_and_rare_ones_novel"),
     ],
     "s21k/prepare/objects365.py": [
-        ("G9", "[MEANT.get(name, name) for name in table.category_names]", "list(table.category_names)", "test_prepare_real.py::test_a_misspelt_name_is_corrected_everywhere_and_the_overlap_before_and_after_is_said"),
+        ("G9", "[MEANT.get(name, name) for name in table.category_names]", "list(table.category_names)", "test_prepare_real.py::test_a_misspelt_name_is_corrected_everywhere_and_what_it_brings_is_said"),
         ("G9", "[0]] == 1:", "[0]] >= 1:", "test_prepare_real.py::test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed"),
     ],
 }

@@ -38,7 +38,8 @@ def test_the_rescue_has_a_bound_where_one_is_set():
         ours = match(iou, 0.3, 0.7, rescue=True, rescue_above=0.3)
         plain = match(iou, 0.3, 0.7, rescue=False)
         rescued = {int(n) for row in iou if row.max() >= 0.3 for n in (row == row.max()).nonzero()}
-        assert (ours >= 0).nonzero().squeeze(1).tolist() == sorted(rescued | set((plain >= 0).nonzero().squeeze(1).tolist()))
+        expected = rescued | set((plain >= 0).nonzero().squeeze(1).tolist())
+        assert (ours >= 0).nonzero().squeeze(1).tolist() == sorted(expected)
 
 
 def test_a_threshold_itself_belongs_to_the_better_side():

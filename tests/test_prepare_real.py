@@ -62,10 +62,11 @@ def test_real_lemmas_of_some_objects365_names(wordnet):
 
 
 def test_names_that_objects365_misspells_overlap_once_they_are_corrected(wordnet):
-    """G9: Detic's 13 corrections; six of them bring a class each: the figures of the whole list are 139 before and 145 after."""
+    """G9: Detic's 13 corrections; six of them bring a class each. The whole list has 139 before and 145 after."""
     assert len(MEANT) == 13
     before = {decision for _, decision, _, _ in overlap(list(MEANT), wordnet, {})}
-    after = {name: wnid for name, decision, wnid, _ in overlap(list(MEANT.values()), wordnet, {}) if decision == "lemma"}
+    rows = overlap(list(MEANT.values()), wordnet, {})
+    after = {name: wnid for name, decision, wnid, _ in rows if decision == "lemma"}
     assert "lemma" not in before
     assert after == {"Dining Table": "n03201208", "Teapot": "n04398044", "Extension Cord": "n03307037", "Camel": "n02437136",
                      "Meatball": "n07871436", "Butterfly": "n02274259"}
@@ -124,7 +125,7 @@ def test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed(small, tmp_pat
             read_review(path, names)
 
 
-def test_a_misspelt_name_is_corrected_everywhere_and_the_overlap_before_and_after_is_said(small, tmp_path, monkeypatch, capsys):
+def test_a_misspelt_name_is_corrected_everywhere_and_what_it_brings_is_said(small, tmp_path, monkeypatch, capsys):
     """G9: "Aple" stands for one of the 13; a review may use either spelling."""
     monkeypatch.setitem(MEANT, "Aple", "Apple")
     gradient = np.zeros((20, 20, 3), dtype=np.uint8)
@@ -134,7 +135,8 @@ def test_a_misspelt_name_is_corrected_everywhere_and_the_overlap_before_and_afte
                "categories": [{"id": 1, "name": "Aple"}, {"id": 2, "name": "Airplane"}],
                "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12}]}
     (tmp_path / "train.json").write_text(json.dumps(content))
-    argv = ["--train", str(tmp_path / "train.json"), "--images", str(tmp_path), "--wordnet", str(tmp_path.parent / "wordnet0"), "--out", str(tmp_path / "out")]
+    places = {"train": tmp_path / "train.json", "images": tmp_path, "wordnet": tmp_path.parent / "wordnet0", "out": tmp_path / "out"}
+    argv = [text for name, path in places.items() for text in (f"--{name}", str(path))]
     main(argv)
     printed = capsys.readouterr().out
     assert "names: 1 corrected (Aple -> Apple)" in printed and "2 by lemma (1 with the names as distributed)" in printed

@@ -12,8 +12,8 @@ from tests.toy import DATA
 
 timm = pytest.importorskip("timm.data.auto_augment")
 # Our name -> timm's, where the two differ.
-THEIRS = {"Posterize": "PosterizeIncreasing", "Solarize": "SolarizeIncreasing", "Color": "ColorIncreasing", "Contrast": "ContrastIncreasing",
-          "Brightness": "BrightnessIncreasing", "Sharpness": "SharpnessIncreasing", "TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
+INCREASING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
+THEIRS = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"} | {name: f"{name}Increasing" for name in INCREASING}
 HOW = {"img_mean": COLOUR, "interpolation": Image.BICUBIC}
 
 
@@ -21,7 +21,8 @@ HOW = {"img_mean": COLOUR, "interpolation": Image.BICUBIC}
 def no_bits(monkeypatch):
     """At the largest magnitude timm asks Pillow for 0 bits; Pillow 12 refuses, older versions gave black."""
     pillows = timm.ImageOps.posterize
-    monkeypatch.setattr(timm.ImageOps, "posterize", lambda image, bits: pillows(image, bits) if bits else image.point(lambda level: 0))
+    monkeypatch.setattr(timm.ImageOps, "posterize",
+                        lambda image, bits: pillows(image, bits) if bits else image.point(lambda level: 0))
 
 
 def photos(count, size):
@@ -50,7 +51,7 @@ def test_each_operation_gives_timms_image_at_the_same_magnitude(name, monkeypatc
     changed = False
     for magnitude in (0.0, 0.3, 4.9, 8.1, 9.0, 9.7, 10.0):
         for sign, draw in ((1, 0.1), (-1, 0.9)):
-            monkeypatch.setattr(timm.random, "random", lambda draw=draw: draw)         # theirs is negative above one half
+            monkeypatch.setattr(timm.random, "random", lambda draw=draw: draw)      # theirs is negative above one half
             image = drawn(int(magnitude * 10))
             expected = timm.AugmentOp(THEIRS.get(name, name), prob=1.0, magnitude=magnitude, hparams=HOW)(image)
             got = OPERATIONS[name](image, magnitude / 10, sign)
@@ -70,7 +71,8 @@ def test_strengths_and_probabilities_are_timms(monkeypatch):
     magnitudes, signs = np.array(seen).T
     assert len(seen) / 20_000 == pytest.approx(1.0, abs=0.02)                           # 2 x 1/2
     theirs = []
-    monkeypatch.setattr(timm, "LEVEL_TO_ARG", dict.fromkeys(timm.LEVEL_TO_ARG, lambda level, _: theirs.append(level) or ()))
+    monkeypatch.setattr(timm, "LEVEL_TO_ARG",
+                        dict.fromkeys(timm.LEVEL_TO_ARG, lambda level, _: theirs.append(level) or ()))
     monkeypatch.setattr(timm, "NAME_TO_OP", dict.fromkeys(timm.NAME_TO_OP, lambda image, **_: image))
     augment = timm.rand_augment_transform("rand-m9-mstd0.5-inc1", HOW)
     random.seed(0)
@@ -84,7 +86,7 @@ def test_strengths_and_probabilities_are_timms(monkeypatch):
 
 
 def test_pictures_change_as_much_as_timms(capsys):
-    """P52, G24: mean change of a pixel, and share of unchanged pictures, over 60 photos of 48 px x 200 draws: within 5 % of timm's."""
+    """P52, G24: mean change of a pixel and share of unchanged pictures, 60 photos x 200 draws: within 5 % of timm's."""
     images = photos(60, 48)
     timms = timm.rand_augment_transform("rand-m9-mstd0.5-inc1", HOW)
     torch.manual_seed(0)
@@ -99,7 +101,8 @@ def test_pictures_change_as_much_as_timms(capsys):
         figures[name] = (np.mean(change), np.mean(np.array(change) == 0))
     with capsys.disabled():
         print("\nRandAugment, 60 photos x 200 draws: " + "; ".join(
-            f"{name}: mean pixel change {change:.2f}, unchanged {100 * still:.1f} %" for name, (change, still) in figures.items()))
+            f"{name}: mean pixel change {change:.2f}, unchanged {100 * still:.1f} %"
+            for name, (change, still) in figures.items()))
     assert figures["ours"][0] == pytest.approx(figures["timm"][0], rel=0.05)
     assert figures["ours"][1] == pytest.approx(figures["timm"][1], rel=0.05)
 

@@ -45,7 +45,8 @@ def test_cosine_equals_torchs_after_the_warm_up():
 
 
 def microsofts(t, epochs, warmup_epochs, base_lr, warmup_lr, min_lr, images=1281167, batch=1024):
-    """The rate of Swin's published training code at update t, as it computes it: every rate times batch / 512; timm's cosine over the steps after the warm-up."""
+    """The rate at update t as Swin's published training code computes it: every rate times batch / 512, linear up, then
+    timm's cosine over the steps that are left."""
     per_epoch = images // batch
     steps, warmup = epochs * per_epoch, warmup_epochs * per_epoch
     base, first, last = (rate * batch / 512.0 for rate in (base_lr, warmup_lr, min_lr))
@@ -55,7 +56,8 @@ def microsofts(t, epochs, warmup_epochs, base_lr, warmup_lr, min_lr, images=1281
 
 
 @pytest.mark.parametrize("words, images, published", [
-    (["swin_t", "s2"], 1281167, (300, 20, 5e-4, 5e-7, 5e-6)), (["swin_b", "s3"], 14197122, (100, 5, 1.25e-4, 1.25e-7, 1.25e-6))])
+    (["swin_t", "s2"], 1281167, (300, 20, 5e-4, 5e-7, 5e-6)),
+    (["swin_b", "s3"], 14197122, (100, 5, 1.25e-4, 1.25e-7, 1.25e-6))])
 def test_swins_rates_are_microsofts_at_every_step(words, images, published):
     """P52, P53, G24: the numbers of their configuration files, at 1,024 images; to 1e-12."""
     cfg = load_config(words)
@@ -66,7 +68,7 @@ def test_swins_rates_are_microsofts_at_every_step(words, images, published):
     ours = np.array([warmup_cosine(t, total, warmup, base, last) for t in range(total)])
     theirs = np.array([microsofts(t, *published, images=images) for t in range(total)])
     assert np.abs(ours - theirs).max() < 1e-12
-    assert ours[0] == pytest.approx(base / 1000) and ours.max() == pytest.approx(base) and ours[-1] == pytest.approx(last, rel=1e-6)
+    assert (ours[0], ours.max(), ours[-1]) == pytest.approx((base / 1000, base, last), rel=1e-6)
 
 
 def test_steps_fall_tenfold_at_each_milestone():
@@ -88,7 +90,7 @@ def test_norms_biases_and_position_tables_are_not_decayed():
 
 
 def test_under_sgd_everything_is_decayed():
-    """P50, as He et al. [17]: one step on zero gradients shrinks every parameter of stage I alike, norms and biases, too."""
+    """P50, as He et al. [17]: a step on zero gradients shrinks every parameter of stage I alike, norms and biases, too."""
     config = load_config(["r18", "toy", "stage1.optimizer=sgd", "model.norm=frozen_bn"])
     model = build_classifier(config.model, 4, 0.0)
     for parameter in model.parameters():
@@ -102,7 +104,8 @@ def test_under_sgd_everything_is_decayed():
 @pytest.mark.parametrize("optimizer, decays", [("sgd", [0.3, 0.3]), ("adamw", [0.3, 0.0])])
 def test_stage_one_exempts_norms_and_biases_under_adamw_only(optimizer, decays, tmp_path):
     """P50, G18: as the script itself saves its optimizer."""
-    done = run("train_stage1.py", *words(write_toy(tmp_path), f"stage1.optimizer={optimizer}", "stage1.weight_decay=0.3", "stage1.lr=1e-3"))
+    more = f"stage1.optimizer={optimizer}", "stage1.weight_decay=0.3", "stage1.lr=1e-3"
+    done = run("train_stage1.py", *words(write_toy(tmp_path), *more))
     assert done.returncode == 0, done.stderr
     saved = torch.load(tmp_path / "run" / "stage1.pt", weights_only=True)["optimizer"]
     assert [group["weight_decay"] for group in saved["param_groups"]] == decays

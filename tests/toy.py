@@ -64,7 +64,7 @@ def run(script: str, *argv: str, processes: int = 1, module: bool = False) -> su
 
 
 def build_models(words: list[str]) -> None:
-    """Both stages' models of an experiment, on the meta device: nothing is computed. InputError: the code does not accept it."""
+    """Both stages' models of an experiment, on the meta device: nothing is computed. InputError: the code refuses them."""
     cfg = load_config(words)
     with torch.device("meta"):
         if cfg.data.cls is not None:

@@ -18,10 +18,11 @@ LOW, HIGH = 0.3, 0.7                    # G11
 
 
 class RPN(nn.Module):
-    """pre_nms and post_nms: (training, test); batch: sampled anchors an image; rescue_iou: `match`'s rescue_above (G11)."""
+    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: rescue_above of `match` (G11)."""
 
     def __init__(self, channels: int, anchor_scale: float = 8.0, batch: int = 256,
-                 pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (1000, 1000), rescue_iou: float = 0.0) -> None:
+                 pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (1000, 1000),
+                 rescue_iou: float = 0.0) -> None:
         super().__init__()
         self.anchor_scale, self.batch, self.pre_nms, self.post_nms = anchor_scale, batch, pre_nms, post_nms
         self.rescue_iou = rescue_iou
@@ -63,7 +64,8 @@ class RPN(nn.Module):
         """
         objectness, box = logits.sum() * 0, deltas.sum() * 0             # tied to the graph when nothing is sampled
         for image_logits, image_deltas, target, seed in zip(logits, deltas, targets, seeds):
-            matches = match(B.iou(target.boxes, anchors), LOW, HIGH, rescue=True, rescue_above=self.rescue_iou)    # (N,)
+            iou = B.iou(target.boxes, anchors)
+            matches = match(iou, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou)           # (N,)
             positive, negative = subsample(matches, self.batch, 0.5, derive_seed(seed, "anchors"))
             chosen = torch.cat([positive, negative])
             labels = (matches[chosen] != BACKGROUND).float()

@@ -31,7 +31,7 @@ from s21k.packed import PackedStrings
 from s21k.prepare.wordnet import WordNet
 
 DECISIONS = ("lemma", "reviewed", "ambiguous", "none")
-# Misspelt in the distribution -> as meant (Detic's list; G9). "Ballon", "Billards" and "Noddles" stay as they are, as there.
+# Misspelt in the distribution -> as meant: Detic's list (G9). "Ballon", "Billards" and "Noddles" stay, as there.
 MEANT = {"Moniter/TV": "Monitor/TV", "Bakset": "Basket", "Dinning Table": "Dining Table", "Tea pot": "Teapot",
          "Extention Cord": "Extension Cord", "Hotair ballon": "Hot air balloon", "Hamimelon": "Hami melon",
          "Mushroon": "Mushroom", "Tape Measur/ Ruler": "Tape Measure/ Ruler", "Campel": "Camel", "Meat ball": "Meatball",
@@ -165,8 +165,10 @@ def main(argv: list[str]) -> None:
     print(f"{a.out}: {len(table.image_ids)} of {num_images} pictures, {len(table.boxes)} of {num_boxes} boxes, {len(names)} categories (the paper: 1.7 M, 29 M, 365)")
     print("faults: " + (", ".join(f"{count} x {what}" for what, count in counts.items()) or "none"))
     decisions = Counter(decision for _, decision, _, _ in rows)
-    print(f"names: {sum(name in MEANT for name in distributed)} corrected ({', '.join(f'{n} -> {MEANT[n]}' for n in distributed if n in MEANT) or 'none'})")
-    print(f"overlap with the 21,841 classes: {decisions['lemma']} by lemma ({misspelt} with the names as distributed), {decisions['reviewed']} reviewed, {decisions['ambiguous']} ambiguous and left out "
+    corrected = [f"{name} -> {MEANT[name]}" for name in distributed if name in MEANT]
+    print(f"names: {len(corrected)} corrected ({', '.join(corrected) or 'none'})")
+    print(f"overlap with the 21,841 classes: {decisions['lemma']} by lemma ({misspelt} with the names as distributed), "
+          f"{decisions['reviewed']} reviewed, {decisions['ambiguous']} ambiguous and left out "
           f"(see {a.out / 'overlap.tsv'}), {decisions['none']} without a candidate")
 
 
