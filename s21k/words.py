@@ -85,5 +85,5 @@ def _with_recipe(tree: dict[str, Any]) -> dict[str, Any]:
     if unknown := [name for name in recipes if name not in RECIPES]:
         raise InputError(f"recipes.{unknown[0]}: expected one of {', '.join(RECIPES)}"
                          + nearest(str(unknown[0]), RECIPES))
-    recipe = merge(recipes.get(USUAL, {}), recipes.get(own.get("recipe", USUAL), {}))
+    recipe = merge(recipes.get(USUAL, {}), recipes.get(str(own.get("recipe", USUAL)), {}))
     return merge(tree, {"stage1": merge(recipe, own)}) if recipe else tree

@@ -168,7 +168,7 @@ TABLE = {
         ("P50", "(1 + math.cos(", "(1 - math.cos(", "test_training.py::test_cosine_rises_linearly_and_falls_to_its_end"),
     ],
     "s21k/words.py": [
-        ("P53", "recipes.get(own.get(\"recipe\", USUAL), {})", "{}", "test_words.py::test_each_backbone_has_its_own_recipe_for_its_data_set"),
+        ("P53", "recipes.get(str(own.get(\"recipe\", USUAL)), {})", "{}", "test_words.py::test_each_backbone_has_its_own_recipe_for_its_data_set"),
     ],
     "s21k/config.py": [
         ("G24", "return published * self.batch / self.rates_per if", "return published if", "test_training.py::test_swins_rates_are_microsofts_at_every_step[words0-1281167-published0]"),

@@ -84,6 +84,8 @@ def test_recipes_of_ones_own_are_checked(tmp_path):
     (tmp_path / "a.yaml").write_text("recipes: {imagenet1k: {lrr: 1}}\n")
     with pytest.raises(InputError, match="unknown key stage1.lrr"):
         load_config(["toy", str(tmp_path / "a.yaml")])
+    with pytest.raises(InputError, match="stage1.recipe: .* is none of imagenet1k, imagenet21k"):
+        load_config(["swin_t", "s2", "stage1.recipe=[1]"])
     for text in ("recipes: 3\n", "recipes: {imagenet1k: 3}\n", "stage1: 3\nrecipes: {imagenet1k: {lr: 1}}\n"):
         (tmp_path / "a.yaml").write_text(text)
         with pytest.raises(InputError):
