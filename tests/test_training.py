@@ -22,7 +22,8 @@ from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
 from s21k.words import CONFIG_FOLDER
-from tests.toy import batch, run, words, write_toy
+from tests.toy import batch, run, write_toy
+from tests.toy import words as toy_words
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,7 +106,7 @@ def test_under_sgd_everything_is_decayed():
 def test_stage_one_exempts_norms_and_biases_under_adamw_only(optimizer, decays, tmp_path):
     """P50, G18: as the script itself saves its optimizer."""
     more = f"stage1.optimizer={optimizer}", "stage1.weight_decay=0.3", "stage1.lr=1e-3"
-    done = run("train_stage1.py", *words(write_toy(tmp_path), *more))
+    done = run("train_stage1.py", *toy_words(write_toy(tmp_path), *more))
     assert done.returncode == 0, done.stderr
     saved = torch.load(tmp_path / "run" / "stage1.pt", weights_only=True)["optimizer"]
     assert [group["weight_decay"] for group in saved["param_groups"]] == decays
