@@ -1,8 +1,8 @@
 """Stage I: train an image classifier as a detector's RoI head on one RoI, the entire image (Sec. 3.2, P1).
 
     python train_stage1.py r18 tiny                        one process
-    torchrun --nproc-per-node=8 train_stage1.py r18 tiny   eight; the same experiment
-    python train_stage1.py r18 tiny stage1.epochs=2        key=value overrides, the later word wins
+    torchrun --nproc-per-node=8 train_stage1.py r18 tiny   eight: the same images in the same order
+    python train_stage1.py r18 tiny stage1.epochs=2        key=value: over the words, the later one over the earlier
 
 Words are files of s21k/configs or paths of YAML files. Writes runs/<words>/stage1.pt, log.jsonl and
 config.yaml; started again with the same words, it continues.
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from s21k.config import load_config
+from s21k.config import STAGE2_ONLY, load_config
 from s21k.data.loaders import open_classification, stage1_batches, validation_batches
 from s21k.data.mixup import Mixup
 from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, together
@@ -74,10 +74,11 @@ def main(words: list[str]) -> None:
     if s.init is not None:
         print0(load_backbone(classifier.backbone, read(s.init)))
     model = spread(classifier, cfg, world)
-    optimizer = build_optimizer(parameter_groups(classifier, s.weight_decay), s.optimizer, s.lr, s.momentum)
+    groups = parameter_groups(classifier, s.weight_decay, exempt=s.optimizer == "adamw")
+    optimizer = build_optimizer(groups, s.optimizer, s.rate(s.lr), s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
     mixup = Mixup(cfg.data.cls.classes, s.mixup, s.cutmix, s.label_smoothing)
-    first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, identity, ignore="stage2.")
+    first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, identity, ignore=STAGE2_ONLY)
 
     print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
            f"whole-image RoI at {s.size} px: {level_shares(torch.tensor([float(s.size)]))} by FPN's rule")
@@ -87,7 +88,7 @@ def main(words: list[str]) -> None:
     model.train()
     with Health(world, log, cfg.data.max_faults) as health:
         for step in range(first, total):
-            lr = warmup_cosine(step, total, warmup, s.lr, s.min_lr)
+            lr = warmup_cosine(step, total, warmup, s.rate(s.lr), s.rate(s.min_lr))
             set_learning_rate(optimizer, lr)
             set_seed(cfg.seed, world.rank, step)                                     # nothing random is stored
             batch = next(batches).to(world.device)

@@ -1,7 +1,7 @@
 """Stage II: train boxes and image labels together, starting from stage I (Sec. 3.2, Fig. 2b; P1).
 
     python train_stage2.py r18 tiny                        one process
-    torchrun --nproc-per-node=8 train_stage2.py r18 tiny   eight; the same experiment
+    torchrun --nproc-per-node=8 train_stage2.py r18 tiny   eight: the same images in the same order
     python train_stage2.py r18 tiny no_stage1              an ablation of Tables 2 and 3
 
 Words are files of s21k/configs or paths of YAML files; key=value overrides. Starts from

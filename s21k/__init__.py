@@ -2,9 +2,10 @@
 
 The house has three floors; imports only go down (tests/test_floors.py keeps it).
 
-  commands   train_stage1.py train_stage2.py evaluate.py, s21k/{demo,predict,plan,audit,experiments,why}.py
+  commands   train_stage1.py train_stage2.py evaluate.py, s21k/{demo,predict,plan,audit,experiments,why,cam}.py
   wings      models/  data/  evaluation/  training/  prepare/      (no wing imports another)
-  ground     structures boxes masks packed tables archives json_pieces categories config trees randomness distributed images annotations draw errors
+  ground     structures boxes masks packed tables archives json_pieces categories config words trees randomness
+             distributed transfer images annotations draw plot errors
 
 Start with train_stage2.py, then models/detector.py and models/scores.py: they are the method.
 P- and G-numbers in comments (P25, G3, ...) refer to s21k/audit.md.

@@ -2,9 +2,10 @@
 
     python -m s21k.audit                 all lines of s21k/audit.md
     python -m s21k.audit P25 G3          some of them
-    python -m s21k.audit --check         exit code 1 where a line that needs code and a test lacks one
+    python -m s21k.audit --check         exit code 1 where a line that needs code and a test lacks one,
+                                         or a default its alternative
 
-Statement and status stand in audit.md. The places are read out of the code and the tests: a comment or docstring that names a
+Statement, status and, for a default, the other ways and who has them stand in audit.md. The places are read out of the code and the tests: a comment or docstring that names a
 number is a place of it, "P44-P46" or "G18 to G20" of every number between. P2 to P6 are also levels of the pyramid: those
 count only where they are cited, in brackets "(P5, P35)" or first "P5, P35: ..".
 """
@@ -38,6 +39,7 @@ class Line:
     number: str
     statement: str
     status: str
+    note: str = ""                                      # of a default: the other ways, and who has them
     keys: list[str] = field(default_factory=list)       # of the configuration
     code: list[str] = field(default_factory=list)       # "file name"
     tests: list[str] = field(default_factory=list)      # "file::test"
@@ -46,7 +48,8 @@ class Line:
         """What a line of this status should have and has not."""
         if self.status not in NEEDED:
             return []
-        return ["code"] * (not self.keys and not self.code) + ["test"] * (not self.tests)
+        alternative = ["alternative"] * (self.status == "default" and not self.note)
+        return ["code"] * (not self.keys and not self.code) + ["test"] * (not self.tests) + alternative
 
 
 def numbers(text: str) -> set[str]:
@@ -67,7 +70,7 @@ def read_ledger(path: Path) -> dict[str, Line]:
         at = next((i for i, cell in enumerate(cells) if cell in STATUSES), None)
         if at is None or cells[0] in lines:
             raise InputError(f"{path}: {text!r:.60}: expected each number once, and a status of {', '.join(STATUSES)}")
-        lines[cells[0]] = Line(cells[0], ": ".join(cells[1:at]), cells[at])
+        lines[cells[0]] = Line(cells[0], ": ".join(cells[1:at]), cells[at], "; ".join(filter(None, cells[at + 1:])))
     if list(lines) != NUMBERS:
         raise InputError(f"{path}: {len(lines)} lines, expected P1 to P96, then G1 to G32, in order")
     return lines
@@ -176,6 +179,8 @@ def main(argv: list[str]) -> None:
     shown = [lines[number] for number in wanted or NUMBERS]
     for line in shown:
         print(f"{line.number:<5}{line.statement}\n     {line.status}")
+        if line.note:
+            print(f"     {'others' if line.status == 'default' else 'note':<8}{line.note}")
         for what, places in (("config", line.keys), ("code", line.code), ("test", line.tests)):
             print("".join(f"     {what:<8}{name}\n" for name in places), end="")
     counts = Counter(line.status for line in shown)

@@ -2,8 +2,8 @@
 
     load_config(["r18", "tiny", "no_reform", "stage2.lr=3e-4"])
 
-A word is a file in s21k/configs or a path to a YAML file; key=value overrides; the later word
-wins. Unknown keys, wrong types and values out of range are refused before any data is read.
+A word is a file in s21k/configs or a path to a YAML file; key=value overrides (s21k/words.py has the
+rules). Unknown keys, wrong types and values out of range are refused before any data is read.
 The default of each key gives its source; audit.md has the P- and G-numbers.
 """
 import dataclasses
@@ -14,13 +14,15 @@ from typing import Any, Literal
 
 import yaml
 
-from s21k.errors import InputError, nearest
-from s21k.trees import build, leaves, merge
+from s21k.errors import InputError
+from s21k.trees import build, leaves
+from s21k.words import add_words, known_words, word_to_tree
 
-CONFIG_FOLDER = Path(__file__).parent / "configs"
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
 NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.", "data.det.expected", "data.cls.expected",
            "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
+# Keys that change stage II alone: runs that differ in these share their stage I.
+STAGE2_ONLY = ("stage2.", "model.rpn_")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
-    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I trains plain BN (G17)
+    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I: gn, or trained BN (G17)
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head (P67, P76)
     fpn_channels: int = 256                 # G10
     region_dim: int = 1024                  # d of Eqs. 1-3 (G8)
@@ -69,6 +71,8 @@ class ModelConfig:
     checkpoint_activations: bool = False    # compute the backbone's activations twice and store them once (G19)
     anchor_scale: float = 8.0               # anchor side / stride: 32, 64, .. 512 on P2..P6 (G10)
     rpn_batch: int = 256                    # sampled anchors an image, half positive at most (G11)
+    rpn_rescue_iou: float = 0.0             # an object's best anchors are its own from this IoU on; 0 as detectron2,
+                                            # mmdetection (the authors' detector) has 0.3 (G11)
     rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test (G11)
     rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test (G11)
     regions_per_image: int = 512            # sampled regions, a quarter positive at most (G13)
@@ -79,20 +83,23 @@ class ModelConfig:
 @dataclass(frozen=True)
 class Stage1Config:
     init: str | None = None                 # public weights for the backbone (models/pretrained.py); None: random
+    recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"     # which of the backbone's: s21k/words.py
     size: int = 224                         # P11
     batch: int = 256                        # images a step over all processes (G24)
     epochs: float = 100.0                   # P15, P50, P53
     optimizer: Literal["sgd", "adamw"] = "sgd"                  # P50, P52
-    lr: float = 0.1                         # at the batch above (P50, G24)
+    lr: float = 0.1                         # of the batch that rates_per names (P50, G24)
+    min_lr: float = 0.0                     # the last rate, likewise (G24)
+    rates_per: int = 0                      # lr and min_lr are published for a step of so many images, and are scaled by
+                                            # batch / rates_per (`rate`); 0: they hold for any batch (G24)
     momentum: float = 0.9                   # of SGD (G24)
     weight_decay: float = 1e-4              # P50
     warmup_epochs: float = 5.0              # G24
-    min_lr: float = 0.0                     # G24
     clip_norm: float = 0.0                  # 0: no clipping (G24)
     crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop (P51)
     color_jitter: float = 0.4               # brightness, contrast, saturation (P51)
     val_crop: float = 0.875                 # validation: the centre this share of the resized image (224 of 256, G24)
-    rand_augment: bool = False              # RandAugment, 2 operations of magnitude 9 (P52, G24)
+    rand_augment: bool = False              # data/rand_augment.py, in place of the colour jitter (P52, G24)
     erasing: float = 0.0                    # probability of random erasing (P52)
     mixup: float = 0.0                      # alpha; 0: off (P52)
     cutmix: float = 0.0                     # alpha; 0: off (P52)
@@ -101,6 +108,10 @@ class Stage1Config:
     validate_every: int = 1                 # epochs
     save_every: int = 1000                  # steps
     log_every: int = 20                     # steps
+
+    def rate(self, published: float) -> float:
+        """A published learning rate at this batch."""
+        return published * self.batch / self.rates_per if self.rates_per else published
 
 
 @dataclass(frozen=True)
@@ -160,43 +171,11 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):                   # a name that is too long, or has a zero byte
-        return False
-
-
-def _word_to_tree(word: str) -> dict[str, Any]:
-    """One word -> nested dict: a YAML file of s21k/configs, a path, or key=value."""
-    if "=" in word:
-        key, _, text = word.partition("=")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"{word!r}: the value is not YAML") from None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        return value
-    path = next(filter(_is_file, (CONFIG_FOLDER / f"{word}.yaml", Path(word))), None)
-    if path is None:
-        known = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
-        raise InputError(f"{word!r} is neither a word ({', '.join(known)}), nor a YAML file, nor key=value"
-                         + nearest(word, known))
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not a YAML file ({error})") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected keys and values, found {tree!r:.60}")
-    return tree
-
-
 INF = float("inf")
 RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
-          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF),
+          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF), "model.rpn_rescue_iou": (0, 1),
           "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF), "stage1.epochs": (0, INF),
-          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
+          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.rates_per": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
           "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1), "stage1.mixup": (0, INF),
           "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99), "stage1.validate_every": (1, INF),
           "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF), "stage2.det_batch": (1, INF),
@@ -240,7 +219,7 @@ def _folder(words: list[str], config: Config) -> str:
     """runs/<stems of the words joined by ->[-<6 hex of the overrides that change training, by their final values>]."""
     stems = [Path(word).stem for word in words if "=" not in word]
     final = leaves(dataclasses.asdict(config))
-    keys = {key for word in words if "=" in word for key in leaves(_word_to_tree(word)) if not _is_neutral(key)}
+    keys = {key for word in words if "=" in word for key in leaves(word_to_tree(word)) if not _is_neutral(key)}
     if keys:
         values = "\n".join(f"{key}={final.get(key)!r}" for key in sorted(keys))
         stems.append(hashlib.sha256(values.encode()).hexdigest()[:6])
@@ -250,16 +229,12 @@ def _folder(words: list[str], config: Config) -> str:
 def load_config(words: list[str]) -> Config:
     """The sum of the words, typed and checked. InputError says which word, key or value is wrong."""
     if not any("=" not in word for word in words):
-        known = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
-        raise InputError(f"no word given, expected at least one of {', '.join(known)}, or a YAML file")
-    trees = [_word_to_tree(word) for word in words]
-    tree: dict[str, Any] = {}
-    for above in trees:
-        tree = merge(tree, above)
-    config = build(Config, tree)
+        raise InputError(f"no word given, expected at least one of {', '.join(known_words())}, or a YAML file")
+    config = build(Config, add_words(words))
     _check_ranges(config)
     # Stage I does not depend on words that only change stage II: its folder is that of the others.
-    stage1_words = [w for w, t in zip(words, trees) if not all(k.startswith("stage2.") for k in leaves(t))]
+    stage1_words = [word for word in words
+                    if not all(key.startswith(STAGE2_ONLY) for key in leaves(word_to_tree(word)))]
     return dataclasses.replace(config, output_dir=config.output_dir or _folder(words, config),
                                parent_dir=config.parent_dir or _folder(stage1_words, config))
 
@@ -283,7 +258,7 @@ def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in leaves(tree).items() if not _is_neutral(key)}
 
 
-def training_difference(config: Config, before: dict[str, Any], ignore: str) -> list[str]:
+def training_difference(config: Config, before: dict[str, Any], ignore: str | tuple[str, ...]) -> list[str]:
     """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a tree."""
     new = training_view(config)
     plain = training_view(Config())                                      # a key that came after the run had its default there

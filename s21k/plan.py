@@ -135,7 +135,8 @@ def plan_stage1(cfg: Config) -> None:
         per_epoch = max(1, n // s.batch)
         total = max(1, round(s.epochs * per_epoch))
         plan.say("steps", f"{total} of {s.batch} images, {s.epochs:g} epochs of {per_epoch}: {plan.seen(total * s.batch, n)}")
-        plan.say("learning rate", f"{s.optimizer} {s.lr:g}, linear in {round(s.warmup_epochs * per_epoch)} steps, then half a cosine to {s.min_lr:g}")
+        plan.say("learning rate", f"{s.optimizer} {s.rate(s.lr):g}, linear in {round(s.warmup_epochs * per_epoch)} steps, "
+                                  f"then half a cosine to {s.rate(s.min_lr):g}")
     else:
         plan.say("steps", f"{s.epochs:g} epochs of batches of {s.batch}; how many images there are is not known")
     plan.say("whole-image RoI", f"{s.size} px, by FPN's rule {level_shares(torch.tensor([float(s.size)]))}; model.image_roi_level={cfg.model.image_roi_level}")

@@ -91,13 +91,15 @@ TABLE = {
         ("G11", "NMS_THRESHOLD = 0.7", "NMS_THRESHOLD = 0.5", "test_rpn.py::test_proposals_equal_torchvisions"),
         ("G11", "subsample(matches, self.batch, 0.5,", "subsample(matches, self.batch, 0.25,", "test_rpn.py::test_half_of_the_sampled_anchors_hold_an_object_at_most"),
         ("G11", "normalizer = self.batch * len(targets)", "normalizer = self.batch", "test_rpn.py::test_losses_equal_torchvisions_with_every_anchor_sampled"),
-        ("G11", "LOW, HIGH, rescue=True)", "LOW, HIGH, rescue=False)", "test_rpn.py::test_losses_equal_torchvisions_with_every_anchor_sampled"),
+        ("G11", "rescue=True, rescue_above=self.rescue_iou)", "rescue=True, rescue_above=0.0)", "test_rpn.py::test_the_bound_of_the_rescue_is_a_key_of_the_configuration"),
+        ("G11", "LOW, HIGH, rescue=True,", "LOW, HIGH, rescue=False,", "test_rpn.py::test_losses_equal_torchvisions_with_every_anchor_sampled"),
     ],
     "s21k/models/assign.py": [
         ("G13", "best >= high,", "best > high,", "test_assign.py::test_a_threshold_itself_belongs_to_the_better_side"),
         ("G11", "best < low,", "best <= low,", "test_assign.py::test_a_threshold_itself_belongs_to_the_better_side"),
         ("G13", "boxes, 0.5, 0.5, rescue=False)", "boxes, 0.6, 0.6, rescue=False)", "test_assign.py::test_half_an_object_is_an_object_and_the_truth_is_among_the_regions"),
         ("G13", "candidates = [torch.cat([boxes, target.boxes]) for", "candidates = [boxes for", "test_assign.py::test_half_an_object_is_an_object_and_the_truth_is_among_the_regions"),
+        ("G11", "(best_of_object >= rescue_above)", "(best_of_object > rescue_above)", "test_assign.py::test_the_rescue_has_a_bound_where_one_is_set"),
         ("G13", "count: int = 512, fraction: float = 0.25)", "count: int = 512, fraction: float = 0.5)", "test_assign.py::test_half_an_object_is_an_object_and_the_truth_is_among_the_regions"),
         ("G13", "nothing = torch.full_like(negatives, BACKGROUND)", "nothing = torch.full_like(negatives, 0)", "test_assign.py::test_half_an_object_is_an_object_and_the_truth_is_among_the_regions"),
     ],
@@ -124,6 +126,17 @@ TABLE = {
     "s21k/data/augment_stage1.py": [
         ("P52", "uniform_(0.02, 1 / 3)", "uniform_(0.02, 1)", "test_data.py::test_stage_one_augmentation_gives_the_size_asked_for_and_erases_a_part"),
     ],
+    "s21k/data/rand_augment.py": [
+        ("P52", "MAGNITUDE, DEVIATION, MOST = 9.0, 0.5, 10.0", "MAGNITUDE, DEVIATION, MOST = 3.0, 0.5, 10.0", "test_rand_augment.py::test_strengths_and_probabilities_are_timms"),
+        ("P52", "MAGNITUDE, DEVIATION, MOST = 9.0, 0.5, 10.0", "MAGNITUDE, DEVIATION, MOST = 9.0, 1.0, 10.0", "test_rand_augment.py::test_strengths_and_probabilities_are_timms"),
+        ("P52", "MAGNITUDE, DEVIATION, MOST = 9.0, 0.5, 10.0", "MAGNITUDE, DEVIATION, MOST = 9.0, 0.5, 31.0", "test_rand_augment.py::test_strengths_and_probabilities_are_timms"),
+        ("P52", "PROBABILITY = 0.5", "PROBABILITY = 1.0", "test_rand_augment.py::test_strengths_and_probabilities_are_timms"),
+        ("P52", "COUNT = 2", "COUNT = 3", "test_rand_augment.py::test_strengths_and_probabilities_are_timms"),
+        ("G24", "sign * m * 30", "sign * m * 10", "test_rand_augment.py::test_each_operation_gives_timms_image_at_the_same_magnitude"),
+        ("G24", "sign * (m * 0.9)", "sign * (m * 0.3)", "test_rand_augment.py::test_each_operation_gives_timms_image_at_the_same_magnitude"),
+        ("G24", "4 - int(m * 4)", "8 - int(m * 4)", "test_rand_augment.py::test_each_operation_gives_timms_image_at_the_same_magnitude"),
+        ("G24", "sign * m * 0.45 * image.width", "sign * m * 0.3 * image.width", "test_rand_augment.py::test_each_operation_gives_timms_image_at_the_same_magnitude"),
+    ],
     "s21k/data/augment_stage2.py": [
         ("P54", "min(self.size / h, self.size / w)", "max(self.size / h, self.size / w)", "test_data.py::test_large_scale_jitter_moves_boxes_with_the_picture"),
         ("P55", "self.scale[0] + s * (self.scale[1]", "self.scale[0] + s * s * (self.scale[1]", "test_data.py::test_jitter_scales_cover_their_range_evenly"),
@@ -143,14 +156,23 @@ TABLE = {
         ("G32", "step * self.batch + self.rank * self.local", "step * self.batch", "test_samplers.py::test_processes_share_a_stream_without_gap_or_repeat"),
     ],
     "s21k/training/optim.py": [
+        ("P50", "0.0 if exempt else weight_decay", "0.0", "test_training.py::test_under_sgd_everything_is_decayed"),
         ("G18", "parameter.ndim == 1 or name.endswith(\"relative_position_bias_table\")", "parameter.ndim == 1", "test_training.py::test_norms_biases_and_position_tables_are_not_decayed"),
+    ],
+    "train_stage1.py": [
+        ("P50", "exempt=s.optimizer == \"adamw\")", "exempt=True)", "test_training.py::test_stage_one_exempts_norms_and_biases_under_adamw_only[sgd-decays0]"),
     ],
     "s21k/training/schedule.py": [
         ("G21", "WARMUP_FACTOR = 0.001", "WARMUP_FACTOR = 0.1", "test_training.py::test_steps_fall_tenfold_at_each_milestone"),
         ("G20", "sum(step >= milestone", "sum(step > milestone", "test_training.py::test_steps_fall_tenfold_at_each_milestone"),
         ("P50", "(1 + math.cos(", "(1 - math.cos(", "test_training.py::test_cosine_rises_linearly_and_falls_to_its_end"),
     ],
+    "s21k/words.py": [
+        ("P53", "recipes.get(str(own.get(\"recipe\", USUAL)), {})", "{}", "test_words.py::test_each_backbone_has_its_own_recipe_for_its_data_set"),
+    ],
     "s21k/config.py": [
+        ("G24", "return published * self.batch / self.rates_per if", "return published if", "test_training.py::test_swins_rates_are_microsofts_at_every_step[words0-1281167-published0]"),
+        ("G11", "rpn_rescue_iou: float = 0.0", "rpn_rescue_iou: float = 0.3", "test_training.py::test_what_the_paper_leaves_open_has_the_values_of_the_ledger"),
         ("P54", "size: int = 1024", "size: int = 800", "test_training.py::test_the_ratio_of_the_two_kinds_of_images_is_one_to_three"),
         ("P55", "scale: tuple[float, float] = (0.1, 2.0)", "scale: tuple[float, float] = (0.5, 2.0)", "test_training.py::test_the_ratio_of_the_two_kinds_of_images_is_one_to_three"),
         ("P58", "iterations: int = 270_000", "iterations: int = 90_000", "test_training.py::test_the_ratio_of_the_two_kinds_of_images_is_one_to_three"),
@@ -166,9 +188,19 @@ TABLE = {
         ("P85", "threshold: float = 1e-4 ", "threshold: float = 1e-3 ", "test_training.py::test_detections_are_cut_as_the_paper_cuts_them"),
     ],
     "s21k/configs/s3.yaml": [
-        ("P53", "stage1: {epochs: 100,", "stage1: {epochs: 300,", "test_training.py::test_the_ratio_of_the_two_kinds_of_images_is_one_to_three"),
+        ("P53", "recipe: imagenet21k", "recipe: imagenet1k", "test_training.py::test_the_ratio_of_the_two_kinds_of_images_is_one_to_three"),
+    ],
+    "s21k/configs/r50.yaml": [
+        ("P50", "rates_per: 256", "rates_per: 512", "test_words.py::test_each_backbone_has_its_own_recipe_for_its_data_set[words1-recipe1]"),
+    ],
+    "s21k/configs/swin_t.yaml": [
+        ("G24", "min_lr: 5.0e-6", "min_lr: 2.5e-6", "test_training.py::test_swins_rates_are_microsofts_at_every_step[words0-1281167-published0]"),
+        ("G24", "rates_per: 512", "rates_per: 1024", "test_training.py::test_swins_rates_are_microsofts_at_every_step[words0-1281167-published0]"),
     ],
     "s21k/configs/swin_b.yaml": [
+        ("P53", "epochs: 100", "epochs: 300", "test_training.py::test_the_ratio_of_the_two_kinds_of_images_is_one_to_three"),
+        ("G24", "min_lr: 1.25e-6", "min_lr: 6.25e-7", "test_training.py::test_swins_rates_are_microsofts_at_every_step[words1-14197122-published1]"),
+        ("G22", "warmup_epochs: 5, drop_path: 0.2", "warmup_epochs: 5, drop_path: 0.5", "test_words.py::test_each_backbone_has_its_own_recipe_for_its_data_set"),
         ("G22", "stage2: {drop_path: 0.3}", "stage2: {drop_path: 0.5}", "test_training.py::test_what_the_paper_leaves_open_has_the_values_of_the_ledger"),
     ],
     "s21k/configs/lvis_finetune.yaml": [
@@ -201,6 +233,7 @@ TABLE = {
         ("P38", "train.with_categories(base, wnids)", "train.with_categories(matched, wnids)", "test_prepare_real.py::test_common_and_frequent_categories_are_base_and_rare_ones_novel"),
     ],
     "s21k/prepare/objects365.py": [
+        ("G9", "[MEANT.get(name, name) for name in table.category_names]", "list(table.category_names)", "test_prepare_real.py::test_a_misspelt_name_is_corrected_everywhere_and_what_it_brings_is_said"),
         ("G9", "[0]] == 1:", "[0]] >= 1:", "test_prepare_real.py::test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed"),
     ],
 }

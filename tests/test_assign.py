@@ -1,13 +1,14 @@
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 
-from s21k.models.assign import match, match_iou, sample_regions, subsample
+from s21k.models.assign import match_iou, sample_regions, subsample
 from s21k.structures import BACKGROUND, IGNORE, Target
 
 
-def matched(iou, low, high, rescue):
+def matched(iou, low, high, rescue, rescue_above=0.0):
     """match_iou of a drawn table, whole and an object at a time: the same."""
-    whole, single = (match_iou(parts, iou.shape[1], iou.device, low, high, rescue) for parts in ([iou] * (len(iou) > 0), iou.split(1) if len(iou) else []))
+    ways = ([iou] * (len(iou) > 0), iou.split(1) if len(iou) else [])
+    whole, single = (match_iou(parts, iou.shape[1], iou.device, low, high, rescue, rescue_above) for parts in ways)
     assert torch.equal(whole, single)
     return whole
 
@@ -32,6 +33,21 @@ def test_an_object_that_nothing_touches_rescues_nothing():
     assert matched(iou, 0.3, 0.7, rescue=True).tolist() == [BACKGROUND, BACKGROUND, 0]
     theirs = Matcher(0.7, 0.3, allow_low_quality_matches=True)(iou)
     assert (theirs >= 0).all()
+
+
+def test_the_rescue_has_a_bound_where_one_is_set():
+    """G11: 0 as detectron2, 0.3 as mmdetection, whose rule is best IoU >= bound, object by object (written out here)."""
+    iou = torch.tensor([[0.0, 0.1, 0.125], [0.3125, 0.2, 0.0], [0.25, 0.0, 0.05]])
+    assert matched(iou, 0.3, 0.7, rescue=True).tolist() == [1, BACKGROUND, 0]
+    assert matched(iou, 0.3, 0.7, rescue=True, rescue_above=0.3125).tolist() == [1, BACKGROUND, BACKGROUND]
+    assert matched(iou, 0.3, 0.7, rescue=True, rescue_above=0.3126).tolist() == [IGNORE, BACKGROUND, BACKGROUND]
+    for seed in range(20):
+        iou = torch.rand(6, 30, generator=torch.Generator().manual_seed(seed)) ** 4
+        ours = matched(iou, 0.3, 0.7, rescue=True, rescue_above=0.3)
+        plain = matched(iou, 0.3, 0.7, rescue=False)
+        rescued = {int(n) for row in iou if row.max() >= 0.3 for n in (row == row.max()).nonzero()}
+        expected = rescued | set((plain >= 0).nonzero().squeeze(1).tolist())
+        assert (ours >= 0).nonzero().squeeze(1).tolist() == sorted(expected)
 
 
 def test_a_threshold_itself_belongs_to_the_better_side():

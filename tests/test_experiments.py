@@ -118,7 +118,7 @@ def test_every_row_and_choice_is_a_configuration_and_shares_what_it_should():
     assert len({rows[row][0] for row in own}) == len(own)
     for row in ("max_size", "max_score", "image", "softmax"):
         assert rows[row][1] == rows["full"][1]                                            # the same stage I
-    assert all(choices[row][1] == rows["full"][1] for row in choices if row in list(choices)[:10]) and len({c[0] for c in choices.values()}) == len(choices) - 2     # g, g-hat alone
+    assert all(choices[row][1] == rows["full"][1] for row in choices if row in list(choices)[:11]) and len({c[0] for c in choices.values()}) == len(choices) - 2     # g, g-hat alone
     assert len({choices[row][1] for row in choices if row.startswith("level")}) == 4
     for _, row, other, keys in experiments.CLAIMS:
         assert {row, other} <= set(experiments.ROWS) and all(key.removesuffix("_base").removesuffix("_novel") in experiments.KEYS for key in keys)

@@ -65,6 +65,12 @@ def test_no_import_circle_in_the_ground_or_in_a_wing():
         visit(module, [])
 
 
+def test_the_packages_map_names_every_file_beside_it():
+    text = (ROOT / "s21k" / "__init__.py").read_text()
+    for path in (ROOT / "s21k").glob("[a-z]*.py"):
+        assert path.stem in text.replace("{", " ").replace(",", " ").replace("}", " ").split(), path
+
+
 def test_no_python_file_names_a_setup_of_the_paper():
     """A setup is data: its name stands in YAML files and in prose only."""
     for path in FILES:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from s21k.annotations import load_annotations
 from s21k.categories import CategoryMap, imagenet21k_wnids
 from s21k.errors import InputError
 from s21k.prepare.imagenet_val import check_truth, inside, read_xml
 from s21k.prepare.lvis997 import GROUPS, match, prepare
-from s21k.prepare.objects365 import mend, overlap, read_review
+from s21k.prepare.objects365 import MEANT, main, mend, overlap, read_review
 from s21k.prepare.shape_formats import write_wordnet
 from s21k.prepare.wordnet import WordNet
 from tests.toy import DATA, run
@@ -58,6 +59,17 @@ def test_real_lemmas_of_some_objects365_names(wordnet):
     rows |= {name: (decision, wnid) for name, decision, wnid, _ in overlap(["Sausage", "Napkin", "Cake", "chips"], wordnet, {})}
     assert {rows[name][0] for name in ("Sausage", "Napkin", "Cake", "chips")} == {"ambiguous"}      # the sense that is meant is no class, or not the only one
     assert rows["Mouse"][0] == rows["Lamp"][0] == rows["Cabinet/shelf"][0] == "ambiguous" and rows["Potted Plant"] == ("none", None)
+
+
+def test_names_that_objects365_misspells_overlap_once_they_are_corrected(wordnet):
+    """G9: Detic's 13 corrections; six of them bring a class each. The whole list has 139 before and 145 after."""
+    assert len(MEANT) == 13
+    before = {decision for _, decision, _, _ in overlap(list(MEANT), wordnet, {})}
+    rows = overlap(list(MEANT.values()), wordnet, {})
+    after = {name: wnid for name, decision, wnid, _ in rows if decision == "lemma"}
+    assert "lemma" not in before
+    assert after == {"Dining Table": "n03201208", "Teapot": "n04398044", "Extension Cord": "n03307037", "Camel": "n02437136",
+                     "Meatball": "n07871436", "Butterfly": "n02274259"}
 
 
 # --- on the miniature WordNet ---
@@ -111,6 +123,29 @@ def test_ambiguous_names_wait_for_a_review_and_a_review_is_obeyed(small, tmp_pat
         path.write_text(line)
         with pytest.raises(InputError, match=says):
             read_review(path, names)
+
+
+def test_a_misspelt_name_is_corrected_everywhere_and_what_it_brings_is_said(small, tmp_path, monkeypatch, capsys):
+    """G9: "Aple" stands for one of the 13; a review may use either spelling."""
+    monkeypatch.setitem(MEANT, "Aple", "Apple")
+    gradient = np.zeros((20, 20, 3), dtype=np.uint8)
+    (tmp_path / "patch0").mkdir()
+    Image.fromarray(gradient).save(tmp_path / "patch0" / "a.jpg")
+    content = {"images": [{"id": 1, "file_name": "patch0/a.jpg", "height": 20, "width": 20}],
+               "categories": [{"id": 1, "name": "Aple"}, {"id": 2, "name": "Airplane"}],
+               "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12}]}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    places = {"train": tmp_path / "train.json", "images": tmp_path, "wordnet": tmp_path.parent / "wordnet0", "out": tmp_path / "out"}
+    argv = [text for name, path in places.items() for text in (f"--{name}", str(path))]
+    main(argv)
+    printed = capsys.readouterr().out
+    assert "names: 1 corrected (Aple -> Apple)" in printed and "2 by lemma (1 with the names as distributed)" in printed
+    assert load_annotations(tmp_path / "out" / "train_boxes").category_names == ["Apple", "Airplane"]
+    assert "Apple\tlemma\tn07739125" in (tmp_path / "out" / "overlap.tsv").read_text()
+    for spelling in ("Aple", "Apple"):
+        (tmp_path / "reviewed.tsv").write_text(f"{spelling}\treviewed\t\n")
+        main([*argv, "--reviewed", str(tmp_path / "reviewed.tsv")])
+        assert "1 by lemma" in capsys.readouterr().out
 
 
 def test_objects365_is_mended_as_a_plain_loop_mends_it(tmp_path):

@@ -9,7 +9,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from s21k.config import load_config
 from s21k.models.anchors import STRIDES, level_anchors, pyramid_anchors
+from s21k.models.detector import build_detector
 from s21k.models.fpn import FPN
 from s21k.models.rpn import RPN
 from s21k.structures import Target
@@ -129,6 +131,19 @@ def test_losses_equal_torchvisions_with_every_anchor_sampled():
     wanted = theirs.box_coder.encode(matched, anchors)
     l1 = sum(F.l1_loss(d[label == 1], w[label == 1], reduction="sum") for d, w, label in zip(torch.cat(deltas, 1), wanted, labels))
     torch.testing.assert_close(losses["rpn_box"], l1 / (100_000 * 2), rtol=1e-4, atol=1e-6)
+
+
+def test_the_bound_of_the_rescue_is_a_key_of_the_configuration():
+    """G11: an object that only small overlaps touch has positive anchors without the bound, and none with mmdetection's."""
+    pulled_up = {}
+    for bound in (0.0, 0.3):
+        ours = build_detector(load_config(["toy", f"model.rpn_rescue_iou={bound}"])).rpn
+        anchors = torch.cat(pyramid_anchors([torch.zeros(1, 16, 128 // s, 192 // s) for s in STRIDES], 4.0))
+        logits, deltas = torch.zeros(1, len(anchors), requires_grad=True), torch.zeros(1, len(anchors), 4)
+        target = Target(torch.tensor([[40.0, 40.0, 43.0, 43.0]]), torch.tensor([0]))         # 3 px: best IoU 9 / 256
+        ours.losses(anchors, logits, deltas, [target], [0])["rpn_objectness"].backward()
+        pulled_up[bound] = int((logits.grad < 0).sum())
+    assert pulled_up[0.0] > 0 and pulled_up[0.3] == 0
 
 
 def test_half_of_the_sampled_anchors_hold_an_object_at_most():

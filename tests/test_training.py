@@ -6,20 +6,24 @@ import signal
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from s21k.config import CONFIG_FOLDER, load_config, save_config, training_difference
+from s21k.config import load_config, save_config, training_difference
 from s21k.distributed import World
 from s21k.errors import InputError, TrainingFault
+from s21k.models.classifier import build_classifier
 from s21k.models.swin import swin_t
 from s21k.training.checkpoint import check_categories, latest, read, save
 from s21k.training.health import Health
 from s21k.training.log import Log
-from s21k.training.optim import parameter_groups
+from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
-from tests.toy import batch
+from s21k.words import CONFIG_FOLDER
+from tests.toy import batch, run, write_toy
+from tests.toy import words as toy_words
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,6 +45,33 @@ def test_cosine_equals_torchs_after_the_warm_up():
         theirs.step()
 
 
+def microsofts(t, epochs, warmup_epochs, base_lr, warmup_lr, min_lr, images=1281167, batch=1024):
+    """The rate at update t as Swin's published training code computes it: every rate times batch / 512, linear up, then
+    timm's cosine over the steps that are left."""
+    per_epoch = images // batch
+    steps, warmup = epochs * per_epoch, warmup_epochs * per_epoch
+    base, first, last = (rate * batch / 512.0 for rate in (base_lr, warmup_lr, min_lr))
+    if t < warmup:
+        return first + t * (base - first) / warmup
+    return last + 0.5 * (base - last) * (1 + np.cos(np.pi * (t - warmup) / (steps - warmup)))
+
+
+@pytest.mark.parametrize("words, images, published", [
+    (["swin_t", "s2"], 1281167, (300, 20, 5e-4, 5e-7, 5e-6)),
+    (["swin_b", "s3"], 14197122, (100, 5, 1.25e-4, 1.25e-7, 1.25e-6))])
+def test_swins_rates_are_microsofts_at_every_step(words, images, published):
+    """P52, P53, G24: the numbers of their configuration files, at 1,024 images; to 1e-12."""
+    cfg = load_config(words)
+    s, per_epoch = cfg.stage1, images // cfg.stage1.batch
+    assert cfg.data.cls.expected == images
+    total, warmup = round(s.epochs * per_epoch), round(s.warmup_epochs * per_epoch)
+    base, last = s.rate(s.lr), s.rate(s.min_lr)
+    ours = np.array([warmup_cosine(t, total, warmup, base, last) for t in range(total)])
+    theirs = np.array([microsofts(t, *published, images=images) for t in range(total)])
+    assert np.abs(ours - theirs).max() < 1e-12
+    assert (ours[0], ours.max(), ours[-1]) == pytest.approx((base / 1000, base, last), rel=1e-6)
+
+
 def test_steps_fall_tenfold_at_each_milestone():
     """G20, G21."""
     assert warmup_steps(0, 1.0, 10, [50, 80]) == pytest.approx(0.001)
@@ -57,6 +88,28 @@ def test_norms_biases_and_position_tables_are_not_decayed():
     assert all(n.endswith((".bias", "relative_position_bias_table")) or "norm" in n for n in (names[id(p)] for p in plain["params"]))
     assert all("norm" not in names[id(p)] and p.ndim > 1 for p in decayed["params"])
     assert sum(names[id(p)].endswith("position_bias_table") for p in plain["params"]) == 12        # one in each block
+
+
+def test_under_sgd_everything_is_decayed():
+    """P50, as He et al. [17]: a step on zero gradients shrinks every parameter of stage I alike, norms and biases, too."""
+    config = load_config(["r18", "toy", "stage1.optimizer=sgd", "model.norm=frozen_bn"])
+    model = build_classifier(config.model, 4, 0.0)
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    build_optimizer(parameter_groups(model, 0.5, exempt=False), "sgd", 0.1, 0.0).step()
+    assert sum(parameter.ndim == 1 for parameter in model.parameters()) > 20
+    assert all(torch.allclose(parameter, torch.tensor(0.95)) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("optimizer, decays", [("sgd", [0.3, 0.3]), ("adamw", [0.3, 0.0])])
+def test_stage_one_exempts_norms_and_biases_under_adamw_only(optimizer, decays, tmp_path):
+    """P50, G18: as the script itself saves its optimizer."""
+    more = f"stage1.optimizer={optimizer}", "stage1.weight_decay=0.3", "stage1.lr=1e-3"
+    done = run("train_stage1.py", *toy_words(write_toy(tmp_path), *more))
+    assert done.returncode == 0, done.stderr
+    saved = torch.load(tmp_path / "run" / "stage1.pt", weights_only=True)["optimizer"]
+    assert [group["weight_decay"] for group in saved["param_groups"]] == decays
 
 
 def test_a_save_keeps_the_one_before_and_a_cut_write_harms_nothing(tmp_path):
@@ -244,6 +297,7 @@ def test_the_ratio_of_the_two_kinds_of_images_is_one_to_three():
     assert (swin.optimizer, swin.epochs, swin.rand_augment, swin.mixup, swin.cutmix, swin.erasing, swin.drop_path) == ("adamw", 300, True, 0.8, 1.0, 0.25, 0.2)
     assert stage1.size == swin.size == 224 and stage1.color_jitter > 0
     assert load_config(["swin_b", "s3"]).stage1.epochs == 100 and load_config(["swin_b", "s2"]).stage1.epochs == 300
+    assert (stage1.rate(stage1.lr), stage1.batch) == (0.1, 256)
 
 
 def test_what_the_paper_leaves_open_has_the_values_of_the_ledger():
@@ -252,6 +306,7 @@ def test_what_the_paper_leaves_open_has_the_values_of_the_ledger():
     stage2, model = cfg.stage2, cfg.model
     assert (stage2.image_loss_weight, stage2.load_image_classifier, stage2.det_batch, stage2.warmup, stage2.clip_norm, cfg.amp) == (0.1, True, 16, 1000, 1.0, "auto")
     assert (model.region_dim, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals, model.regions_per_image) == (1024, 256, (2000, 1000), (1000, 1000), 512)
+    assert model.rpn_rescue_iou == 0
     assert [(s.stage1.drop_path, s.stage2.drop_path) for s in map(load_config, (["swin_t"], ["swin_s"], ["swin_b"]))] == [(0.2, 0.2), (0.3, 0.2), (0.5, 0.3)]
 
 

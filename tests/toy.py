@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from s21k.config import load_config
 from s21k.masks import Masks, Outline
+from s21k.models.classifier import build_classifier
+from s21k.models.detector import build_detector
 from s21k.prepare.shapes import write_world
 from s21k.structures import Batch, Target
 
@@ -58,6 +61,16 @@ def run(script: str, *argv: str, processes: int = 1, module: bool = False) -> su
         sys.argv = before
         os.chdir(folder)
     return subprocess.CompletedProcess([script, *argv], code, out.getvalue(), err.getvalue())
+
+
+def build_models(words: list[str]) -> None:
+    """Both stages' models of an experiment, on the meta device: nothing is computed. InputError: the code refuses them."""
+    cfg = load_config(words)
+    with torch.device("meta"):
+        if cfg.data.cls is not None:
+            build_classifier(cfg.model, cfg.data.cls.classes, cfg.stage1.drop_path)
+        if cfg.data.det is not None:
+            build_detector(cfg)
 
 
 def batch(num_images: int, objects: int = 2, size: int = 64, seed: int = 0, first_seed: int = 0) -> Batch:

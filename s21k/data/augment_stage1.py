@@ -1,8 +1,4 @@
-"""Strong augmentation of stage I (Sec. 4.1, P11, P15, P51, P52): crop, flip, jitter, RandAugment, erasing.
-
-torchvision's transforms. Its RandAugment draws 2 operations of magnitude 9 of 31; Swin's recipe
-(timm's rand-m9-mstd0.5-inc1) also varies the magnitude, which torchvision does not offer (G24).
-"""
+"""Strong augmentation of stage I (Sec. 4.1, P11, P15, P51, P52): crop, flip, jitter, RandAugment, erasing."""
 import math
 
 import torch
@@ -11,6 +7,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as T
 
+from s21k.data.rand_augment import RandAugment
 from s21k.images import MEAN, STD, to_tensor
 
 
@@ -22,8 +19,7 @@ class TrainAugment:
         steps = [T.RandomResizedCrop(size, scale=crop_scale, interpolation=InterpolationMode.BICUBIC, antialias=True),
                  T.RandomHorizontalFlip()]
         if rand_augment:                    # takes the place of the jitter, as in Swin's recipe
-            steps.append(T.RandAugment(num_ops=2, magnitude=9, interpolation=InterpolationMode.BICUBIC,
-                                       fill=[round(v) for v in MEAN]))
+            steps.append(RandAugment())
         elif color_jitter > 0:
             steps.append(T.ColorJitter(color_jitter, color_jitter, color_jitter))
         self.steps = T.Compose(steps)

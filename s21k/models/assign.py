@@ -14,16 +14,18 @@ from s21k.structures import BACKGROUND, IGNORE, Regions, Target
 PAIRS = 1 << 23                         # IoUs that exist at a time: 134 MB while they are computed
 
 
-def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: bool) -> Tensor:
+def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: bool, rescue_above: float = 0.0) -> Tensor:
     """Boxes (M, 4) and (N, 4) -> (N,): the object with the largest IoU if it is >= high, BACKGROUND (-1) if
-    it is < low, IGNORE (-2) between. rescue: an object's best candidates are its own however low.
+    it is < low, IGNORE (-2) between. rescue: an object's best candidates are objects, too, if
+    their IoU with it is >= rescue_above.
     """
     step = max(1, PAIRS // max(len(candidates), 1))
     parts = (B.iou(some, candidates) for some in objects.split(step) if len(some))
-    return match_iou(parts, len(candidates), objects.device, low, high, rescue)
+    return match_iou(parts, len(candidates), objects.device, low, high, rescue, rescue_above)
 
 
-def match_iou(parts: Iterable[Tensor], n: int, device: torch.device, low: float, high: float, rescue: bool) -> Tensor:
+def match_iou(parts: Iterable[Tensor], n: int, device: torch.device, low: float, high: float, rescue: bool,
+              rescue_above: float = 0.0) -> Tensor:
     """The same of IoUs (M, N), given some objects at a time."""
     best = torch.zeros(n, device=device)                                 # (N,) the largest IoU so far
     match_index = torch.zeros(n, dtype=torch.int64, device=device)       # (N,) and its object
@@ -37,7 +39,8 @@ def match_iou(parts: Iterable[Tensor], n: int, device: torch.device, low: float,
             # An object that no anchor touches has best IoU 0; rescuing "all anchors with IoU == best"
             # would then turn every untouched anchor positive.
             best_of_object = iou.amax(dim=1, keepdim=True)               # (m, 1)
-            rescued |= ((iou == best_of_object) & (best_of_object > 0)).any(dim=0)
+            enough = (best_of_object > 0) & (best_of_object >= rescue_above)
+            rescued |= ((iou == best_of_object) & enough).any(dim=0)
         first += len(iou)
     result = torch.where(best >= high, match_index, torch.full_like(match_index, IGNORE))
     result = torch.where(best < low, torch.full_like(match_index, BACKGROUND), result)

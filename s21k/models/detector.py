@@ -153,7 +153,8 @@ def build_detector(cfg: Config) -> Detector:
     norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
     backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path, checkpoint=model.checkpoint_activations)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
-    rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals)
+    rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals,
+              model.rpn_rescue_iou)
     box_head = build_head(cfg)
     return Detector(encoder, rpn, box_head, MaskHead(model.fpn_channels) if model.with_masks else None, model.regions_per_image,
                     cfg.stage2.baseline if cfg.stage2.baseline in ("max_size", "max_score", "image") else None)

@@ -18,12 +18,14 @@ LOW, HIGH = 0.3, 0.7                    # G11
 
 
 class RPN(nn.Module):
-    """pre_nms and post_nms: (training, test); batch: sampled anchors an image (G11)."""
+    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: rescue_above of `match` (G11)."""
 
     def __init__(self, channels: int, anchor_scale: float = 8.0, batch: int = 256,
-                 pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (1000, 1000)) -> None:
+                 pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (1000, 1000),
+                 rescue_iou: float = 0.0) -> None:
         super().__init__()
         self.anchor_scale, self.batch, self.pre_nms, self.post_nms = anchor_scale, batch, pre_nms, post_nms
+        self.rescue_iou = rescue_iou
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, len(RATIOS), 1)
         self.deltas = nn.Conv2d(channels, 4 * len(RATIOS), 1)
@@ -61,7 +63,7 @@ class RPN(nn.Module):
         Both are divided by batch * B, the number asked for, not the number found (G11).
         """
         objectness, box = logits.sum() * 0, deltas.sum() * 0             # tied to the graph when nothing is sampled
-        matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True) for target in targets]   # B times (N,)
+        matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou) for target in targets]
         sampled = subsample(matches, self.batch, 0.5, [derive_seed(seed, "anchors") for seed in seeds])
         for image_logits, image_deltas, target, owner, (positive, negative) in zip(logits, deltas, targets, matches, sampled):
             chosen = torch.cat([positive, negative])

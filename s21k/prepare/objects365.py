@@ -7,6 +7,8 @@
 once, in pieces. Mended: boxes that reach outside are cut, those outside or below a pixel and second copies go, missing
 pictures go with their boxes; crowd boxes stay, marked. Writes train_boxes/ (the table) and faults.tsv.
 
+Names: 13 that the distribution misspells are corrected first (MEANT), as Detic corrects them.
+
 Overlap: a name of Objects365 and a class of ImageNet-21K are candidates where the name is one of the class's lemmas. The only candidate
 is taken where it is also the first sense of the name in WordNet, and no other name claims it; every other is left to a reviewer. overlap.tsv lists all, with where each came from;
 correct the wnid of a row (empty: no overlap), set its decision to reviewed, and give the file as --reviewed.
@@ -29,6 +31,11 @@ from s21k.packed import PackedStrings
 from s21k.prepare.wordnet import WordNet
 
 DECISIONS = ("lemma", "reviewed", "ambiguous", "none")
+# Misspelt in the distribution -> as meant: Detic's list (G9). "Ballon", "Billards" and "Noddles" stay, as there.
+MEANT = {"Moniter/TV": "Monitor/TV", "Bakset": "Basket", "Dinning Table": "Dining Table", "Tea pot": "Teapot",
+         "Extention Cord": "Extension Cord", "Hotair ballon": "Hot air balloon", "Hamimelon": "Hami melon",
+         "Mushroon": "Mushroom", "Tape Measur/ Ruler": "Tape Measure/ Ruler", "Campel": "Camel", "Meat ball": "Meatball",
+         "Buttefly": "Butterfly", "Table Teniis paddle": "Table Tennis paddle"}
 HEADER = "name\tdecision\twnid\tcandidates\n"
 
 
@@ -114,7 +121,7 @@ def read_review(path: Path, names: list[str]) -> dict[str, str | None]:
         raise InputError(f"--reviewed {path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, start=1):
         name, decision, wnid = (line.split("\t") + ["", ""])[:3]
-        decision, wnid = decision.strip().lower(), wnid.strip()
+        name, decision, wnid = MEANT.get(name, name), decision.strip().lower(), wnid.strip()
         if number == 1 and decision == "decision" or not line.strip():
             continue
         if decision not in DECISIONS or (wnid and decision in ("ambiguous", "none")):
@@ -138,9 +145,11 @@ def main(argv: list[str]) -> None:
     a = parser.parse_args(argv)
     wordnet = WordNet(a.wordnet)
     table = load_annotations(a.train)
-    names = table.category_names
+    distributed, names = table.category_names, [MEANT.get(name, name) for name in table.category_names]
+    table = replace(table, category_names=names)
     reviewed = {} if a.reviewed is None else read_review(a.reviewed, names)
     rows = overlap(names, wordnet, reviewed)
+    misspelt = Counter(decision for _, decision, _, _ in overlap(distributed, wordnet, {}))["lemma"]
     num_images, num_boxes = len(table.image_ids), len(table.boxes)
     table, faults = mend(table, a.images)
     table.save(a.out / "train_boxes")
@@ -156,7 +165,10 @@ def main(argv: list[str]) -> None:
     print(f"{a.out}: {len(table.image_ids)} of {num_images} pictures, {len(table.boxes)} of {num_boxes} boxes, {len(names)} categories (the paper: 1.7 M, 29 M, 365)")
     print("faults: " + (", ".join(f"{count} x {what}" for what, count in counts.items()) or "none"))
     decisions = Counter(decision for _, decision, _, _ in rows)
-    print(f"overlap with the 21,841 classes: {decisions['lemma']} by lemma, {decisions['reviewed']} reviewed, {decisions['ambiguous']} ambiguous and left out "
+    corrected = [f"{name} -> {MEANT[name]}" for name in distributed if name in MEANT]
+    print(f"names: {len(corrected)} corrected ({', '.join(corrected) or 'none'})")
+    print(f"overlap with the 21,841 classes: {decisions['lemma']} by lemma ({misspelt} with the names as distributed), "
+          f"{decisions['reviewed']} reviewed, {decisions['ambiguous']} ambiguous and left out "
           f"(see {a.out / 'overlap.tsv'}), {decisions['none']} without a candidate")
 
 

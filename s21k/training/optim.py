@@ -3,14 +3,18 @@ import torch
 from torch import nn
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: decayed, and not: biases, norms (all that has one dimension) and Swin's position tables (G18)."""
+def parameter_groups(model: nn.Module, weight_decay: float, exempt: bool = True) -> list[dict]:
+    """Two groups: all that has several dimensions, and the rest: biases, norms and Swin's position tables.
+
+    exempt: the rest is not decayed, as in Swin's recipe under AdamW (G18); He et al. [17] decay all under SGD (P50).
+    """
     decayed, plain = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            exempt = parameter.ndim == 1 or name.endswith("relative_position_bias_table")
-            (plain if exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+            is_plain = parameter.ndim == 1 or name.endswith("relative_position_bias_table")
+            (plain if is_plain else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay},
+            {"params": plain, "weight_decay": 0.0 if exempt else weight_decay}]
 
 
 OPTIMIZERS = {"sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr=lr, momentum=momentum),

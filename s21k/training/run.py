@@ -116,10 +116,10 @@ def to_continue(path: Path) -> Path | None:
 
 
 def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-               scaler: torch.amp.GradScaler, identity: Identity, ignore: str) -> int:
+               scaler: torch.amp.GradScaler, identity: Identity, ignore: str | tuple[str, ...]) -> int:
     """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done.
 
-    Then writes config.yaml, the whole resolved configuration, beside it. ignore: the section of the other stage ("stage2."), whose keys may differ. InputError: the
+    Then writes config.yaml, the whole resolved configuration, beside it. ignore: how the keys of the other stage alone start ("stage1."), which may differ. InputError: the
     checkpoint was made with another configuration, other categories, or other data.
     """
     found = to_continue(path)
@@ -142,7 +142,7 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
 
 
 def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, identity: Identity, ignore: str) -> None:
+             scaler: torch.amp.GradScaler, identity: Identity, ignore: str | tuple[str, ...]) -> None:
     if not is_ours(content):
         raise InputError(f"{found}: expected a checkpoint of this run, its keys start {sorted(map(str, content))[:3]}")
     if keys := training_difference(cfg, content["config"], ignore):

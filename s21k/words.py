@@ -1,0 +1,89 @@
+"""An experiment as a list of words: which file a word is, and how several add up.
+
+The words of s21k/configs commute: two of them that set one key differently are refused, unless a YAML file or key=value
+beside them settles it. YAML files of one's own and key=value come over the words, the later one over the earlier.
+
+A backbone's file holds its stage-I recipes by data set, below `recipes`; the setup names the data set (stage1.recipe).
+A recipe lies below every stage1 key, so that a small world's own numbers hold with any backbone.
+"""
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from s21k.errors import InputError, nearest
+from s21k.trees import leaves, merge
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+USUAL = "imagenet1k"                                # the recipe of which the others say only what differs
+RECIPES = (USUAL, "imagenet21k")
+
+
+def known_words() -> list[str]:
+    """The names of the files of s21k/configs, in order."""
+    return sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):                   # a name that is too long, or has a zero byte
+        return False
+
+
+def word_to_tree(word: str) -> dict[str, Any]:
+    """One word -> nested dict: a YAML file of s21k/configs, a path, or key=value. InputError: it is none of them."""
+    if "=" in word:
+        key, _, text = word.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{word!r}: the value is not YAML") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        return value
+    path = next(filter(_is_file, (CONFIG_FOLDER / f"{word}.yaml", Path(word))), None)
+    if path is None:
+        raise InputError(f"{word!r} is neither a word ({', '.join(known_words())}), nor a YAML file, nor key=value"
+                         + nearest(word, known_words()))
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a YAML file ({error})") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected keys and values, found {tree!r:.60}")
+    return tree
+
+
+def add_words(words: list[str]) -> dict[str, Any]:
+    """The sum of the words as one tree, the backbone's recipe resolved. InputError: two words contradict each other."""
+    known = known_words()
+    named = [word for word in words if word in known]
+    over: dict[str, Any] = {}
+    for word in words:
+        if word not in known:
+            over = merge(over, word_to_tree(word))
+    settled, said = leaves(over), {}
+    tree: dict[str, Any] = {}
+    for word in named:
+        for key, value in leaves(word_to_tree(word)).items():
+            other, before = said.setdefault(key, (word, value))
+            if before != value and key not in settled:
+                raise InputError(f"{other!r} and {word!r} do not go together: {key} is {before} in one, {value} in the other; "
+                                 f"expected one of the two, or {key}=.. beside them")
+        tree = merge(tree, word_to_tree(word))
+    return _with_recipe(merge(tree, over))
+
+
+def _with_recipe(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree without `recipes`: stage1 lies on the recipe of stage1.recipe, and that on the usual one."""
+    recipes, own = tree.pop("recipes", {}), tree.get("stage1", {})
+    if not isinstance(own, dict):
+        return tree                                                     # refused with every other value of a wrong type
+    if not isinstance(recipes, dict) or not all(isinstance(recipe, dict) for recipe in recipes.values()):
+        raise InputError(f"recipes: expected keys and values for {' and '.join(RECIPES)}, found {recipes!r:.60}")
+    if unknown := [name for name in recipes if name not in RECIPES]:
+        raise InputError(f"recipes.{unknown[0]}: expected one of {', '.join(RECIPES)}"
+                         + nearest(str(unknown[0]), RECIPES))
+    recipe = merge(recipes.get(USUAL, {}), recipes.get(str(own.get("recipe", USUAL)), {}))
+    return merge(tree, {"stage1": merge(recipe, own)}) if recipe else tree
