@@ -10,6 +10,7 @@ A synset has 1 to 30 pictures of 64 px; the figures are those of a warm disk cac
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import resource
 import statistics
@@ -93,16 +94,17 @@ def serve(out: Path) -> None:
                 data.read(i)
             rate = len(order) / (time.perf_counter() - began)
         print(f"{name}: {rate:.0f} pictures of 64 px a second and core, at random", flush=True)
-    for part in ("all", "tenth"):
-        for workers in (0, 2, 4):                                        # each in a process of its own
-            subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.bench.store", "serve_one", "--out", str(out), "--part", part, "--workers", str(workers)], check=True)
+    index = datas["tars"].index
+    index.take(np.arange(0, len(index), 10)).save(out / "tenth_index")
+    for part in ("tars", "tenth"):
+        for start, workers in (("fork", 0), ("fork", 2), ("fork", 4), ("forkserver", 2)):        # each in a process of its own
+            subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.bench.store", "serve_one", "--out", str(out), "--part", part, "--workers", str(workers),
+                            "--start", start], check=True)
 
 
-def serve_one(out: Path, part: str, workers: int) -> None:
-    data = ClassificationData(out / "tars_index")
-    if part == "tenth":
-        data.index = data.index.take(np.arange(0, len(data), 10))
-        data.labels = data.index.label
+def serve_one(out: Path, part: str, workers: int, start: str) -> None:
+    multiprocessing.set_start_method(start)
+    data = ClassificationData(out / f"{part}_index")
     stream = LabelStream(data, "stage1", 0, TrainAugment(64, (0.08, 1.0), 0.4, False, 0.0))
     places = [(p, int(i)) for p, i in enumerate(np.random.default_rng(0).permutation(len(data))[:12800])]
     loader = iter(DataLoader(stream, batch_size=64, sampler=places, num_workers=workers, collate_fn=collate))
@@ -112,7 +114,7 @@ def serve_one(out: Path, part: str, workers: int) -> None:
     rate = 150 * 64 / (time.perf_counter() - began)
     own = [private_bytes(w.pid) / MB for w in getattr(loader, "_workers", [])]
     main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{len(data)} pictures, {workers} loader processes: {rate:.0f} pictures a second, main process at most {main:.0f} MB, "
+    print(f"{len(data)} pictures, {workers} loader processes by {start}: {rate:.0f} pictures a second, main process at most {main:.0f} MB, "
           f"each loader process {', '.join(f'{b:.0f}' for b in own) or '-'} MB of its own", flush=True)
 
 
@@ -145,13 +147,14 @@ def boxes(out: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["write", "index", "serve", "serve_one", "boxes"])
-    parser.add_argument("--part", default="all")
+    parser.add_argument("--part", default="tars")
+    parser.add_argument("--start", default="fork")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/store"))
     parser.add_argument("--synsets", type=int, default=21841)
     parser.add_argument("--boxes", type=int, default=5_000_000)
     a = parser.parse_args()
-    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out), "serve_one": lambda: serve_one(a.out, a.part, a.workers),
+    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out), "serve_one": lambda: serve_one(a.out, a.part, a.workers, a.start),
      "boxes": lambda: boxes(a.out, a.boxes)}[a.what]()
 
 
