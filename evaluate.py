@@ -17,10 +17,11 @@ import torch
 from s21k.categories import CategoryMap
 from s21k.config import load_config
 from s21k.data.detection import DetectionData
+from s21k.data.first_look import first_look
 from s21k.data.loaders import eval_batches
 from s21k.distributed import gather_objects, print0, start_distributed, stop_distributed
 from s21k.draw import contact_sheet, draw_boxes
-from s21k.errors import InputError, run_command
+from s21k.errors import InputError, note, run_command
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
@@ -72,7 +73,7 @@ def draw_pictures(folder: Path, shown: dict[int, Detections], data: DetectionDat
     tiles = []
     for image_id, detections in sorted(shown.items()):
         position = gt.image_position(image_id)
-        image = read_image(data.root / data.file_names[position], expected=data.size(position))
+        image = read_image(data.path(position), expected=data.size(position))
         mine = gt.image == position
         truth = gt.boxes[mine].copy()
         truth[:, 2:] += truth[:, :2]
@@ -119,6 +120,7 @@ def main(words: list[str]) -> None:
         raise InputError(f"eval.metrics: {of_masks[0]} needs model.with_masks=true")
     gt = GroundTruth.load(root / where.annotations, categories, masks=bool(of_masks))
     data = DetectionData(root / where.annotations, root / where.images)
+    first_look(data, "data.eval.images")
     if absent := int((gt.category_ids < 0).sum()):
         print0(f"{absent} of the {len(categories)} categories are not in {where.annotations}: they have no boxes to find there")
     detector = restore_detector(cfg, read(trained(cfg)), categories).to(world.device)
@@ -156,9 +158,12 @@ def main(words: list[str]) -> None:
             results |= {PREFIXES.get(name, "") + key: value for key, value in metric.compute().items()}
             if name in ("localization", "in21k"):
                 results |= box_baselines(metric if name == "localization" else metric.localization)
+        warnings = list(dict.fromkeys(line for metric in metrics.values() for line in getattr(metric, "warnings", [])))
+        for line in warnings:
+            note(f"{where.annotations}: {line}")
         folder = Path(cfg.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(results, indent=1))
+        (folder / "metrics.json").write_text(json.dumps(results | ({"warnings": warnings} if warnings else {}), indent=1))
         write_detections(folder, columns)
         draw_pictures(folder / "pictures", shown, data, gt, categories)
         print0(f"{len(gt.image_ids)} images, {len(categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")

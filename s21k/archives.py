@@ -30,8 +30,9 @@ class Member(NamedTuple):
 
 
 def leaves_root(name: str) -> bool:
-    """A name that is absolute or climbs: it could mean any file."""
-    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name
+    """A name that is absolute or climbs, with "/" or a Windows path's "\\": it could mean any file."""
+    forms = {name, name.replace("\\", "/")}
+    return "\0" in name or any(PurePosixPath(form).is_absolute() or ".." in PurePosixPath(form).parts for form in forms)
 
 
 def members(path: Path) -> Iterator[Member]:

@@ -1,13 +1,16 @@
 """Images with boxes: a COCO-format file as packed tables, served one image at a time."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from s21k.annotation_faults import check_boxes, check_category_names, cut_boxes
 from s21k.annotations import load_annotations
 from s21k.archives import leaves_root
 from s21k.errors import InputError
+from s21k.image_files import find_file, sample_rows
 from s21k.images import read_image
 from s21k.masks import Masks
 from s21k.packed import fingerprint
@@ -18,7 +21,8 @@ class DetectionData:
     """category_names: one for each row of g (wnid where the file has one), in ascending id.
 
     Crowd regions, and boxes of which less than one pixel lies inside the image, are left out:
-    `left_out` counts them. Images without boxes stay: they teach the background. masks: serve the objects' masks, too.
+    `left_out` counts them, with those of unknown ids, and `notes` says why. Images without boxes stay: they teach the background.
+    masks: serve the objects' masks, too. InputError: nothing to learn from, or two categories of one name.
     """
 
     def __init__(self, annotations: str | Path, images: str | Path, masks: bool = False) -> None:
@@ -31,11 +35,11 @@ class DetectionData:
         self.category_names = table.category_keys()
         self.image_ids, self.heights, self.widths = table.image_ids, table.heights, table.widths
         self.file_names = table.file_names
-        x, y, w, h = table.boxes.T
-        width, height = table.widths[table.image_index], table.heights[table.image_index]
-        corners = np.stack([x.clip(0, width), y.clip(0, height), (x + w).clip(0, width), (y + h).clip(0, height)], axis=1)
-        usable = ~table.crowd & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
-        self.left_out = int((~usable).sum())
+        check_category_names(table)
+        cut = cut_boxes(table)
+        self.notes = check_boxes(table, cut)
+        corners, usable = cut.corners, cut.usable
+        self.left_out = table.written - int(usable.sum())
         order = np.flatnonzero(usable)[np.argsort(table.image_index[usable], kind="stable")]
         self.boxes = corners[order].astype(np.float32)                               # (A, 4) xyxy, image after image
         self.labels = table.category_index[order]                                    # (A,)
@@ -58,14 +62,25 @@ class DetectionData:
         The picture may be smaller than annotated where at_least allows (images.read_image);
         InputError when the file has another size than its annotation says.
         """
-        expected = (int(self.heights[index]), int(self.widths[index]))
-        name = self.file_names[index]
-        if leaves_root(name):
-            raise InputError(f"{self.root}: picture {name!r:.80} leads out of it")
-        image = read_image(self.root / name, at_least, expected)
+        image = read_image(self.path(index), at_least, self.size(index))
         first, end = self.offsets[index:index + 2].tolist()
         masks = None if self.masks is None else Masks(tuple(self.masks[i] for i in range(first, end)))
         return image, Target(torch.from_numpy(self.boxes[first:end].copy()), torch.from_numpy(self.labels[first:end].astype(np.int64)), masks)
+
+    def path(self, index: int) -> Path:
+        """Where image index lies. InputError: its name leads elsewhere."""
+        name = self.file_names[index]
+        if leaves_root(name):
+            raise InputError(f"{self.root}: picture {name!r:.80} leads out of it")
+        return find_file(self.root, name)
+
+    def sample(self) -> Iterator[tuple[Path | InputError, tuple[int, int]]]:
+        """Some images and their annotated sizes, to be tried at the start of a command (image_files.check_images)."""
+        for row in sample_rows(len(self)):
+            try:
+                yield self.path(row), self.size(row)
+            except InputError as error:
+                yield error, self.size(row)
 
     def size(self, index: int) -> tuple[int, int]:
         """The annotated (h, w)."""
