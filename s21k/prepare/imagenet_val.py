@@ -3,7 +3,7 @@
     python -m s21k.prepare.imagenet_val --index data/imagenet1k/train --images ILSVRC2012_img_val --boxes ILSVRC2012_bbox_val_v3 \\
         [--truth ILSVRC2012_validation_ground_truth.txt] [--wordnet /usr/share/wordnet] --out data/imagenet1k
 
---index: that of the training pictures, whose classes are the rows of g-hat. --images: the flat folder of ILSVRC2012_val_*.JPEG. --boxes: the XML files, anywhere below it; one names each object's wnid,
+--index: that of the training pictures, whose classes are the rows of g-hat. --images: the folder of ILSVRC2012_val_*.JPEG, flat or sorted into class folders. --boxes: the XML files, anywhere below it; one names each object's wnid,
 and may have several. --truth: the development kit's list, a line for each picture in order, of class numbers or wnids: it
 must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 + 1.
 
@@ -21,7 +21,8 @@ import torch
 from s21k.archives import PictureIndex
 from s21k.categories import CategoryMap
 from s21k.errors import InputError, run_command
-from s21k.images import ENDINGS, check_picture, stored_size
+from s21k.image_files import PassedOver, images_below
+from s21k.images import check_picture, stored_size
 from s21k.prepare.wordnet import WordNet
 
 MAX_XML = 1 << 20                                   # bytes; a real one has about 500
@@ -76,10 +77,12 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     row = {wnid: i for i, wnid in enumerate(classes)}
     if not images.is_dir() or not boxes.is_dir():
         raise InputError(f"{images if not images.is_dir() else boxes}: no such folder")
-    pictures = sorted(entry.name for entry in os.scandir(images) if entry.name.lower().endswith(ENDINGS))
+    passed = PassedOver()
+    pictures = sorted((os.path.relpath(path, images) for path in images_below(images, passed)), key=lambda name: (os.path.basename(name), name))
+    passed.say(images)
     files = {path.stem: path for path in boxes.rglob("*.xml")}
     if not pictures or not files:
-        raise InputError(f"{images}: {len(pictures)} pictures, {boxes}: {len(files)} XML files, expected some of each")
+        raise InputError(f"{images}: {len(pictures)} images, {boxes}: {len(files)} XML files, expected some of each")
     faults: list[tuple[str, str]] = []
     found: list[tuple[str, str, tuple[int, int], list[list[float]]]] = []        # name, wnid, (h, w), boxes
     classes_of_all: list[str] = []
