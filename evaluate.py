@@ -17,7 +17,6 @@ import torch
 from s21k.categories import CategoryMap
 from s21k.config import load_config
 from s21k.data.detection import DetectionData
-from s21k.data.first_look import first_look
 from s21k.data.loaders import eval_batches
 from s21k.distributed import gather_objects, print0, start_distributed, stop_distributed
 from s21k.draw import contact_sheet, draw_boxes
@@ -28,6 +27,7 @@ from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
+from s21k.image_files import check_images
 from s21k.images import read_image
 from s21k.models.detector import restore_detector
 from s21k.plan import plan_evaluation
@@ -120,7 +120,7 @@ def main(words: list[str]) -> None:
         raise InputError(f"eval.metrics: {of_masks[0]} needs model.with_masks=true")
     gt = GroundTruth.load(root / where.annotations, categories, masks=bool(of_masks))
     data = DetectionData(root / where.annotations, root / where.images)
-    first_look(data, "data.eval.images")
+    check_images("data.eval.images", data.sample())
     if absent := int((gt.category_ids < 0).sum()):
         print0(f"{absent} of the {len(categories)} categories are not in {where.annotations}: they have no boxes to find there")
     detector = restore_detector(cfg, read(trained(cfg)), categories).to(world.device)

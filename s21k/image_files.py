@@ -64,7 +64,8 @@ def walk(root: str | Path, passed: PassedOver) -> list[tuple[str, list[str]]]:
     """
     found: list[tuple[str, list[str]]] = []
     seen: set[str] = set()
-    above, waiting = os.path.realpath(root), [str(root)]
+    waiting = [str(root)]
+    above = {os.path.realpath(folder) for place in (os.path.abspath(root), os.path.realpath(root)) for folder in Path(place).parents}
 
     def fault(error: OSError) -> None:
         passed.add("folders that cannot be listed", str(error.filename))
@@ -73,7 +74,7 @@ def walk(root: str | Path, passed: PassedOver) -> list[tuple[str, list[str]]]:
         links: list[str] = []
         for folder, folders, files in (entry for start in waiting for entry in os.walk(start, onerror=fault)):
             real = os.path.realpath(folder)
-            if real in seen or (real != above and above.startswith(real.rstrip(os.sep) + os.sep)):
+            if real in seen or real in above:
                 passed.add("links to folders that are read already, or lie above", folder)
                 folders.clear()
                 continue
