@@ -86,8 +86,11 @@ def _why(path: Path, error: Exception) -> str:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:                                                    # as above; files of old torch are asked by the error's words
         objects = GLOBAL.findall(str(error))
+    if not objects and start[:1] == b"\x80":
+        objects = ["any kind, as a plain pickle does"]
     if objects:
-        return (f"it holds objects of {', '.join(sorted(objects)[:3])}{', ..' if len(objects) > 3 else ''}, and reading them could run code; "
+        first = sorted(objects, key=lambda name: (name.startswith("torch."), name))[:3]      # those of torch say less
+        return (f"it holds objects of {', '.join(first)}{', ..' if len(objects) > 3 else ''}, and reading them could run code; "
                 "expected tensors and plain values: save the weights alone, torch.save({'model': model.state_dict()}, 'weights.pt')")
     if "TorchScript" in str(error):
         return "a TorchScript archive; expected its weights alone: torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')"
