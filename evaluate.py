@@ -163,7 +163,9 @@ def main(words: list[str]) -> None:
             note(f"{where.annotations}: {line}")
         folder = Path(cfg.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(results | ({"warnings": warnings} if warnings else {}), indent=1))
+        (folder / "metrics.json").write_text(
+            json.dumps(results | ({"warnings": warnings} if warnings else {}), indent=1)
+        )
         write_detections(folder, columns)
         draw_pictures(folder / "pictures", shown, data, gt, categories)
         print0(f"{len(gt.image_ids)} images, {len(categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")

@@ -1,4 +1,5 @@
-"""The three lists of a COCO-format JSON as columns: each field's type is checked where it enters, with its place in the file."""
+"""The three lists of a COCO-format JSON as columns: each field's type is checked where it enters, with its place in the
+file."""
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ class Part:
                 raise self.fail(position, f"is {row!r:.40}, expected an object")
 
     def add(self, key: str, rows: list[dict], kinds: tuple[type, ...], default: object = None) -> None:
-        """rows[i][key] of every row; InputError names the first that is none of the kinds, exactly (true is no number)."""
+        """rows[i][key] of every row; InputError names the first that is none of the kinds, exactly (true is no
+        number)."""
         values = [row.get(key, default) for row in rows]
         if not set(map(type, values)) <= set(kinds):
             bad = next(i for i, value in enumerate(values) if type(value) not in kinds)
@@ -36,7 +38,9 @@ class Part:
             self.columns.setdefault(key, []).extend(values)
             return
         try:
-            self.columns.setdefault(key, []).append(np.array(values, dtype=np.float64 if kinds[0] is float else np.int64))
+            self.columns.setdefault(key, []).append(
+                np.array(values, dtype=np.float64 if kinds[0] is float else np.int64)
+            )
         except OverflowError:
             raise InputError(f"{self.path}: {self.name}: a value of {key} is too large") from None
 
@@ -82,15 +86,24 @@ class Part:
 
 
 def _file_name(row: dict) -> str | None:
-    """file_name, else the end of LVIS's coco_url: "train2017/000000391895.jpg", for its val images lie in both of COCO's folders."""
+    """file_name, else the end of LVIS's coco_url: "train2017/000000391895.jpg", for its val images lie in both of
+    COCO's folders."""
     name, url = row.get("file_name"), row.get("coco_url")
-    return name if isinstance(name, str) and name else "/".join(url.rsplit("/", 2)[-2:]) if isinstance(url, str) and url else None
+    return (
+        name
+        if isinstance(name, str) and name
+        else "/".join(url.rsplit("/", 2)[-2:])
+        if isinstance(url, str) and url
+        else None
+    )
 
 
 def _add_images(part: Part, rows: list[dict], masks: bool, files: bool) -> None:
     for key in ("height", "width"):
         if not (files or masks):
-            rows = [row | {key: row[key] if type(row.get(key)) is int and 0 < row[key] < 1 << 31 else 0} for row in rows]
+            rows = [
+                row | {key: row[key] if type(row.get(key)) is int and 0 < row[key] < 1 << 31 else 0} for row in rows
+            ]
         part.add(key, rows, (int,))
     names = [_file_name(row) for row in rows]
     if files and None in names:
@@ -130,7 +143,8 @@ def read_categories(path: Path) -> Part:
 def read_parts(path: Path, masks: bool, files: bool) -> dict[str, Part]:
     """The three lists of the file as columns.
 
-    files: every image must have a file_name and a size; else these are optional: "" and 0 where they are missing. Masks need sizes.
+    files: every image must have a file_name and a size; else these are optional: "" and 0 where they are missing.
+    Masks need sizes.
     """
     parts = {name: Part(path, name) for name in ("images", "annotations", "categories")}
     for name, rows in read_object(path, tuple(parts)):

@@ -24,12 +24,13 @@ INF = float("inf")
 class AnnotationTable:
     """One annotation file. Boxes are COCO's [x, y, w, h] in float64, as written (E14).
 
-    image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names,
-    category_wnids, frequencies (LVIS: r, c, f), synsets (LVIS: "dog.n.01") C each; then a row an annotation: image_index,
-    category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd
-    (A,) and ignore (A,) bool (E6); masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of image and
-    category positions that were checked to be absent, or not boxed completely (E30, E31). written: how many annotations the file
-    has; unlisted: a line for each way in which some of them were dropped, of images or categories that the file does not list (E3).
+    image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names, category_wnids,
+    frequencies (LVIS: r, c, f), synsets (LVIS: "dog.n.01") C each; then a row an annotation: image_index,
+    category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd (A,) and ignore
+    (A,) bool (E6); masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of
+    image and category positions that were checked to be absent, or not boxed completely (E30, E31). written: how many
+    annotations the file has; unlisted: a line for each way in which some of them were dropped, of images or categories
+    that the file does not list (E3).
     """
     path: str
     image_ids: np.ndarray
@@ -94,8 +95,15 @@ class AnnotationTable:
         names = self.file_names.packed
         masks = {} if self.masks is None else {f"mask_{name}": column for name, column in self.masks.columns().items()}
         own = {name: getattr(self, name) for name in COLUMNS}
-        save_table(folder, KIND, own | masks | {"file_names": names.data, "file_name_offsets": names.offsets},
-                   {name: getattr(self, name) for name in ("category_names", "category_wnids", "frequencies", "synsets", "written", "unlisted")})
+        save_table(
+            folder,
+            KIND,
+            own | masks | {"file_names": names.data, "file_name_offsets": names.offsets},
+            {
+                name: getattr(self, name)
+                for name in ("category_names", "category_wnids", "frequencies", "synsets", "written", "unlisted")
+            },
+        )
 
 
 COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "category_index", "boxes", "areas", "crowd", "ignore", "negative", "not_exhaustive")
@@ -123,7 +131,11 @@ def _load(folder: Path, masks: bool) -> AnnotationTable:
     if not all(isinstance(part, list) and len(part) == c and all(isinstance(v, (str, type(None))) for v in part) for part in lists):
         raise InputError(f"{folder}: expected the names of its {c} categories")
     written, unlisted_lines = about.get("written", a), about.get("unlisted", [])
-    if type(written) is not int or not isinstance(unlisted_lines, list) or not all(isinstance(line, str) for line in unlisted_lines):
+    if (
+        type(written) is not int
+        or not isinstance(unlisted_lines, list)
+        or not all(isinstance(line, str) for line in unlisted_lines)
+    ):
         raise InputError(f"{folder}: expected a number of annotations, and lines about those left out")
     outlines = None
     if masks:
@@ -131,9 +143,18 @@ def _load(folder: Path, masks: bool) -> AnnotationTable:
         if outlines.place(np.stack([columns["heights"], columns["widths"]], axis=1)[columns["image_index"]]).any():
             raise InputError(f"{folder}: holds run lengths that do not cover their pictures")
     own = {name: columns[name] for name in COLUMNS}
-    return AnnotationTable(path=str(folder), file_names=PackedStrings(packed=Packed.of_arrays(columns["file_names"], columns["file_name_offsets"])), masks=outlines,
-                           category_names=lists[0], category_wnids=lists[1], frequencies=lists[2], synsets=lists[3], written=written,
-                           unlisted=unlisted_lines, **own)
+    return AnnotationTable(
+        path=str(folder),
+        file_names=PackedStrings(packed=Packed.of_arrays(columns["file_names"], columns["file_name_offsets"])),
+        masks=outlines,
+        category_names=lists[0],
+        category_wnids=lists[1],
+        frequencies=lists[2],
+        synsets=lists[3],
+        written=written,
+        unlisted=unlisted_lines,
+        **own,
+    )
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------------
@@ -154,7 +175,13 @@ def _sorted_ids(part: Part, ids: np.ndarray) -> np.ndarray:
     return order
 
 
-def _unlisted(image_ids: np.ndarray, image_index: np.ndarray, category_ids: np.ndarray, category_index: np.ndarray, known: np.ndarray) -> list[str]:
+def _unlisted(
+    image_ids: np.ndarray,
+    image_index: np.ndarray,
+    category_ids: np.ndarray,
+    category_index: np.ndarray,
+    known: np.ndarray,
+) -> list[str]:
     """A line for each way in which annotations are of what the file does not list. known (C,): its category ids."""
     lines = [unlisted(image_index < 0, image_ids, "annotations", "on images", "the file does"),
              unlisted(category_index < 0, category_ids, "annotations", "of categories", "the file does")]
@@ -166,10 +193,10 @@ def _unlisted(image_ids: np.ndarray, image_index: np.ndarray, category_ids: np.n
 def load_annotations(path: str | Path, masks: bool = False, files: bool = True) -> AnnotationTable:
     """Read a COCO-format file, or a folder that AnnotationTable.save wrote.
 
-    Annotations on images or categories that the file does not list are dropped (E3), and counted in `unlisted`. masks: read the
-    segmentations as well, which every annotation must then have (E37). files: the images are to be read, so that each must have a
-    file_name and a size; else "" and 0 stand where they are missing. InputError: not JSON, a part or a field missing, of the
-    wrong type or not finite, or an id that stands twice (E8).
+    Annotations on images or categories that the file does not list are dropped (E3), and counted in `unlisted`. masks:
+    read the segmentations as well, which every annotation must then have (E37). files: the images are to be read, so
+    that each must have a file_name and a size; else "" and 0 stand where they are missing. InputError: not JSON, a
+    part or a field missing, of the wrong type or not finite, or an id that stands twice (E8).
     """
     path = Path(path)
     if is_table(path):
@@ -220,7 +247,10 @@ def first_images(path: Path, count: int) -> list[tuple[str, tuple[int, int]]]:
     """(file name, (h, w)) of the first images of a file or table, in its order. A JSON is read no further than that."""
     if is_table(path):
         table = _load(path, masks=False)
-        return [(table.file_names[i], (int(table.heights[i]), int(table.widths[i]))) for i in range(min(count, len(table.image_ids)))]
+        return [
+            (table.file_names[i], (int(table.heights[i]), int(table.widths[i])))
+            for i in range(min(count, len(table.image_ids)))
+        ]
     try:
         images = read_first_images(path, count)
     except (OSError, UnicodeDecodeError) as error:

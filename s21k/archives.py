@@ -20,7 +20,13 @@ from s21k.tables import check_columns, load_table, save_table
 
 KIND = "pictures"
 BLOCK = 512                                         # of a tar
-COMPRESSED = {b"\x1f\x8b": "gzip data", b"BZh": "bzip2 data", b"\xfd7zXZ": "xz data", b"\x28\xb5\x2f\xfd": "zstd data", b"PK\3\4": "zip data"}
+COMPRESSED = {
+    b"\x1f\x8b": "gzip data",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ": "xz data",
+    b"\x28\xb5\x2f\xfd": "zstd data",
+    b"PK\3\4": "zip data",
+}
 
 
 class Member(NamedTuple):
@@ -44,7 +50,9 @@ def members(path: Path) -> Iterator[Member]:
     try:
         whole = path.stat().st_size
         with open(path, "rb") as file:
-            if (kind := next((kind for mark, kind in COMPRESSED.items() if file.peek(8).startswith(mark)), None)) is not None:
+            if (
+                kind := next((kind for mark, kind in COMPRESSED.items() if file.peek(8).startswith(mark)), None)
+            ) is not None:
                 raise InputError(f"{path}: {kind}, not a plain tar: it cannot be read in place, expected it unpacked")
         with tarfile.open(path, "r:") as tar:
             for member in tar:

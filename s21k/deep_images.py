@@ -1,21 +1,25 @@
-"""Images of more than 8 bits a channel -> 8 bits, scaled by the range that their content has, not by that of their file.
+"""Images of more than 8 bits a channel -> 8 bits, scaled by the range that their content has, not by that of their
+file.
 
-Cameras and scanners write 10, 12 or 14 bits into files of 16: taken for 16 bits, such an image is nearly black. The file's own
-word counts where it has one that its content keeps to (PNG's sBIT, TIFF's BitsPerSample and MaxSampleValue); else the content's depth does.
+Cameras and scanners write 10, 12 or 14 bits into files of 16: taken for 16 bits, such an image is nearly black. The
+file's own word counts where it has one that its content keeps to (PNG's sBIT, TIFF's BitsPerSample and
+MaxSampleValue); else the content's depth does.
 """
+
 import sys
 
 import numpy as np
 from PIL import Image
 
-DEPTHS = (8, 10, 12, 14)                            # of content; a larger one is 16
-SWAPPED = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}     # orders of two bytes
-DARK = 64                                           # colours whose high bytes are all below this have 14 bits or less
-TIFF_BITS, TIFF_MAX = 258, 281                      # tags
+DEPTHS = (8, 10, 12, 14)  # of content; a larger one is 16
+SWAPPED = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}  # orders of two bytes
+DARK = 64  # colours whose high bytes are all below this have 14 bits or less
+TIFF_BITS, TIFF_MAX = 258, 281  # tags
 
 
 def said_depth(image: Image.Image) -> int | None:
-    """The bits of a channel that the file says it has, where that is less than the 16 that are stored. To be asked before the pixels are read."""
+    """The bits of a channel that the file says it has, where that is less than the 16 that are stored. To be asked
+    before the pixels are read."""
     if image.format == "PNG":
         said = _sbit(image)
     elif image.format == "TIFF":
@@ -27,7 +31,8 @@ def said_depth(image: Image.Image) -> int | None:
 
 
 def _sbit(image: Image.Image) -> int | None:
-    """The largest number in a PNG's sBIT chunk, which stands before the pixels; None where there is none. The file's place is kept."""
+    """The largest number in a PNG's sBIT chunk, which stands before the pixels; None where there is none. The file's
+    place is kept."""
     file, at = image.fp, image.fp.tell()
     try:
         file.seek(8)
@@ -59,7 +64,8 @@ def to_eight_bits(values: np.ndarray, said: int | None) -> np.ndarray:
 
 
 def grey_of_floats(values: np.ndarray) -> np.ndarray:
-    """Real numbers -> uint8: of 0..1 as shares of white, up to 255 as they are, above by their depth. What is no number is black."""
+    """Real numbers -> uint8: of 0..1 as shares of white, up to 255 as they are, above by their depth. What is no number
+    is black."""
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     highest = values.max(initial=0)
     if highest <= 1:
@@ -68,9 +74,11 @@ def grey_of_floats(values: np.ndarray) -> np.ndarray:
 
 
 def low_byte_tiles(image: Image.Image) -> list | None:
-    """How to decode the low byte of each channel in place of the high one; None where colours have not 16 bits a channel.
+    """How to decode the low byte of each channel in place of the high one; None where colours have not 16 bits a
+    channel.
 
-    Pillow keeps the high byte of such colours, which of 12 bits is nearly nothing. To be asked before the pixels are read.
+    Pillow keeps the high byte of such colours, which of 12 bits is nearly nothing. To be asked before the pixels are
+    read.
     """
     tiles = []
     for tile in getattr(image, "tile", []):
@@ -85,6 +93,8 @@ def low_byte_tiles(image: Image.Image) -> list | None:
 
 def colours(high: Image.Image, low: Image.Image, said: int | None) -> Image.Image:
     """An RGB or RGBA image of both bytes of each channel; transparency has a depth of its own."""
-    values = np.asarray(high).astype(np.int64) << 8 | np.asarray(low)            # (h, w, 3 or 4)
-    parts = [to_eight_bits(values[..., :3], said)] + ([to_eight_bits(values[..., 3:], said)] if values.shape[2] == 4 else [])
+    values = np.asarray(high).astype(np.int64) << 8 | np.asarray(low)  # (h, w, 3 or 4)
+    parts = [to_eight_bits(values[..., :3], said)] + (
+        [to_eight_bits(values[..., 3:], said)] if values.shape[2] == 4 else []
+    )
     return Image.fromarray(np.concatenate(parts, axis=2))

@@ -39,7 +39,8 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: 
 
 
 def contact_sheet(images: list[Image.Image], columns: int, captions: list[str] | None = None) -> Image.Image:
-    """All images on one sheet, row by row, each at the top left of its place, at most LONGEST pixels long; a caption above each where given."""
+    """All images on one sheet, row by row, each at the top left of its place, at most LONGEST pixels long; a caption
+    above each where given."""
     images = [_fitted(image) for image in images]
     above = 16 if captions else 0
     width, height = max(i.width for i in images) + 6, max(i.height for i in images) + 6 + above

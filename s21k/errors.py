@@ -41,7 +41,8 @@ def unlisted(wrong: np.ndarray, ids: np.ndarray, things: str, kind: str, where: 
     """
     if not wrong.any():
         return ""
-    return f"{int(wrong.sum())} of {len(wrong)} {things} are {kind} that {where} not list (first: {ids[int(wrong.argmax())]})"
+    first = ids[int(wrong.argmax())]
+    return f"{int(wrong.sum())} of {len(wrong)} {things} are {kind} that {where} not list (first: {first})"
 
 
 # What torch.distributed says, as a RuntimeError from deep inside, where another process is gone or does not answer.
@@ -65,7 +66,7 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
         print(doc.strip())
         return
     _said.clear()
-    if hasattr(sys.stdout, "reconfigure"):              # a file's name need not be UTF-8, nor a terminal: it is shown escaped
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be UTF-8, nor a terminal: it is shown escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(argv)

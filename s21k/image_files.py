@@ -1,8 +1,10 @@
 """Which files are images, which folders are classes, and where a named image lies: the one place that decides it.
 
-An image is a file whose ending Pillow reads. What an operating system or another program leaves behind (hidden files, Thumbs.db,
-__MACOSX, ..) is passed over, and so is every other file; what is passed over is counted and named. Linked folders are followed.
+An image is a file whose ending Pillow reads. What an operating system or another program leaves behind (hidden files,
+Thumbs.db, __MACOSX, ..) is passed over, and so is every other file; what is passed over is counted and named. Linked
+folders are followed.
 """
+
 import functools
 import os
 from collections import Counter
@@ -16,18 +18,33 @@ from s21k.errors import InputError, note
 from s21k.images import image_size, stored_size
 from s21k.names import nearest, spellings
 
-# Pillow knows these formats and does not decode them: it only holds a place, or would run another program (Ghostscript for EPS).
+# Pillow knows these formats and does not decode them: it only holds a place, or would run another program (Ghostscript
+# for EPS).
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
-SYSTEM_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "$recycle.bin",
-                "system volume information", "lost+found"}
-SAMPLE = 8                                          # images of a data set that are opened at the start of a command
+SYSTEM_NAMES = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "__macosx",
+    "__pycache__",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+}
+SAMPLE = 8  # images of a data set that are opened at the start of a command
 
 
 @functools.cache
 def endings() -> frozenset[str]:
     """The endings of image files, in lower case: ".jpg", ".jfif", ".tiff", .."""
-    known = {ending.lower() for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NOT_DECODED}
-    return frozenset(known | {".mpo"})              # several JPEGs in one: opened as a JPEG
+    known = {
+        ending.lower()
+        for ending, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in NOT_DECODED
+    }
+    return frozenset(known | {".mpo"})  # several JPEGs in one: opened as a JPEG
 
 
 def is_image(name: str) -> bool:
@@ -42,7 +59,9 @@ def is_system(name: str) -> bool:
 
 @dataclass
 class PassedOver:
-    """What a search did not take: system files, other files by ending, and whatever else, each with the first of its kind."""
+    """What a search did not take: system files, other files by ending, and whatever else, each with the first of its
+    kind."""
+
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
@@ -58,19 +77,24 @@ class PassedOver:
 
 
 def walk(root: str | Path, passed: PassedOver) -> list[tuple[str, list[str]]]:
-    """(folder, names of its files), sorted, of root and all folders below it but system ones; names of system files are left out.
+    """(folder, names of its files), sorted, of root and all folders below it but system ones; names of system files are
+    left out.
 
     Links to folders are followed, each real folder once, but none that leads back to a folder above.
     """
     found: list[tuple[str, list[str]]] = []
     seen: set[str] = set()
     waiting = [str(root)]
-    above = {os.path.realpath(folder) for place in (os.path.abspath(root), os.path.realpath(root)) for folder in Path(place).parents}
+    above = {
+        os.path.realpath(folder)
+        for place in (os.path.abspath(root), os.path.realpath(root))
+        for folder in Path(place).parents
+    }
 
     def fault(error: OSError) -> None:
         passed.add("folders that cannot be listed", str(error.filename))
 
-    while waiting:                                  # first what lies there, then what links lead to
+    while waiting:  # first what lies there, then what links lead to
         links: list[str] = []
         for folder, folders, files in (entry for start in waiting for entry in os.walk(start, onerror=fault)):
             real = os.path.realpath(folder)
@@ -97,12 +121,16 @@ def images_below(root: str | Path, passed: PassedOver) -> list[str]:
                 images.append(os.path.join(folder, name))
             else:
                 ending = os.path.splitext(name)[1].lower()[:12]
-                passed.add(f"{ending} files, which are no images" if ending else "files without an ending", os.path.join(folder, name))
+                passed.add(
+                    f"{ending} files, which are no images" if ending else "files without an ending",
+                    os.path.join(folder, name),
+                )
     return images
 
 
 def class_folders(root: Path) -> tuple[dict[str, list[str]], PassedOver]:
-    """name -> its images, relative to root, of every folder in root that is a class: one that holds an image and is no system folder."""
+    """name -> its images, relative to root, of every folder in root that is a class: one that holds an image and is no
+    system folder."""
     classes: dict[str, list[str]] = {}
     passed = PassedOver()
     for entry in sorted(root.iterdir()):

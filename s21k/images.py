@@ -1,7 +1,7 @@
 """Opening a picture safely: the one place where picture files become RGB.
 
-Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 10 to 16 bits a channel, one-bit, a gzip file in a picture's place.
-Refused in one line: what is no picture, truncated files, and sizes that are absurd.
+Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 10 to 16 bits a channel, one-bit, a gzip file in a
+picture's place. Refused in one line: what is no picture, truncated files, and sizes that are absurd.
 """
 import io
 import zlib

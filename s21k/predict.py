@@ -4,8 +4,9 @@
     python -m s21k.predict r18 tiny photos/ --categories dog,n02084071  only these, by name or wnid
     python -m s21k.predict r18 tiny photos/ --threshold 0.3 --out DIR
 
-The words are those of training, key=value included; every other file, folder or path is a source of photos (write ./tiny
-for a folder that is called like a word). Default --out: predictions/ in the run's folder. What was detected before an interruption is written.
+The words are those of training, key=value included; every other file, folder or path is a source of photos (write
+./tiny for a folder that is called like a word). Default --out: predictions/ in the run's folder. What was detected
+before an interruption is written.
 """
 import argparse
 import json
@@ -37,12 +38,14 @@ MAX_NAME = 200                                      # bytes of a drawing's name,
 def is_source(word: str) -> bool:
     """A photo or a folder, not a word of the configuration.
 
-    A word of s21k/configs is that word, whatever the folder is called (tiny/ or ./tiny is the folder); YAML files and key=value are
-    of the configuration. Every other file, folder or path is a source, there or not.
+    A word of s21k/configs is that word, whatever the folder is called (tiny/ or ./tiny is the folder); YAML files and
+    key=value are of the configuration. Every other file, folder or path is a source, there or not.
     """
     if os.sep not in word and os.path.isfile(CONFIG_FOLDER / f"{word}.yaml"):
         if os.path.isdir(word):
-            note(f"{word!r} is taken for the word of that name, not for the folder: write {word}{os.sep} for the folder")
+            note(
+                f"{word!r} is taken for the word of that name, not for the folder: write {word}{os.sep} for the folder"
+            )
         return False
     ending = os.path.splitext(word)[1].lower()
     if os.path.isdir(word) or ending in (".yaml", ".yml"):
@@ -51,7 +54,8 @@ def is_source(word: str) -> bool:
 
 
 def find_images(sources: list[str]) -> list[Path]:
-    """All images below the folders, and the single ones. InputError: none, or one is not there or of a kind that is not read."""
+    """All images below the folders, and the single ones. InputError: none, or one is not there or of a kind that is not
+    read."""
     paths: list[Path] = []
     for source in map(Path, sources):
         if not os.path.exists(source):
@@ -62,11 +66,16 @@ def find_images(sources: list[str]) -> list[Path]:
             paths += map(Path, images_below(source, passed))
             passed.say(source)
         elif not is_image(source.name):
-            raise InputError(f"{source}: {source.suffix or 'a name without an ending'} is no image that Pillow reads, expected for example .jpg or .png")
+            raise InputError(
+                f"{source}: {source.suffix or 'a name without an ending'} is no image that Pillow reads, expected for "
+                f"example .jpg or .png"
+            )
         else:
             paths.append(source)
     if not paths:
-        raise InputError(f"no images in {' '.join(sources) or 'the command'}, expected a folder, or files such as .jpg or .png")
+        raise InputError(
+            f"no images in {' '.join(sources) or 'the command'}, expected a folder, or files such as .jpg or .png"
+        )
     return paths
 
 
@@ -118,16 +127,25 @@ def main(argv: list[str]) -> None:
             drawing = detect(cfg, detector, categories, path, number, a.threshold, out, rows)
             read_ones += drawing is not None
             drawn += [drawing] if drawing is not None and len(drawn) < ON_SHEET else []
-    finally:                                                             # what is done is not lost, whatever comes between
+    finally:  # what is done is not lost, whatever comes between
         (out / "detections.json").write_text(json.dumps(rows, indent=1), encoding="ascii")
     if drawn:
         contact_sheet(drawn, columns=5).save(out / "contact_sheet.png")
     print(f"{read_ones} of {len(paths)} images, {len(rows)} detections above {a.threshold} -> {out}")
 
 
-def detect(cfg: Config, detector: Detector, categories: CategoryMap, path: Path, number: int, threshold: float, out: Path,
-           rows: list[dict]) -> Image.Image | None:
-    """Detect in one photo: rows gets its detections, out a drawing of it, which is returned small. None, and a line: it cannot be read."""
+def detect(
+    cfg: Config,
+    detector: Detector,
+    categories: CategoryMap,
+    path: Path,
+    number: int,
+    threshold: float,
+    out: Path,
+    rows: list[dict],
+) -> Image.Image | None:
+    """Detect in one photo: rows gets its detections, out a drawing of it, which is returned small. None, and a line: it
+    cannot be read."""
     try:
         image = read_image(path)
     except InputError as error:
@@ -140,19 +158,28 @@ def detect(cfg: Config, detector: Detector, categories: CategoryMap, path: Path,
         prediction = next(detector.predict(batch, categories, cfg.eval))
     found = above(prediction, threshold).in_picture(scale, size).detections.to(torch.device("cpu"))
     names = [categories.names[label] for label in found.labels.tolist()]
-    for place, (box, score, label, name) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)):
+    for place, (box, score, label, name) in enumerate(
+        zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)
+    ):
         x1, y1, x2, y2 = box
         rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
                      "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
         if found.masks is not None:
-            rows[-1]["segmentation"] = {"size": found.masks[place]["size"], "counts": found.masks[place]["counts"].decode()}
-    drawing = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(), found.masks)
+            rows[-1]["segmentation"] = {
+                "size": found.masks[place]["size"],
+                "counts": found.masks[place]["counts"].decode(),
+            }
+    drawing = draw_boxes(
+        image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(), found.masks
+    )
     try:
         drawing.save(out / drawing_name(number, path))
     except OSError as error:
         note(f"{out}: drawings cannot be written, detections.json will be tried ({error.strerror})")
     drawing.thumbnail((320, 320), Image.Resampling.LANCZOS)
-    print(f"{path}: {len(found.scores)} detections" + (f", best {names[0]} {float(found.scores[0]):.2f}" if names else ""))
+    print(
+        f"{path}: {len(found.scores)} detections" + (f", best {names[0]} {float(found.scores[0]):.2f}" if names else "")
+    )
     return drawing
 
 

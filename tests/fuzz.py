@@ -324,12 +324,29 @@ def small_text(world: World, rng: random.Random) -> None:
 
 
 TARGETS: dict[str, Callable[[World, random.Random], None]] = {
-    f.__name__: f for f in (annotations, image_list, category_json, picture, tar, config, checkpoint_bytes, checkpoint_tree, detections, table, small_text,
-                                image_folder, results_file, other_checkpoint)}
+    f.__name__: f
+    for f in (
+        annotations,
+        image_list,
+        category_json,
+        picture,
+        tar,
+        config,
+        checkpoint_bytes,
+        checkpoint_tree,
+        detections,
+        table,
+        small_text,
+        image_folder,
+        results_file,
+        other_checkpoint,
+    )
+}
 
 
 def run(root: Path, cases: int, seed: int, kinds: Sequence[str] = tuple(TARGETS)) -> Counter:
-    """cases mutations in turn over the kinds; {(target, "refused" | "accepted"): n}. Whatever else happens is raised with its case."""
+    """cases mutations in turn over the kinds; {(target, "refused" | "accepted"): n}. Whatever else happens is raised
+    with its case."""
     world, outcomes = World(root), Counter()
 
     def too_long(number, frame):

@@ -1,7 +1,10 @@
-"""Three kinds of input as other people and programs make them, put together by chance: image folders, results files, checkpoints.
+"""Three kinds of input as other people and programs make them, put together by chance: image folders, results files,
+checkpoints.
 
-Each is compared with a plain reading of the same: what is right must be read as it is, what is wrong must be an InputError of one line.
+Each is compared with a plain reading of the same: what is right must be read as it is, what is wrong must be an
+InputError of one line.
 """
+
 import argparse
 import json
 import math
@@ -21,7 +24,19 @@ from s21k.evaluation.ground_truth import GroundTruth
 from s21k.models.pretrained import load_backbone
 from s21k.training.checkpoint import read
 
-IMAGES = ["1.jpg", "2.JPEG", "\u00e9.jfif", "e\u0301.png", "a b.gif", "x" * 200 + ".webp", "p.TIF", "i.ico", "\udcff.jpg", "q=1.bmp", "\u2603.jpe"]
+IMAGES = [
+    "1.jpg",
+    "2.JPEG",
+    "\u00e9.jfif",
+    "e\u0301.png",
+    "a b.gif",
+    "x" * 200 + ".webp",
+    "p.TIF",
+    "i.ico",
+    "\udcff.jpg",
+    "q=1.bmp",
+    "\u2603.jpe",
+]
 OTHERS = ["notes.txt", "one.heic", "noending", "a.jpg.part", "x.eps", "list.tsv", "\udcfe"]
 SYSTEM = [".DS_Store", "._1.jpg", "Thumbs.db", ".hidden.png", "desktop.ini"]
 CLASSES = ["cat", "Cat", "caf\u00e9", "cafe\u0301", "a b", "train.jpg", "\udcff", "\u732b", "n01440764"]
@@ -75,27 +90,67 @@ def image_folder(world, rng: random.Random) -> None:
 
 def _is_right(row: object) -> bool:
     """Whether an entry is one of a results file, told plainly."""
+
     def number(value, *kinds):
-        return type(value) in kinds and (math.isfinite(value) if abs(value) < 1 << 1000 or isinstance(value, float) else False)
-    return isinstance(row, dict) and all(number(row.get(k), int) and -2**63 <= row[k] < 2**63 for k in ("image_id", "category_id")) and number(row.get("score"), int, float) \
-        and isinstance(row.get("bbox"), list) and len(row["bbox"]) == 4 and all(number(v, int, float) for v in row["bbox"])
+        return type(value) in kinds and (
+            math.isfinite(value) if abs(value) < 1 << 1000 or isinstance(value, float) else False
+        )
+
+    return (
+        isinstance(row, dict)
+        and all(number(row.get(k), int) and -(2**63) <= row[k] < 2**63 for k in ("image_id", "category_id"))
+        and number(row.get("score"), int, float)
+        and isinstance(row.get("bbox"), list)
+        and len(row["bbox"]) == 4
+        and all(number(v, int, float) for v in row["bbox"])
+    )
 
 
 def results_file(world, rng: random.Random) -> None:
-    """Rows of other programs: ids as 1.0 or "1", unknown ids, strings, several files in one; a truth without file names."""
+    """Rows of other programs: ids as 1.0 or "1", unknown ids, strings, several files in one; a truth without file
+    names."""
     path, truth = world.root / "case_results.json", world.root / "case_truth.json"
-    content = world.truth | {"images": [{k: v for k, v in image.items() if k == "id" or rng.random() < 0.3} for image in world.truth["images"]]}
+    content = world.truth | {
+        "images": [
+            {k: v for k, v in image.items() if k == "id" or rng.random() < 0.3} for image in world.truth["images"]
+        ]
+    }
     truth.write_text(json.dumps(content))
-    rows = [{k: v for k, v in row.items() if k != "segmentation"} for row in rng.choices(world.rows, k=rng.randrange(6))]
-    changes = [("category_id", float), ("category_id", str), ("category_id", lambda v: v + 1000), ("category_id", lambda v: v - 1), ("image_id", str), ("image_id", lambda v: v + 1000), ("score", str),
-               ("score", lambda v: [v]), ("score", lambda v: None), ("score", lambda v: 1), ("bbox", tuple), ("bbox", lambda v: v[:3]), ("bbox", lambda v: [*v, 0]), ("bbox", lambda v: [str(x) for x in v]),
-               ("bbox", lambda v: [x + 0.123456789 for x in v]), ("bbox", lambda v: {"x": 1}), ("id", lambda v: 5), ("\u00fc" * 50, lambda v: {"deep": [{}]}), ("score", lambda v: rng.choice([1e308, 10**300, 10**400]))]
+    rows = [
+        {k: v for k, v in row.items() if k != "segmentation"} for row in rng.choices(world.rows, k=rng.randrange(6))
+    ]
+    changes = [
+        ("category_id", float),
+        ("category_id", str),
+        ("category_id", lambda v: v + 1000),
+        ("category_id", lambda v: v - 1),
+        ("image_id", str),
+        ("image_id", lambda v: v + 1000),
+        ("score", str),
+        ("score", lambda v: [v]),
+        ("score", lambda v: None),
+        ("score", lambda v: 1),
+        ("bbox", tuple),
+        ("bbox", lambda v: v[:3]),
+        ("bbox", lambda v: [*v, 0]),
+        ("bbox", lambda v: [str(x) for x in v]),
+        ("bbox", lambda v: [x + 0.123456789 for x in v]),
+        ("bbox", lambda v: {"x": 1}),
+        ("id", lambda v: 5),
+        ("\u00fc" * 50, lambda v: {"deep": [{}]}),
+        ("score", lambda v: rng.choice([1e308, 10**300, 10**400])),
+    ]
     for row in rows:
-        for key, change in {key: (key, change) for key, change in rng.sample(changes, rng.choice([0, 0, 0, 0, 0, 1, 2]))}.values():
+        for key, change in {
+            key: (key, change) for key, change in rng.sample(changes, rng.choice([0, 0, 0, 0, 0, 1, 2]))
+        }.values():
             row[key] = change(row.get(key))
         if rng.random() < 0.03:
             row.pop(rng.choice(list(row)))
-    text = json.dumps(rng.choice([rows, rows, rows, rows, {"annotations": rows}, [rows], rows[0] if rows else None]), indent=rng.choice([None, 1]))
+    text = json.dumps(
+        rng.choice([rows, rows, rows, rows, {"annotations": rows}, [rows], rows[0] if rows else None]),
+        indent=rng.choice([None, 1]),
+    )
     path.write_text(text + rng.choice(["", "", "", "\n", "\n[]", ","]))
     gt = GroundTruth.load(truth)
     images, categories = set(gt.image_ids.tolist()), set(gt.category_ids.tolist())
@@ -109,8 +164,9 @@ def results_file(world, rng: random.Random) -> None:
     except InputError:
         assert not fits
         raise
-    assert fits and [(gt.image_ids[i], gt.category_ids[c], s) for i, c, s in zip(found.image, found.category, found.scores.tolist())] == \
-        [(row["image_id"], row["category_id"], float(row["score"])) for row in known]
+    assert fits and [
+        (gt.image_ids[i], gt.category_ids[c], s) for i, c, s in zip(found.image, found.category, found.scores.tolist())
+    ] == [(row["image_id"], row["category_id"], float(row["score"])) for row in known]
     metric = AveragePrecision(gt)
     metric.add_all(found)
     assert all(-1 <= value <= 1 for value in metric.compute().values())
@@ -122,7 +178,9 @@ class SmallNet(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = torch.nn.Conv2d(1, 2, 1)
-        self.layer1 = torch.nn.ModuleList([torch.nn.ModuleDict({"conv1": torch.nn.Conv2d(2, 2, 1), "bn1": torch.nn.BatchNorm2d(2)})])
+        self.layer1 = torch.nn.ModuleList(
+            [torch.nn.ModuleDict({"conv1": torch.nn.Conv2d(2, 2, 1), "bn1": torch.nn.BatchNorm2d(2)})]
+        )
 
 
 class Stranger:
@@ -138,7 +196,7 @@ def other_checkpoint(world, rng: random.Random) -> None:
     fits = True
     if rng.random() < 0.3:
         state |= {"head.weight": torch.zeros(3), f"{prefix}fc.weight": torch.zeros(2)}
-    if rng.random() < 0.15:                                              # another copy below another prefix; where one has none, it is meant
+    if rng.random() < 0.15:  # another copy below another prefix; where one has none, it is meant
         state |= {f"ema.{name}": value + 1 for name, value in right.items()}
         fits = prefix == ""
     if rng.random() < 0.15:
@@ -148,9 +206,29 @@ def other_checkpoint(world, rng: random.Random) -> None:
         else:
             state[prefix + name] = rng.choice([torch.zeros(7, 7), None, 3, "x"])
         fits = False
-    content = rng.choice([state, {"model": state}, {"state_dict": state}, {"net": state, "epoch": 3}, {"model": state, "optimizer": {"state": {0: torch.zeros(2)}}}])
+    content = rng.choice(
+        [
+            state,
+            {"model": state},
+            {"state_dict": state},
+            {"net": state, "epoch": 3},
+            {"model": state, "optimizer": {"state": {0: torch.zeros(2)}}},
+        ]
+    )
     content = dict(content)
-    for key, value in rng.sample([("epoch", 3), ("args", {"lr": 1.0}), ("\u00fc", [1]), ("config", None), ("args", argparse.Namespace(lr=1)), ("own", Stranger()), ("best", np.float64(1.0)), (7, 7)], rng.choice([0, 0, 1, 2])):
+    for key, value in rng.sample(
+        [
+            ("epoch", 3),
+            ("args", {"lr": 1.0}),
+            ("\u00fc", [1]),
+            ("config", None),
+            ("args", argparse.Namespace(lr=1)),
+            ("own", Stranger()),
+            ("best", np.float64(1.0)),
+            (7, 7),
+        ],
+        rng.choice([0, 0, 1, 2]),
+    ):
         if key not in content:
             content[key] = value
             fits = fits and not isinstance(value, (argparse.Namespace, Stranger, np.float64))
@@ -158,7 +236,18 @@ def other_checkpoint(world, rng: random.Random) -> None:
     if whole < 0.08:
         content, fits = rng.choice([[state], torch.zeros(3), None, {}, {"model": {}}, {"a": 1}]), False
     if whole > 0.95:
-        path.write_bytes(rng.choice([b"", b"\x80\x04N.", b"PK\3\4", b"<html>", b"\x10\0\0\0\0\0\0\0{\"a\":{}}      ", bytes(rng.randrange(256) for _ in range(60))]))
+        path.write_bytes(
+            rng.choice(
+                [
+                    b"",
+                    b"\x80\x04N.",
+                    b"PK\3\4",
+                    b"<html>",
+                    b'\x10\0\0\0\0\0\0\0{"a":{}}      ',
+                    bytes(rng.randrange(256) for _ in range(60)),
+                ]
+            )
+        )
         fits = False
     else:
         torch.save(content, path, _use_new_zipfile_serialization=rng.random() < 0.8)
@@ -168,5 +257,7 @@ def other_checkpoint(world, rng: random.Random) -> None:
     except InputError as error:
         assert not fits and "\n" not in str(error) and "\x1b" not in str(error), error
         raise
-    assert report.prefix == prefix and all(torch.equal(value, backbone.state_dict()[name]) for name, value in right.items() if fits)
+    assert report.prefix == prefix and all(
+        torch.equal(value, backbone.state_dict()[name]) for name, value in right.items() if fits
+    )
     assert fits or any(key in report.missing for key in right) is False

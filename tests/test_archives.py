@@ -284,8 +284,10 @@ def gz(path):
 
 
 def index_of(tmp_path, source, *more):
-    done = run("s21k.prepare.imagenet", str(source), "--out", str(tmp_path / "index"), "--processes", "1", *more, module=True)
-    assert done.stderr.count("\n") <= (done.returncode == 2) + 1, done.stderr                # a progress bar, and a line
+    done = run(
+        "s21k.prepare.imagenet", str(source), "--out", str(tmp_path / "index"), "--processes", "1", *more, module=True
+    )
+    assert done.stderr.count("\n") <= (done.returncode == 2) + 1, done.stderr  # a progress bar, and a line
     return done
 
 
@@ -297,8 +299,15 @@ def test_a_compressed_tar_that_is_named_tar_says_so_and_leaves_its_quarantine(tm
     path.write_bytes(importlib.import_module(kind).compress(path.read_bytes()))
     done = index_of(tmp_path, tmp_path / "tars")
     name = {"gzip": "gzip", "bz2": "bzip2", "lzma": "xz"}[kind]
-    assert done.returncode == 2 and f"{name} data, not a plain tar: it cannot be read in place, expected it unpacked (see index.quarantine.tsv)" in done.stderr
-    assert f"n00000001\t\t" in (tmp_path / "index.quarantine.tsv").read_text() and "n00000001\t0\t1" in (tmp_path / "index.report.tsv").read_text()
+    assert (
+        done.returncode == 2
+        and f"{name} data, not a plain tar: it cannot be read in place, expected it unpacked (see index.quarantine.tsv)"
+        in done.stderr
+    )
+    assert (
+        f"n00000001\t\t" in (tmp_path / "index.quarantine.tsv").read_text()
+        and "n00000001\t0\t1" in (tmp_path / "index.report.tsv").read_text()
+    )
     write_tar(tmp_path / "tars" / "n00000002.tar", [("\u00fc.JPEG", jpeg())])                # the others are indexed
     done = index_of(tmp_path, tmp_path / "tars")
     assert done.returncode == 0 and "1 pictures of 1 synsets of 2" in done.stdout and "1 in quarantine" in done.stdout
@@ -313,7 +322,11 @@ def test_tars_with_a_compressed_ending_are_counted_and_named(tmp_path):
         path.unlink()
     paths[3].rename(paths[3].with_suffix(".tgz"))
     done = index_of(tmp_path, tmp_path / "tars")
-    assert done.returncode == 0 and "note: " in done.stdout and "3 compressed tars are passed over (n00000001.tar.gz, n00000002.tar.gz, n00000003.tgz)" in done.stdout
+    assert (
+        done.returncode == 0
+        and "note: " in done.stdout
+        and "3 compressed tars are passed over (n00000001.tar.gz, n00000002.tar.gz, n00000003.tgz)" in done.stdout
+    )
     assert "2 pictures of 2 synsets of 2" in done.stdout
     (tmp_path / "wnids.txt").write_text("n00000000 n00000002")
     done = index_of(tmp_path, tmp_path / "tars", "--wnids", str(tmp_path / "wnids.txt"))
@@ -331,7 +344,11 @@ def test_the_outer_tar_is_told_to_be_unpacked(tmp_path, content):
     if content is not None:
         outer.write_bytes(content)
     done = index_of(tmp_path, outer)
-    assert done.returncode == 2 and "a file, expected a folder with a folder or a tar for each synset; of the outer tar: tar -xf FILE -C FOLDER" in done.stderr
+    assert (
+        done.returncode == 2
+        and "a file, expected a folder with a folder or a tar for each synset; of the outer tar: tar -xf FILE -C FOLDER"
+        in done.stderr
+    )
 
 
 def test_linked_folders_and_system_files_of_a_synset(tmp_path):
@@ -359,20 +376,31 @@ def test_validation_images_are_found_flat_or_in_class_folders(tmp_path, layout):
     boxes.mkdir()
     for number in range(1, 5):
         name, wnid = f"ILSVRC2012_val_{number:08d}", wnids[number % 2]
-        folder = {"flat": images, "classes": images / wnid, "linked": tmp_path / "disk" / wnid, "deep": images / "val" / "\u00fc" / wnid}[layout]
+        folder = {
+            "flat": images,
+            "classes": images / wnid,
+            "linked": tmp_path / "disk" / wnid,
+            "deep": images / "val" / "\u00fc" / wnid,
+        }[layout]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.JPEG").write_bytes(jpeg())
-        (boxes / f"{name}.xml").write_text(f"<annotation><size><width>40</width><height>30</height></size><object><name>{wnid}</name><bndbox><xmin>1</xmin><ymin>2</ymin>"
-                                           "<xmax>20</xmax><ymax>25</ymax></bndbox></object></annotation>")
+        (boxes / f"{name}.xml").write_text(
+            f"<annotation><size><width>40</width><height>30</height></size><object>"
+            f"<name>{wnid}</name><bndbox><xmin>1</xmin><ymin>2</ymin>"
+            "<xmax>20</xmax><ymax>25</ymax></bndbox></object></annotation>"
+        )
     if layout == "linked":
         images.mkdir()
         for wnid in wnids:
             (images / wnid).symlink_to(tmp_path / "disk" / wnid)
     (images / ".DS_Store").write_bytes(b"")
-    (tmp_path / "truth.txt").write_text("2\n1\n2\n1\n")                       # in the order of the files' numbers, not of the folders
+    (tmp_path / "truth.txt").write_text("2\n1\n2\n1\n")  # in the order of the files' numbers, not of the folders
     counts = prepare(wnids, images, boxes, tmp_path / "truth.txt", {}, tmp_path / "out")
     assert counts == {"pictures": 4, "boxes": 4, "classes": 2, "faults": 0}
     data = ClassificationData(tmp_path / "out" / "val.tsv", wnids)
-    assert [wnids[label] for label in data.labels] == [wnids[n % 2] for n in (1, 2, 3, 4)] and data.read(3)[0].size == (40, 30)
+    assert [wnids[label] for label in data.labels] == [wnids[n % 2] for n in (1, 2, 3, 4)] and data.read(3)[0].size == (
+        40,
+        30,
+    )
     from s21k.data.detection import DetectionData
     assert DetectionData(tmp_path / "out" / "val_boxes.json", images).read(0)[0].size == (40, 30)

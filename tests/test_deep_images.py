@@ -1,4 +1,5 @@
 """Images of 10 to 16 bits a channel: scaled by what they hold, never black; ordinary ones as before, bit for bit."""
+
 import io
 import struct
 import zlib
@@ -16,14 +17,22 @@ def ramp(depth, shape=(12, 16)):
 
 
 def png(values, sbit=None, interlace=0):
-    """A 16-bit PNG of (h, w) or (h, w, 3 or 4) uint16, which Pillow does not write in colour; sbit: bytes of that chunk."""
+    """A 16-bit PNG of (h, w) or (h, w, 3 or 4) uint16, which Pillow does not write in colour; sbit: bytes of that
+    chunk."""
+
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
     channels = 1 if values.ndim == 2 else values.shape[2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, interlace)
-    parts = [chunk(b"IHDR", head), chunk(b"gAMA", struct.pack(">I", 45455)), *([chunk(b"sBIT", sbit)] if sbit else []),
-             chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    parts = [
+        chunk(b"IHDR", head),
+        chunk(b"gAMA", struct.pack(">I", 45455)),
+        *([chunk(b"sBIT", sbit)] if sbit else []),
+        chunk(b"IDAT", zlib.compress(rows)),
+        chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -52,8 +61,12 @@ def test_ordinary_images_of_sixteen_bits_are_read_as_before(tmp_path):
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 65536, (9, 7), dtype=np.uint16)
     colour = rng.integers(0, 65536, (9, 7, 3), dtype=np.uint16)
-    assert np.array_equal(read(png(grey), tmp_path)[..., 1], grey >> 8) and np.array_equal(read(png(colour), tmp_path), colour >> 8)
-    assert np.array_equal(read(png(grey, sbit=b"\x0c"), tmp_path)[..., 1], grey >> 8)        # as PNG means it: 12 bits, scaled up to 16
+    assert np.array_equal(read(png(grey), tmp_path)[..., 1], grey >> 8) and np.array_equal(
+        read(png(colour), tmp_path), colour >> 8
+    )
+    assert np.array_equal(
+        read(png(grey, sbit=b"\x0c"), tmp_path)[..., 1], grey >> 8
+    )  # as PNG means it: 12 bits, scaled up to 16
     assert np.array_equal(read(png(grey | 0x8000, sbit=b"\x02"), tmp_path)[..., 1], (grey | 0x8000) >> 8)
 
 
@@ -62,7 +75,7 @@ def test_the_files_own_word_counts_where_its_content_keeps_to_it(tmp_path):
     dark = ramp(9)
     assert np.array_equal(read(png(dark, sbit=b"\x0c"), tmp_path)[..., 0], dark >> 4)
     assert np.array_equal(read(tiff(dark, t281=4095), tmp_path, "b.tif")[..., 0], dark >> 4)
-    assert np.array_equal(read(tiff(dark), tmp_path, "b.tif")[..., 0], dark >> 2)            # says nothing: 10 bits hold it
+    assert np.array_equal(read(tiff(dark), tmp_path, "b.tif")[..., 0], dark >> 2)  # says nothing: 10 bits hold it
     assert np.array_equal(read(tiff(ramp(12), t281=65535), tmp_path, "b.tif")[..., 0], ramp(12) >> 4)
 
 
@@ -70,7 +83,11 @@ def test_a_tiff_of_twelve_packed_bits_is_scaled_by_its_tag(tmp_path):
     """BitsPerSample 12: two values in three bytes."""
     values = ramp(11, (4, 8)).astype(np.uint32)
     pairs = values.reshape(-1, 2)
-    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1).astype(np.uint8).tobytes()
+    packed = (
+        np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
+        .astype(np.uint8)
+        .tobytes()
+    )
     tags = [(256, 8), (257, 4), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, len(packed))]
     body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     content = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + body + b"\0\0\0\0"
@@ -94,7 +111,11 @@ def test_a_tiff_in_colour_of_either_byte_order(tmp_path, order, code):
     values[0, 0] = 4095
     pixels = values.astype(order + "u2").tobytes()
     tags = [(256, 6), (257, 5), (258, 8), (259, 1), (262, 2), (273, 14), (277, 3), (278, 5), (279, len(pixels))]
-    body = b"".join(struct.pack(order + "HHI", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1) + struct.pack(order + "I", value) for tag, value in tags)
+    body = b"".join(
+        struct.pack(order + "HHI", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1)
+        + struct.pack(order + "I", value)
+        for tag, value in tags
+    )
     start = 14 + len(pixels)
     content = code + struct.pack(order + "HI", 42, start) + struct.pack(order + "HHH", 16, 16, 16) + pixels
     content += struct.pack(order + "H", len(tags)) + body + b"\0\0\0\0"
@@ -103,7 +124,11 @@ def test_a_tiff_in_colour_of_either_byte_order(tmp_path, order, code):
 
 def test_real_numbers_and_values_beyond_sixteen_bits_are_not_black(tmp_path):
     share = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
-    for values, expected in ((share, (share.astype(np.float64) * 255).round()), (share * 200, (share * 200).astype(np.uint8)), (share * 60000, (share * 60000).astype(int) >> 8)):
+    for values, expected in (
+        (share, (share.astype(np.float64) * 255).round()),
+        (share * 200, (share * 200).astype(np.uint8)),
+        (share * 60000, (share * 60000).astype(int) >> 8),
+    ):
         assert np.array_equal(read(tiff(values), tmp_path, "f.tif")[..., 0], expected)
     broken = share.copy()
     broken[0, :2] = np.nan, np.inf

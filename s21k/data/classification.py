@@ -20,7 +20,9 @@ def _from_folder(root: Path) -> tuple[list[str], list[str]]:
     passed.say(root)
     if double := check_no_doubles(folders, f"class folders of {root}"):
         raise InputError(double)
-    return [path for paths in folders.values() for path in paths], [name for name, paths in folders.items() for _ in paths]
+    return [path for paths in folders.values() for path in paths], [
+        name for name, paths in folders.items() for _ in paths
+    ]
 
 
 def _from_list(path: Path) -> tuple[list[str], list[str]]:
@@ -61,8 +63,14 @@ class ClassificationData:
         if class_names is not None and class_names != classes:
             row = {canonical(name): i for i, name in enumerate(class_names)}
             if unknown := [name for name in classes if canonical(name) not in row]:
-                raise InputError(f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} known{nearest(unknown[0], class_names)}")
-            self.class_names, self.labels = class_names, np.array([row[canonical(name)] for name in classes], dtype=np.int32)[labels]
+                raise InputError(
+                    f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} "
+                    f"known{nearest(unknown[0], class_names)}"
+                )
+            self.class_names, self.labels = (
+                class_names,
+                np.array([row[canonical(name)] for name in classes], dtype=np.int32)[labels],
+            )
 
     def _read_names(self, source: Path) -> tuple[list[str], np.ndarray]:
         """The classes, sorted, and each picture's; its path goes into self.paths."""

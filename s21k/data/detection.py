@@ -20,9 +20,9 @@ from s21k.structures import Target
 class DetectionData:
     """category_names: one for each row of g (wnid where the file has one), in ascending id.
 
-    Crowd regions, and boxes of which less than one pixel lies inside the image, are left out:
-    `left_out` counts them, with those of unknown ids, and `notes` says why. Images without boxes stay: they teach the background.
-    masks: serve the objects' masks, too. InputError: nothing to learn from, or two categories of one name.
+    Crowd regions, and boxes of which less than one pixel lies inside the image, are left out: `left_out` counts them,
+    with those of unknown ids, and `notes` says why. Images without boxes stay: they teach the background. masks: serve
+    the objects' masks, too. InputError: nothing to learn from, or two categories of one name.
     """
 
     def __init__(self, annotations: str | Path, images: str | Path, masks: bool = False) -> None:

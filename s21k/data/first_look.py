@@ -1,7 +1,10 @@
-"""The first look at data, before a command does anything: what is odd about it is said, and some of its images are opened.
+"""The first look at data, before a command does anything: what is odd about it is said, and some of its images are
+opened.
 
-A command also looks at the data of the commands that come after it, so that a wrong folder is not found after weeks of stage I.
+A command also looks at the data of the commands that come after it, so that a wrong folder is not found after weeks of
+stage I.
 """
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from s21k.image_files import SAMPLE, check_images, find_file
 
 
 def first_look(data: ClassificationData | DetectionData, what: str) -> None:
-    """Say what is odd about the data; InputError: none of the images tried can be used. what: its key in the configuration."""
+    """Say what is odd about the data; InputError: none of the images tried can be used. what: its key in the
+    configuration."""
     for line in getattr(data, "notes", []):
         note(line)
     check_images(what, data.sample())
@@ -25,20 +29,30 @@ def first_look(data: ClassificationData | DetectionData, what: str) -> None:
 def check_folder(what: str, annotations: Path, images: Path) -> None:
     """InputError: none of the file's first images can be used from that folder. The boxes are not read."""
     found = first_images(annotations, SAMPLE)
-    check_images(f"{what} {images}", ((InputError(f"{name!r:.80} leads out of it") if leaves_root(name) else find_file(images, name), size)
-                                      for name, size in found))
+    check_images(
+        f"{what} {images}",
+        (
+            (InputError(f"{name!r:.80} leads out of it") if leaves_root(name) else find_file(images, name), size)
+            for name, size in found
+        ),
+    )
 
 
 def look_ahead(cfg: Config, *parts: str, tell: Callable[[str], None] = note) -> None:
     """A look at data.det or data.eval, which a later command will read. tell: is given what is not there yet.
 
-    InputError: what is there is wrong: none of the images tried can be used, or no category of data.eval is among the evaluated ones.
+    InputError: what is there is wrong: none of the images tried can be used, or no category of data.eval is among the
+    evaluated ones.
     """
     for part in parts:
         section = getattr(cfg.data, part)
         if section is None:
             continue
-        paths = {name: Path(cfg.data.root) / getattr(section, name) for name in ("annotations", "images", "categories") if hasattr(section, name)}
+        paths = {
+            name: Path(cfg.data.root) / getattr(section, name)
+            for name in ("annotations", "images", "categories")
+            if hasattr(section, name)
+        }
         if absent := [f"data.{part}.{name} {path}" for name, path in paths.items() if not path.exists()]:
             tell(f"not there yet, and needed later: {', '.join(absent)}")
             continue

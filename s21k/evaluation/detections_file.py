@@ -114,10 +114,17 @@ def _wrong_field(row: object, with_boxes: bool, masks: bool) -> str | None:
         if type(row[key]) is int and abs(row[key]) >= limit:
             return f"wrong: {key} is too large"
     box = row.get("bbox")
-    if with_boxes and not (type(box) is list and len(box) == 4 and all(_number(v, int, float) and abs(v) < LARGEST for v in box)):
-        return f"wrong: bbox is {box!r:.60}, expected [x, y, w, h]" if "bbox" in row else "without bbox, expected [x, y, w, h]"
+    if with_boxes and not (
+        type(box) is list and len(box) == 4 and all(_number(v, int, float) and abs(v) < LARGEST for v in box)
+    ):
+        return (
+            f"wrong: bbox is {box!r:.60}, expected [x, y, w, h]"
+            if "bbox" in row
+            else "without bbox, expected [x, y, w, h]"
+        )
     if masks and not _is_rle(row.get("segmentation")):
-        return f"wrong: segmentation is {row.get('segmentation')!r:.60}, expected {{size, counts}} in COCO's compressed form"
+        mask = row.get("segmentation")
+        return f"wrong: segmentation is {mask!r:.60}, expected {{size, counts}} in COCO's compressed form"
     return None
 
 
@@ -150,19 +157,25 @@ def _read_json(path: Path, masks: bool) -> DetectionColumns:
 def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = False) -> DetectionColumns:
     """The same with positions of images and of categories in gt in place of ids.
 
-    Detections of unknown categories are dropped (E2), or kept as -1, and noted. InputError: an unknown image, or no known category.
+    Detections of unknown categories are dropped (E2), or kept as -1, and noted. InputError: an unknown image, or no
+    known category.
     """
     image = np.searchsorted(gt.image_ids, columns.image).clip(max=max(len(gt.image_ids) - 1, 0)).astype(np.int32)
     strange = gt.image_ids[image] != columns.image if len(gt.image_ids) else np.ones(len(columns), dtype=bool)
     if line := unlisted(strange, columns.image, "detections", "on images"):
         position = int(strange.argmax())
-        raise InputError(f"{line}: detection {position} is on image {columns.image[position]}, which is not in {gt.path}")
+        raise InputError(
+            f"{line}: detection {position} is on image {columns.image[position]}, which is not in {gt.path}"
+        )
     order = np.argsort(gt.category_ids)
     at = np.searchsorted(gt.category_ids[order], columns.category).clip(max=max(len(order) - 1, 0))
     known = gt.category_ids[order][at] == columns.category if len(order) else np.zeros(len(at), dtype=bool)
     if line := unlisted(~known, columns.category, "detections", "of categories"):
         if not known.any():
-            raise InputError(f"{line}; {gt.path} lists {len(order)}, the first being {gt.category_ids[order[0]] if len(order) else 'none'}")
+            raise InputError(
+                f"{line}; {gt.path} lists {len(order)}, the first being "
+                f"{gt.category_ids[order[0]] if len(order) else 'none'}"
+            )
         note(line)
     category = np.where(known, order[at] if len(order) else -1, -1).astype(np.int32)
     located = replace(columns, image=image, category=category)

@@ -40,11 +40,14 @@ class GroundTruth:
     not_exhaustive: np.ndarray
 
     @staticmethod
-    def load(path: str | Path, categories: CategoryMap | None = None, masks: bool = False, with_crowds: bool = False) -> "GroundTruth":
+    def load(
+        path: str | Path, categories: CategoryMap | None = None, masks: bool = False, with_crowds: bool = False
+    ) -> "GroundTruth":
         """Read a COCO-format file; categories None: the file's own, without groups; masks: the segmentations, too.
 
-        with_crowds: crowd regions are objects as others are (LVIS). A category that the file does not have has
-        no boxes, and -1 as its id (CategoryMap.find). What is odd about the boxes is noted. InputError: no category is there, or no annotation is left.
+        with_crowds: crowd regions are objects as others are (LVIS). A category that the file does not have has no
+        boxes, and -1 as its id (CategoryMap.find). What is odd about the boxes is noted. InputError: no category is
+        there, or no annotation is left.
         """
         table = load_annotations(path, masks, files=False)
         for line in check_truth(table, with_crowds):

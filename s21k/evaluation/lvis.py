@@ -14,8 +14,10 @@ from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.sorting import is_in
 
 FREQUENCIES = "rcf"                         # rare, common, frequent (E33)
-NO_NEGATIVES = ("no image says by neg_category_ids what it was checked for: detections of categories without a box in their image "
-                "count as nothing, and AP is far too high; expected LVIS's own annotations, or --metric coco")
+NO_NEGATIVES = (
+    "no image says by neg_category_ids what it was checked for: detections of categories without a box in their image "
+    "count as nothing, and AP is far too high; expected LVIS's own annotations, or --metric coco"
+)
 
 
 class LvisAveragePrecision(AveragePrecision):

@@ -44,7 +44,10 @@ def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:
     known = set(gt.category_ids.tolist())
     for name, ids in content.items():
         if unknown := [i for i in ids if not isinstance(i, int) or i not in known]:
-            raise InputError(f"--groups {path}: {name}: {unknown[0]!r} is no category id of {gt.path} ({len(unknown)} of {len(ids)} are none)")
+            raise InputError(
+                f"--groups {path}: {name}: {unknown[0]!r} is no category id of {gt.path} ({len(unknown)} of {len(ids)} "
+                f"are none)"
+            )
     return {name: np.isin(gt.category_ids, ids) for name, ids in content.items()}
 
 

@@ -3,9 +3,11 @@
     python -m s21k.prepare.imagenet_val --index data/imagenet1k/train --images ILSVRC2012_img_val --boxes ILSVRC2012_bbox_val_v3 \\
         [--truth ILSVRC2012_validation_ground_truth.txt] [--wordnet /usr/share/wordnet] --out data/imagenet1k
 
---index: that of the training pictures, whose classes are the rows of g-hat. --images: the folder of ILSVRC2012_val_*.JPEG, flat or sorted into class folders. --boxes: the XML files, anywhere below it; one names each object's wnid,
-and may have several. --truth: the development kit's list, a line for each picture in order, of class numbers or wnids: it
-must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 + 1.
+--index: that of the training pictures, whose classes are the rows of g-hat. --images: the folder of
+ILSVRC2012_val_*.JPEG, flat or sorted into class folders. --boxes: the XML files, anywhere below it; one names each
+object's wnid, and may have several. --truth: the development kit's list, a line for each picture in order, of class
+numbers or wnids: it must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 +
+1.
 
 Writes val.tsv (picture and wnid, for stage I's accuracy), val_boxes.json (COCO's format), categories.json (g-hat only: the label
 sets of boxes and of labels are not joined, P41), and val.faults.tsv (what was left out, and why).
@@ -78,7 +80,10 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     if not images.is_dir() or not boxes.is_dir():
         raise InputError(f"{images if not images.is_dir() else boxes}: no such folder")
     passed = PassedOver()
-    pictures = sorted((os.path.relpath(path, images) for path in images_below(images, passed)), key=lambda name: (os.path.basename(name), name))
+    pictures = sorted(
+        (os.path.relpath(path, images) for path in images_below(images, passed)),
+        key=lambda name: (os.path.basename(name), name),
+    )
     passed.say(images)
     files = {path.stem: path for path in boxes.rglob("*.xml")}
     if not pictures or not files:

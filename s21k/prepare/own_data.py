@@ -3,12 +3,13 @@
     python -m s21k.prepare.own_data --photos photos/ --boxes boxes.json --images pictures/ \\
         [--val-boxes val.json --val-images val/] --out my_data.yaml
 
-photos/ has one folder for each class. boxes.json is COCO-format, for some or all of the classes; a
-category of it and a folder of the same name (in whatever Unicode form) are the same category. Names that differ in case, "_" or
-spaces only are refused: one class would become two. Some images of each set are opened. Writes my_data.yaml and
-my_data.categories.json: then `python train_stage1.py r50 my_data.yaml`, and so on. A class with boxes
-is in the group "base", one without in "novel".
+photos/ has one folder for each class. boxes.json is COCO-format, for some or all of the classes; a category of it and
+a folder of the same name (in whatever Unicode form) are the same category. Names that differ in case, "_" or spaces
+only are refused: one class would become two. Some images of each set are opened. Writes my_data.yaml and
+my_data.categories.json: then `python train_stage1.py r50 my_data.yaml`, and so on. A class with boxes is in the group
+"base", one without in "novel".
 """
+
 import argparse
 from pathlib import Path
 
@@ -26,28 +27,42 @@ from s21k.names import canonical, check_no_doubles, loose
 
 
 def make_categories(folders: list[str], boxed: list[str]) -> CategoryMap:
-    """All folders, then the categories that only have boxes; rows of g by the JSON's ids, of g-hat by the folders' order."""
+    """All folders, then the categories that only have boxes; rows of g by the JSON's ids, of g-hat by the folders'
+    order."""
     det_row, cls_row = ({canonical(name): row for row, name in enumerate(names)} for names in (boxed, folders))
     names = [*folders, *(name for name in boxed if canonical(name) not in cls_row)]
     keys = [canonical(name) for name in names]
     det = [det_row.get(key, -1) for key in keys]
-    return CategoryMap(names, [None] * len(names), ["base" if row >= 0 else "novel" for row in det], torch.tensor(det),
-                       torch.tensor([cls_row.get(key, -1) for key in keys]))
+    return CategoryMap(
+        names,
+        [None] * len(names),
+        ["base" if row >= 0 else "novel" for row in det],
+        torch.tensor(det),
+        torch.tensor([cls_row.get(key, -1) for key in keys]),
+    )
 
 
 def check_spelling(folders: list[str], boxed: list[str], boxes: Path) -> None:
-    """InputError: a folder and a category of the boxes, neither of which has its like, differ in case, "_", "-" or spaces only."""
+    """InputError: a folder and a category of the boxes, neither of which has its like, differ in case, "_", "-" or
+    spaces only."""
     known, there = ({canonical(name) for name in names} for names in (boxed, folders))
     categories = {loose(name): name for name in boxed if canonical(name) not in there}
-    pairs = [(name, categories[loose(name)]) for name in folders if canonical(name) not in known and loose(name) in categories]
+    pairs = [
+        (name, categories[loose(name)])
+        for name in folders
+        if canonical(name) not in known and loose(name) in categories
+    ]
     if pairs:
         folder, category = pairs[0]
-        raise InputError(f"{boxes}: category {category!r} and folder {folder!r} would be two classes (did you mean {folder!r}?); "
-                         f"{len(pairs)} names differ in their spelling only, expected one spelling in both")
+        raise InputError(
+            f"{boxes}: category {category!r} and folder {folder!r} would be two classes (did you mean {folder!r}?); "
+            f"{len(pairs)} names differ in their spelling only, expected one spelling in both"
+        )
 
 
 def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
-    """A boxes file, looked at: InputError: no box is left, two categories of one name, or none of the images tried can be used."""
+    """A boxes file, looked at: InputError: no box is left, two categories of one name, or none of the images tried can
+    be used."""
     table = load_annotations(path)
     check_category_names(table)
     if not len(table.image_ids) or not len(table.category_ids):
@@ -58,7 +73,10 @@ def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
         note(line)
     if not images.is_dir():
         raise InputError(f"--{option} {images}: no such folder")
-    names = [(table.file_names[row], (int(table.heights[row]), int(table.widths[row]))) for row in sample_rows(len(table.image_ids))]
+    names = [
+        (table.file_names[row], (int(table.heights[row]), int(table.widths[row])))
+        for row in sample_rows(len(table.image_ids))
+    ]
     if outside := [name for name, _ in names if leaves_root(name)]:
         raise InputError(f"{path}: image {outside[0]!r:.80} leads out of its folder")
     check_images(f"--{option} {images}", ((find_file(images, name), size) for name, size in names))
@@ -94,19 +112,33 @@ def main(argv: list[str]) -> None:
         val = read_boxes(a.val_boxes or a.boxes, a.val_images or a.images, "val-images" if a.val_images else "images")
         found = set(categories.find(val.category_names, val.category_wnids, val.path))
         if others := [name for row, name in enumerate(val.category_names) if row not in found]:
-            note(f"{val.path}: {len(others)} of its {len(val.category_names)} categories have neither photos nor boxes here, and are not looked for "
-                 f"(first: {others[0]!r})")
+            note(
+                f"{val.path}: {len(others)} of its {len(val.category_names)} categories have neither photos nor boxes "
+                f"here, and are not looked for "
+                f"(first: {others[0]!r})"
+            )
     write_words(a, categories, folders, boxed, val)
 
 
-def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[str], boxed: list[str], val: AnnotationTable) -> None:
+def write_words(
+    a: argparse.Namespace, categories: CategoryMap, folders: list[str], boxed: list[str], val: AnnotationTable
+) -> None:
     """The YAML file, and the categories beside it; what they hold is printed."""
     # Localization accuracy is for images of one category each (E44); AP is for all.
-    one_category = all(len(set(val.category_index[val.image_index == image])) <= 1 for image in np.unique(val.image_index))
+    one_category = all(
+        len(set(val.category_index[val.image_index == image])) <= 1 for image in np.unique(val.image_index)
+    )
     path = a.out.with_suffix(".categories.json")
-    data = {"root": ".", "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
-            "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
-            "eval": {"annotations": str(a.val_boxes or a.boxes), "images": str(a.val_images or a.images), "categories": str(path)}}
+    data = {
+        "root": ".",
+        "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
+        "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
+        "eval": {
+            "annotations": str(a.val_boxes or a.boxes),
+            "images": str(a.val_images or a.images),
+            "categories": str(path),
+        },
+    }
     metrics = ["localization", "box_ap"] if one_category else ["box_ap"]
     try:
         a.out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +148,10 @@ def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[st
         raise InputError(f"--out {a.out}: cannot be written ({error})") from None
     known = {canonical(name) for name in boxed}
     both = [name for name in folders if canonical(name) in known]
-    print(f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {len(both)} with both: {', '.join(both)[:200] or 'no name is in both'}")
+    print(
+        f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {len(both)} with both: "
+        f"{', '.join(both)[:200] or 'no name is in both'}"
+    )
 
 
 if __name__ == "__main__":

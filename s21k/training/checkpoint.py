@@ -12,7 +12,7 @@ import torch
 
 from s21k.errors import InputError
 
-GLOBAL = re.compile(r"GLOBAL ([\w.]+)")                                   # what torch's message calls a class or function in a file
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what torch's message calls a class or function in a file
 TERMINAL = re.compile(r"\x1b\[[0-9;]*m")                                 # its colours
 
 
@@ -70,7 +70,10 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     except Exception as error:                                           # torch's reader raises whatever damaged bytes lead it to
         raise InputError(f"checkpoint {path}: cannot be read: {_why(path, error)}") from None
     if not isinstance(content, dict):
-        raise InputError(f"checkpoint {path}: holds a {type(content).__name__}, expected a dict of tensors, as model.state_dict() gives")
+        raise InputError(
+            f"checkpoint {path}: holds a {type(content).__name__}, expected a dict of tensors, as model.state_dict() "
+            f"gives"
+        )
     if is_ours(content):
         _check_ours(content, f"checkpoint {path}")
     return content
@@ -81,19 +84,25 @@ def _why(path: Path, error: Exception) -> str:
     with open(path, "rb") as file:
         start = file.read(16)
     if start[8:9] == b"{":
-        return "a safetensors file; expected one of torch.save: torch.save(safetensors.torch.load_file(PATH), 'weights.pt')"
+        return ("a safetensors file; expected one of torch.save: "
+                "torch.save(safetensors.torch.load_file(PATH), 'weights.pt')")
     try:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:                                                    # as above; files of old torch are asked by the error's words
+    except Exception:  # as above; files of old torch are asked by the error's words
         objects = GLOBAL.findall(str(error))
     if not objects and start[:1] == b"\x80":
         objects = ["any kind, as a plain pickle does"]
     if objects:
-        first = sorted(objects, key=lambda name: (name.startswith("torch."), name))[:3]      # those of torch say less
-        return (f"it holds objects of {', '.join(first)}{', ..' if len(objects) > 3 else ''}, and reading them could run code; "
-                "expected tensors and plain values: save the weights alone, torch.save({'model': model.state_dict()}, 'weights.pt')")
+        first = sorted(objects, key=lambda name: (name.startswith("torch."), name))[:3]  # those of torch say less
+        return (
+            f"it holds objects of {', '.join(first)}{', ..' if len(objects) > 3 else ''}, and reading them could run "
+            f"code; "
+            "expected tensors and plain values: save the weights alone, torch.save({'model': model.state_dict()}, "
+            "'weights.pt')"
+        )
     if "TorchScript" in str(error):
-        return "a TorchScript archive; expected its weights alone: torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')"
+        return ("a TorchScript archive; expected its weights alone: "
+                "torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')")
     words = next(iter(TERMINAL.sub("", str(error)).splitlines()), type(error).__name__)
     return f"no file of torch.save, or damaged ({words:.120})"
 

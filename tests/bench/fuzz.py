@@ -1,4 +1,5 @@
-"""A long run of tests/fuzz.py: python -m tests.bench.fuzz [--cases 28000] [--seed 0] [--kinds a,b]. A table of what was refused and accepted."""
+"""A long run of tests/fuzz.py: python -m tests.bench.fuzz [--cases 28000] [--seed 0] [--kinds a,b]. A table of what was
+refused and accepted."""
 import argparse
 import tempfile
 import time
