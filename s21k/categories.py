@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s21k.errors import InputError, note
-from s21k.names import canonical, loose, nearest
+from s21k.names import canonical, check_no_doubles, loose, nearest
 
 
 def imagenet21k_wnids() -> list[str]:
@@ -88,7 +88,7 @@ class CategoryMap:
         """Read a list of {"name", "wnid", "det": row | null, "cls": row | null, "group"} and perhaps "det_name".
 
         InputError: unreadable, an entry without name or with one that is no string, a row that is no whole number >= 0, an entry
-        that no classifier knows, or one classifier's row used twice.
+        that no classifier knows, one classifier's row used twice, or one wnid or name (in whatever Unicode form) twice.
         """
         path = Path(path)
         try:
@@ -116,6 +116,8 @@ class CategoryMap:
                 used[part] |= set() if row is None else {row}
             if rows["det"][-1] < 0 and rows["cls"][-1] < 0:
                 raise InputError(f"{where} ({entry['name']}): neither det nor cls: no classifier knows it")
+        if double := check_no_doubles([e.get("wnid") or e["name"] for e in entries], f"categories {path}"):
+            raise InputError(f"{double}: a name, or a wnid where there is one, tells labels apart")
         return CategoryMap([e["name"] for e in entries], [e.get("wnid") for e in entries],
                            [e.get("group") or "all" for e in entries],
                            torch.tensor(rows["det"]), torch.tensor(rows["cls"]), [e.get("det_name") for e in entries])

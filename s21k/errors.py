@@ -5,7 +5,7 @@ enters; what is wrong is said in one line: what, where, what was expected.
 """
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -34,7 +34,7 @@ def note(text: str) -> None:
     _said.add(line)
 
 
-def unlisted(wrong: np.ndarray, ids: np.ndarray, things: str, kind: str, where: str = "the annotations do") -> str:
+def unlisted(wrong: np.ndarray, ids: Sequence, things: str, kind: str, where: str = "the annotations do") -> str:
     """The one line about unknown ids: how many of the things, and the first. wrong (N,) bool, ids (N,): of N things.
 
     "4 of 4 detections are of categories that the annotations do not list (first: 101)"; "" where none is wrong.

@@ -552,3 +552,21 @@ def test_own_data_opens_the_first_images(tmp_path):
         module=True,
     )
     assert done.returncode == 2 and "none of 2 images tried can be used" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "names, wnids",
+    [
+        (["cat", "cat"], [None, None]),
+        (["caf\u00e9", "cafe\u0301"], [None, None]),
+        (["a", "b", "c"], ["n1", "n2", "n1"]),
+    ],
+)
+def test_a_categories_json_with_one_name_twice_is_refused(tmp_path, names, wnids):
+    rows = [
+        {"name": name, "wnid": wnid, "det": i, "cls": i, "group": "base"}
+        for i, (name, wnid) in enumerate(zip(names, wnids))
+    ]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="appears twice, expected each name once"):
+        CategoryMap.load(tmp_path / "c.json")

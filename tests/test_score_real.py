@@ -222,3 +222,12 @@ def test_a_large_score_before_a_wrong_entry_is_not_blamed(tmp_path):
             "segm",
         )
         assert done.returncode == 2 and "detection 1 is wrong: segmentation is" in done.stderr
+
+
+@pytest.mark.parametrize("ids, first, count", [([1, 9], "9", 1), (["1", 2, 77], "1", 2), ([None] * 3, "None", 3)])
+def test_unknown_ids_of_groups_are_reported_as_all_unknown_ids_are(tmp_path, ids, first, count):
+    truth, rows = one_of_each()
+    (tmp_path / "g.json").write_text(json.dumps({"base": [1], "\u00fc": ids}))
+    done, _ = score(tmp_path, truth, rows, "coco", "--groups", str(tmp_path / "g.json"))
+    line = f"{count} of {len(ids)} ids are of categories that the annotations do not list (first: {first})"
+    assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError, note, run_command
+from s21k.errors import InputError, note, run_command, unlisted
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
@@ -43,11 +43,9 @@ def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:
         raise InputError(f'--groups {path}: expected {{"name": [category ids], ..}}')
     known = set(gt.category_ids.tolist())
     for name, ids in content.items():
-        if unknown := [i for i in ids if not isinstance(i, int) or i not in known]:
-            raise InputError(
-                f"--groups {path}: {name}: {unknown[0]!r} is no category id of {gt.path} ({len(unknown)} of {len(ids)} "
-                f"are none)"
-            )
+        wrong = np.array([not isinstance(i, int) or i not in known for i in ids], dtype=bool)
+        if line := unlisted(wrong, ids, "ids", "of categories"):
+            raise InputError(f"--groups {path}: {name}: {line}, which are those of {gt.path}")
     return {name: np.isin(gt.category_ids, ids) for name, ids in content.items()}
 
 
