@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from s21k.deep_images import DARK, colours, grey_of_floats, low_byte_tiles, said_depth, to_eight_bits
+from s21k.deep_images import (
+    DARK,
+    colours,
+    grey_of_floats,
+    low_byte_tiles,
+    said_depth,
+    to_eight_bits,
+)
 from s21k.errors import InputError
 
 MAX_PIXELS = 120_000_000                            # larger pictures are refused before they are decoded

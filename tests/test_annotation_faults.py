@@ -570,3 +570,25 @@ def test_a_categories_json_with_one_name_twice_is_refused(tmp_path, names, wnids
     (tmp_path / "c.json").write_text(json.dumps(rows))
     with pytest.raises(InputError, match="appears twice, expected each name once"):
         CategoryMap.load(tmp_path / "c.json")
+
+
+def test_evaluation_by_lvis_rules_warns_where_nothing_is_said_of_absent_categories(world, tmp_path):
+    """In the output and in metrics.json; not where the file says it, nor by COCO's rules."""
+
+    def letters(content):
+        for row in content["categories"]:
+            row["frequency"] = "f"
+
+    def lists(content):
+        letters(content)
+        for row in content["images"]:
+            row["neg_category_ids"] = [category["id"] for category in content["categories"]]
+
+    for number, (change, metric, warned) in enumerate(
+        [(letters, "lvis_box_ap", True), (lists, "lvis_box_ap", False), (letters, "box_ap", False)]
+    ):
+        root = changed(world, tmp_path / str(number), "val.json", change)
+        done = run("evaluate.py", *words(root, f"eval.metrics=[{metric}]", "eval.pictures=0"))
+        assert done.returncode == 0, done.stderr
+        results = json.loads((root / "run" / "metrics.json").read_text())
+        assert ("warnings" in results) is warned is ("no image says by neg_category_ids" in done.stdout)

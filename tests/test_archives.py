@@ -266,6 +266,7 @@ def test_the_vocabulary_is_the_one_of_imagenet_21k():
 def test_a_gzip_bomb_is_refused(tmp_path):
     """Inside is more than any picture has; no more than the limit is unpacked."""
     import zlib
+
     from s21k import images
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     (tmp_path / "bomb.JPEG").write_bytes(packer.compress(bytes(300_000_000)) + packer.flush())
@@ -305,7 +306,7 @@ def test_a_compressed_tar_that_is_named_tar_says_so_and_leaves_its_quarantine(tm
         in done.stderr
     )
     assert (
-        f"n00000001\t\t" in (tmp_path / "index.quarantine.tsv").read_text()
+        "n00000001\t\t" in (tmp_path / "index.quarantine.tsv").read_text()
         and "n00000001\t0\t1" in (tmp_path / "index.report.tsv").read_text()
     )
     write_tar(tmp_path / "tars" / "n00000002.tar", [("\u00fc.JPEG", jpeg())])                # the others are indexed

@@ -13,7 +13,15 @@ from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.first_look import check_folder
 from s21k.errors import InputError
-from s21k.image_files import PassedOver, class_folders, endings, find_file, images_below, is_image, sample_rows
+from s21k.image_files import (
+    PassedOver,
+    class_folders,
+    endings,
+    find_file,
+    images_below,
+    is_image,
+    sample_rows,
+)
 from tests.toy import run
 
 

@@ -9,7 +9,13 @@ from s21k.errors import InputError
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.lvis import NO_NEGATIVES
-from tests.test_average_precision import KEYS, add_masks, pycocotools_stats, random_detections, random_truth
+from tests.test_average_precision import (
+    KEYS,
+    add_masks,
+    pycocotools_stats,
+    random_detections,
+    random_truth,
+)
 from tests.toy import run
 
 

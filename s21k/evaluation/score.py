@@ -29,8 +29,8 @@ from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
-from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.evaluation.lvis import LvisAveragePrecision
 
 
 def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:

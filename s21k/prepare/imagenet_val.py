@@ -27,6 +27,7 @@ from s21k.image_files import PassedOver, images_below
 from s21k.images import check_picture, stored_size
 from s21k.prepare.wordnet import WordNet
 
+Found = list[tuple[str, str, tuple[int, int], list[list[float]]]]  # of each image: name, wnid, (h, w), boxes
 MAX_XML = 1 << 20                                   # bytes; a real one has about 500
 
 
@@ -89,7 +90,7 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     if not pictures or not files:
         raise InputError(f"{images}: {len(pictures)} images, {boxes}: {len(files)} XML files, expected some of each")
     faults: list[tuple[str, str]] = []
-    found: list[tuple[str, str, tuple[int, int], list[list[float]]]] = []        # name, wnid, (h, w), boxes
+    found: Found = []
     classes_of_all: list[str] = []
     for name in pictures:
         classes_of_all.append("")
@@ -120,6 +121,14 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
         check_truth(truth, pictures, classes_of_all)
     if not found:
         raise InputError(f"{images}: no picture has good boxes; the first fault: {faults[0][1]}")
+    return write(found, faults, classes, images, names, out)
+
+
+def write(
+    found: Found, faults: list[tuple[str, str]], classes: list[str], images: Path, names: dict[str, str], out: Path
+) -> dict[str, int]:
+    """The four files; counts by name. classes: the rows of g-hat, in order."""
+    row = {wnid: i for i, wnid in enumerate(classes)}
     out.mkdir(parents=True, exist_ok=True)
     linked = out / "val"                                                 # the list's pictures lie below its own folder
     if not linked.exists():
