@@ -13,6 +13,7 @@ from PIL import Image
 
 DEPTHS = (8, 10, 12, 14)  # of content; a larger one is 16
 SWAPPED = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}  # orders of two bytes
+GREY_ALPHA = "LA;16B"  # what Pillow calls grey of 16 bits with transparency
 DARK = 64  # colours whose high bytes are all below this have 14 bits or less
 TIFF_BITS, TIFF_MAX = 258, 281  # tags
 
@@ -84,17 +85,31 @@ def low_byte_tiles(image: Image.Image) -> list | None:
     for tile in getattr(image, "tile", []):
         mode, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         kind, _, ending = str(mode).partition(";")
-        if kind not in ("RGB", "RGBA", "RGBX") or ending not in SWAPPED:
+        if mode == GREY_ALPHA:
+            swapped = "RGBA"  # the same 32 bits, a byte a channel: grey high and low, alpha high and low
+        elif kind in ("RGB", "RGBA", "RGBX") and ending in SWAPPED:
+            swapped = f"{kind};{SWAPPED[ending]}"
+        else:
             return None
-        swapped = f"{kind};{SWAPPED[ending]}"
         tiles.append(tile._replace(args=(swapped, *others) if isinstance(tile.args, tuple) else swapped))
     return tiles or None
 
 
 def colours(high: Image.Image, low: Image.Image, said: int | None) -> Image.Image:
     """An RGB or RGBA image of both bytes of each channel; transparency has a depth of its own."""
-    values = np.asarray(high).astype(np.int64) << 8 | np.asarray(low)  # (h, w, 3 or 4)
-    parts = [to_eight_bits(values[..., :3], said)] + (
-        [to_eight_bits(values[..., 3:], said)] if values.shape[2] == 4 else []
-    )
+    first, second = np.asarray(high).astype(np.int64), np.asarray(low).astype(np.int64)  # (h, w, 3 or 4)
+    if low.info.get(GREY_ALPHA):
+        first, second = second[..., [0, 0, 0, 2]], second[..., [1, 1, 1, 3]]
+    values = first << 8 | second
+    parts = [to_eight_bits(values[..., :3], said)]
+    if values.shape[2] == 4:
+        parts.append(to_eight_bits(values[..., 3:], said))
     return Image.fromarray(np.concatenate(parts, axis=2))
+
+
+def decode_low(image: Image.Image, tiles: list) -> Image.Image:
+    """The image, not read yet, of the low bytes of its channels."""
+    image.tile = tiles
+    image.info[GREY_ALPHA] = any("RGBA" in (tile.args, *tile.args[:1]) for tile in tiles)
+    image.load()
+    return image

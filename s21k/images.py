@@ -17,6 +17,7 @@ from torch import Tensor
 from s21k.deep_images import (
     DARK,
     colours,
+    decode_low,
     grey_of_floats,
     low_byte_tiles,
     said_depth,
@@ -142,9 +143,7 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
         image.load()
         turn = ImageOps.exif_transpose if rotated != 1 else lambda turned: turned
         if low and max(high for _, high in image.getextrema()[:3]) < DARK:
-            second = _open(source)
-            second.tile = low
-            image = colours(turn(image), turn(second), said)
+            image = colours(turn(image), turn(decode_low(_open(source), low)), said)
         else:
             image = turn(image)
         return _to_rgb(image, said)

@@ -25,7 +25,7 @@ def png(values, sbit=None, interlace=0):
 
     channels = 1 if values.ndim == 2 else values.shape[2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, interlace)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, interlace)
     parts = [
         chunk(b"IHDR", head),
         chunk(b"gAMA", struct.pack(">I", 45455)),
@@ -141,3 +141,12 @@ def test_a_black_image_stays_black_and_one_pixel_is_enough(tmp_path):
     assert read(png(np.zeros((3, 4), np.uint16)), tmp_path).max() == 0
     assert read(png(np.zeros((3, 4, 3), np.uint16)), tmp_path).max() == 0
     assert read(png(np.full((1, 1), 4095, np.uint16)), tmp_path).tolist() == [[[255] * 3]]
+
+
+@pytest.mark.parametrize("depth", [8, 12, 14, 16])
+def test_grey_with_transparency(tmp_path, depth):
+    grey = ramp(depth)
+    for alpha in (65535, 4095, 0) if depth < 16 else (65535,):  # of 16 bits, the high bytes are read as before
+        values = np.stack([grey, np.full_like(grey, alpha)], axis=2)
+        expected = np.full_like(grey, 128) if alpha == 0 else grey >> (depth - 8)
+        assert np.abs(read(png(values), tmp_path)[..., 0].astype(int) - expected).max() <= 1
