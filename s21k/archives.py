@@ -132,7 +132,7 @@ class PictureIndex:
         try:
             with open(container, "rb", buffering=0) as file:
                 content = os.pread(file.fileno(), int(self.size[i]), int(self.offset[i]))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise InputError(f"{container}: cannot be read ({error})") from None
         return NamedBytes(content, f"{container}:{name}")
 

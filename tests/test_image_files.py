@@ -274,3 +274,15 @@ def test_an_indexed_image_whose_tar_is_gone_is_one_line(tmp_path):
         InputError, match="data.cls.train: none of 1 images tried can be used; the first: .*n00000001.tar"
     ):
         first_look(ClassificationData(tmp_path / "index"), "data.cls.train")
+
+
+def test_a_container_whose_name_no_file_can_have_is_one_line(tmp_path):
+    """A lone half of a UTF-16 pair, a zero byte, and a name that is too long."""
+    from s21k.archives import PictureIndex
+    from s21k.packed import PackedStrings
+
+    one, zero = np.ones(1, np.int64), np.zeros(1, np.int32)
+    for name in ("\ud800", "a\0b", "x" * 5000):
+        index = PictureIndex(tmp_path, ["a"], [name], zero, PackedStrings(["1.jpg"]), zero, one, one, one, one)
+        with pytest.raises(InputError, match="cannot be read"):
+            index.open(0)
