@@ -257,7 +257,8 @@ def other_checkpoint(world, rng: random.Random) -> None:
     except InputError as error:
         assert not fits and "\n" not in str(error) and "\x1b" not in str(error), error
         raise
-    assert report.prefix == prefix and all(
-        torch.equal(value, backbone.state_dict()[name]) for name, value in right.items() if fits
-    )
-    assert fits or any(key in report.missing for key in right) is False
+    if fits:
+        assert report.prefix == prefix
+        assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in right.items())
+    else:  # the first copy is broken, and only the other one is recognised
+        assert report.prefix == "ema." and report.share == 1
