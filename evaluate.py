@@ -22,7 +22,7 @@ from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
 from s21k.distributed import World, print0, start_distributed, stop_distributed, together
 from s21k.draw import contact_sheet, draw_boxes
-from s21k.errors import InputError, run_command
+from s21k.errors import InputError, note, run_command
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.detections_file import with_ids, write_detections
@@ -31,6 +31,7 @@ from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.parts import PartWriter, finished_images, open_parts, read_parts, wait_for_all
+from s21k.image_files import check_images
 from s21k.images import read_image
 from s21k.models.detector import Detector, restore_detector
 from s21k.plan import plan_evaluation
@@ -55,7 +56,7 @@ def draw_pictures(folder: Path, found: DetectionColumns, count: int, data: Detec
     for position in np.linspace(0, len(gt.image_ids) - 1, min(count, len(gt.image_ids))).round().astype(int).tolist():
         image_id = int(gt.image_ids[position])
         try:
-            image = read_image(data.root / data.file_names[position], expected=data.size(position))
+            image = read_image(data.path(position), expected=data.size(position))
         except InputError:
             continue                                                     # it was told already
         mine = gt.image == position
@@ -119,6 +120,7 @@ def open_task(cfg: Config) -> Task:
     if absent := int((gt.category_ids < 0).sum()):
         print0(f"{absent} of the {len(categories)} categories are not in {where.annotations}: they have no boxes to find there")
     data = DetectionData(root / where.annotations, root / where.images)
+    check_images("data.eval.images", data.sample())
     return Task(categories, gt, data, {name: METRICS[name](gt) for name in cfg.eval.metrics}, trained(cfg))
 
 
@@ -175,7 +177,10 @@ def score(cfg: Config, task: Task, folder: Path) -> tuple[dict[str, float], Dete
 def report(cfg: Config, task: Task, folder: Path, results: dict[str, float], found: DetectionColumns, unreadable: list[str]) -> None:
     """Write metrics.json, the detections and the pictures; print the table."""
     gt = task.gt
-    (folder / "metrics.json").write_text(json.dumps(results, indent=1))
+    warnings = list(dict.fromkeys(line for metric in task.metrics.values() for line in getattr(metric, "warnings", [])))
+    for line in warnings:
+        note(f"{cfg.data.eval.annotations}: {line}")
+    (folder / "metrics.json").write_text(json.dumps(results | ({"warnings": warnings} if warnings else {}), indent=1))
     write_detections(folder, with_ids(found, gt.category_ids))
     draw_pictures(folder / "pictures", found, cfg.eval.pictures, task.data, gt, task.categories)
     print0(f"{len(gt.image_ids)} images, {len(task.categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from s21k.config import STAGE2_ONLY, load_config
+from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, stage1_batches, validation_batches
 from s21k.data.mixup import Mixup
 from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, together
@@ -63,6 +64,7 @@ def main(words: list[str]) -> None:
     settle(cfg, world)
     train = together(lambda: open_classification(cfg, "train"))
     val = together(lambda: open_classification(cfg, "val", train.class_names)) if cfg.data.cls.val else None
+    together(lambda: look_ahead(cfg, "det", "eval"))
     identity = Identity({"cls": train.class_names}, {"cls": train.fingerprint()})
     agree(cfg, identity)
     folder = open_folder(cfg, world)

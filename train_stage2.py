@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from s21k.config import load_config
+from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
 from s21k.distributed import print0, start_distributed, stop_distributed, together
 from s21k.errors import InputError, run_command
@@ -41,6 +42,7 @@ def main(words: list[str]) -> None:
     settle(cfg, world)
     det_data = together(lambda: open_detection(cfg))
     cls_data = together(lambda: open_classification(cfg, "train")) if cfg.data.cls else None
+    together(lambda: look_ahead(cfg, "eval"))
     identity = Identity({"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {}),
                         {"det": det_data.fingerprint()} | ({"cls": cls_data.fingerprint()} if cls_data else {}))
     agree(cfg, identity)

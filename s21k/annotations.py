@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError
-from s21k.json_pieces import read_object
-from s21k.masks import Outline, PackedOutlines, parse_outline
+from s21k.annotation_parts import Part, read_categories, read_first_images, read_parts
+from s21k.errors import InputError, unlisted
+from s21k.masks import PackedOutlines
 from s21k.packed import Packed, PackedStrings
 from s21k.tables import check_columns, is_table, load_table, save_table
 
@@ -24,11 +24,13 @@ INF = float("inf")
 class AnnotationTable:
     """One annotation file. Boxes are COCO's [x, y, w, h] in float64, as written (E14).
 
-    image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names,
-    category_wnids, frequencies (LVIS: r, c, f), synsets (LVIS: "dog.n.01") C each; then a row an annotation: image_index,
-    category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd
-    (A,) and ignore (A,) bool (E6); masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of image and
-    category positions that were checked to be absent, or not boxed completely (E30, E31).
+    image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names, category_wnids,
+    frequencies (LVIS: r, c, f), synsets (LVIS: "dog.n.01") C each; then a row an annotation: image_index,
+    category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd (A,) and ignore
+    (A,) bool (E6); masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of
+    image and category positions that were checked to be absent, or not boxed completely (E30, E31). written: how many
+    annotations the file has; unlisted: a line for each way in which some of them were dropped, of images or categories
+    that the file does not list (E3).
     """
     path: str
     image_ids: np.ndarray
@@ -49,6 +51,8 @@ class AnnotationTable:
     masks: PackedOutlines | None
     negative: np.ndarray
     not_exhaustive: np.ndarray
+    written: int
+    unlisted: list[str]
 
     def category_keys(self) -> list[str]:
         """What identifies each category: its wnid where the file has one, else its name."""
@@ -98,8 +102,8 @@ class AnnotationTable:
         names = table.file_names.packed
         masks = {} if table.masks is None else {f"mask_{name}": column for name, column in table.masks.columns().items()}
         own = {name: getattr(table, name) for name in COLUMNS}
-        save_table(folder, KIND, own | masks | {"file_names": names.data, "file_name_offsets": names.offsets},
-                   {name: getattr(self, name) for name in ("category_names", "category_wnids", "frequencies", "synsets")})
+        said = ("category_names", "category_wnids", "frequencies", "synsets", "written", "unlisted")
+        save_table(folder, KIND, own | masks | {"file_names": names.data, "file_name_offsets": names.offsets}, {name: getattr(self, name) for name in said})
 
 
 COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "category_index", "boxes", "areas", "crowd", "ignore", "negative", "not_exhaustive")
@@ -126,14 +130,31 @@ def _load(folder: Path, masks: bool) -> AnnotationTable:
     lists = [about.get(name) for name in ("category_names", "category_wnids", "frequencies", "synsets")]
     if not all(isinstance(part, list) and len(part) == c and all(isinstance(v, (str, type(None))) for v in part) for part in lists):
         raise InputError(f"{folder}: expected the names of its {c} categories")
+    written, unlisted_lines = about.get("written", a), about.get("unlisted", [])
+    if (
+        type(written) is not int
+        or not isinstance(unlisted_lines, list)
+        or not all(isinstance(line, str) for line in unlisted_lines)
+    ):
+        raise InputError(f"{folder}: expected a number of annotations, and lines about those left out")
     outlines = None
     if masks:
         outlines = PackedOutlines.of_columns({name.removeprefix("mask_"): column for name, column in columns.items() if name.startswith("mask_")})
         if outlines.place(np.stack([columns["heights"], columns["widths"]], axis=1)[columns["image_index"]]).any():
             raise InputError(f"{folder}: holds run lengths that do not cover their pictures")
     own = {name: columns[name] for name in COLUMNS}
-    return AnnotationTable(path=str(folder), file_names=PackedStrings(packed=Packed.of_arrays(columns["file_names"], columns["file_name_offsets"])), masks=outlines,
-                           category_names=lists[0], category_wnids=lists[1], frequencies=lists[2], synsets=lists[3], **own)
+    return AnnotationTable(
+        path=str(folder),
+        file_names=PackedStrings(packed=Packed.of_arrays(columns["file_names"], columns["file_name_offsets"])),
+        masks=outlines,
+        category_names=lists[0],
+        category_wnids=lists[1],
+        frequencies=lists[2],
+        synsets=lists[3],
+        written=written,
+        unlisted=unlisted_lines,
+        **own,
+    )
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------------
@@ -146,113 +167,7 @@ def _index_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(ids[at] == wanted, at, -1)
 
 
-class _Part:
-    """One list of the file, as columns: its entries come some at a time, `first` of them have come before."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name, self.first = path, name, 0
-        self.columns: dict[str, list] = {}
-
-    def fail(self, position: int, what: str) -> InputError:
-        return InputError(f"{self.path}: {self.name}[{self.first + position}] {what}")
-
-    def add(self, key: str, rows: list[dict], kinds: tuple[type, ...], default: object = None) -> None:
-        """rows[i][key] of every row; InputError names the first that is none of the kinds, exactly (true is no number)."""
-        values = [row.get(key, default) for row in rows]
-        if not set(map(type, values)) <= set(kinds):
-            bad = next(i for i, value in enumerate(values) if type(value) not in kinds)
-            raise self.fail(bad, f"has {key} {values[bad]!r:.40}, expected {kinds[0].__name__}")
-        if kinds[0] is str:
-            self.columns.setdefault(key, []).extend(values)
-            return
-        try:
-            self.columns.setdefault(key, []).append(np.array(values, dtype=np.float64 if kinds[0] is float else np.int64))
-        except OverflowError:
-            raise InputError(f"{self.path}: {self.name}: a value of {key} is too large") from None
-
-    def boxes(self, rows: list[dict]) -> None:
-        found = [row.get("bbox") for row in rows]
-        good = [type(box) is list and len(box) == 4 and {*map(type, box)} <= {int, float} for box in found]
-        if not all(good):
-            bad = good.index(False)
-            raise self.fail(bad, f"has bbox {found[bad]!r:.60}, expected [x, y, w, h]")
-        try:
-            boxes = np.array(found, dtype=np.float64).reshape(-1, 4)
-        except OverflowError:
-            raise InputError(f"{self.path}: {self.name}: a bbox is too large") from None
-        if not np.isfinite(boxes).all():
-            raise self.fail(int(np.argwhere(~np.isfinite(boxes))[0][0]), "has a bbox that is not finite")
-        self.columns.setdefault("bbox", []).append(boxes)
-
-    def outlines(self, rows: list[dict]) -> None:
-        outlines: list[Outline] = []
-        for row in rows:
-            try:
-                outlines.append(parse_outline(row.get("segmentation")))
-            except (ValueError, OverflowError) as error:
-                raise self.fail(len(outlines), f"has {error}") from None
-        self.columns.setdefault("segmentation", []).append(PackedOutlines(outlines))
-
-    def listed(self, rows: list[dict], key: str) -> None:
-        """(n, 2): position of the row, and an id in its list `key`."""
-        pairs = []
-        for position, row in enumerate(rows):
-            listed = row.get(key, [])
-            if type(listed) is not list or not {*map(type, listed)} <= {int}:
-                raise self.fail(position, f"has {key} {listed!r:.40}, expected a list of category ids")
-            pairs += [(self.first + position, i) for i in listed]
-        try:
-            self.columns.setdefault(key, []).append(np.array(pairs, dtype=np.int64).reshape(-1, 2))
-        except OverflowError:
-            raise InputError(f"{self.path}: {self.name}: an id in {key} is too large") from None
-
-    def array(self, key: str, width: tuple[int, ...] = ()) -> np.ndarray:
-        """The whole column; it is given up here."""
-        return np.concatenate([np.zeros((0, *width), dtype=np.int64), *self.columns.pop(key, [])])
-
-
-def _file_name(row: dict) -> str | None:
-    """file_name, else the end of LVIS's coco_url: "train2017/000000391895.jpg", for its val images lie in both of COCO's folders."""
-    name, url = row.get("file_name"), row.get("coco_url")
-    return name if isinstance(name, str) and name else "/".join(url.rsplit("/", 2)[-2:]) if isinstance(url, str) and url else None
-
-
-def _read(path: Path, masks: bool) -> dict[str, _Part]:
-    """The three lists of the file as columns."""
-    parts = {name: _Part(path, name) for name in ("images", "annotations", "categories")}
-    for name, rows in read_object(path, tuple(parts)):
-        part = parts[name]
-        for position, row in enumerate(rows):
-            if type(row) is not dict:
-                raise part.fail(position, f"is {row!r:.40}, expected an object")
-        part.add("id", rows, (int,))
-        if name == "images":
-            for key in ("height", "width"):
-                part.add(key, rows, (int,))
-            names = [_file_name(row) for row in rows]
-            if None in names:
-                raise part.fail(names.index(None), "has no file_name")
-            part.columns.setdefault("file_name", []).append(Packed(n.encode(errors="replace") for n in names))
-            for key in ("neg_category_ids", "not_exhaustive_category_ids"):
-                part.listed(rows, key)
-        elif name == "categories":
-            part.add("name", rows, (str,))
-            for key in ("wnid", "frequency", "synset"):
-                part.add(key, rows, (str, type(None)))
-        else:
-            for key in ("image_id", "category_id"):
-                part.add(key, rows, (int,))
-            part.boxes(rows)
-            part.add("area", rows, (float, int), float("nan"))
-            for key in ("iscrowd", "ignore"):
-                part.add(key, rows, (int, bool), 0)
-            if masks:
-                part.outlines(rows)
-        part.first += len(rows)
-    return parts
-
-
-def _sorted_ids(part: _Part, ids: np.ndarray) -> np.ndarray:
+def _sorted_ids(part: Part, ids: np.ndarray) -> np.ndarray:
     """The order of ascending ids, which must be unique (E8)."""
     order = np.argsort(ids, kind="stable")
     if (same := ids[order][1:] == ids[order][:-1]).any():
@@ -260,17 +175,34 @@ def _sorted_ids(part: _Part, ids: np.ndarray) -> np.ndarray:
     return order
 
 
-def load_annotations(path: str | Path, masks: bool = False) -> AnnotationTable:
+def _unlisted(
+    image_ids: np.ndarray,
+    image_index: np.ndarray,
+    category_ids: np.ndarray,
+    category_index: np.ndarray,
+    known: np.ndarray,
+) -> list[str]:
+    """A line for each way in which annotations are of what the file does not list. known (C,): its category ids."""
+    lines = [unlisted(image_index < 0, image_ids, "annotations", "on images", "the file does"),
+             unlisted(category_index < 0, category_ids, "annotations", "of categories", "the file does")]
+    if lines[1] and len(known) and (category_ids[category_index < 0] == known[0] - 1).all():
+        lines[1] += f": are its categories counted from {known[0] - 1} there, and from {known[0]} in the list?"
+    return [line for line in lines if line]
+
+
+def load_annotations(path: str | Path, masks: bool = False, files: bool = True) -> AnnotationTable:
     """Read a COCO-format file, or a folder that AnnotationTable.save wrote.
 
-    Annotations on images or categories that the file does not list are dropped (E3). masks: read the
-    segmentations as well, which every annotation must then have (E37). InputError: not JSON, a part or a field missing, of the wrong type or not finite, or an id that stands twice (E8).
+    Annotations on images or categories that the file does not list are dropped (E3), and counted in `unlisted`. masks:
+    read the segmentations as well, which every annotation must then have (E37). files: the images are to be read, so
+    that each must have a file_name and a size; else "" and 0 stand where they are missing. InputError: not JSON, a
+    part or a field missing, of the wrong type or not finite, or an id that stands twice (E8).
     """
     path = Path(path)
     if is_table(path):
         return _load(path, masks)
     try:
-        parts = _read(path, masks)
+        parts = read_parts(path, masks, files)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     images, annotations, categories = parts["images"], parts["annotations"], parts["categories"]
@@ -278,7 +210,8 @@ def load_annotations(path: str | Path, masks: bool = False) -> AnnotationTable:
     by_image, by_category = _sorted_ids(images, image_ids), _sorted_ids(categories, category_ids)
     heights, widths = images.array("height")[by_image], images.array("width")[by_image]
     image_ids, category_ids = image_ids[by_image], category_ids[by_category]
-    if (small := (heights < 1) | (widths < 1) | (heights >= 1 << 31) | (widths >= 1 << 31)).any():
+    least = 1 if files or masks else 0
+    if (small := (heights < least) | (widths < least) | (heights >= 1 << 31) | (widths >= 1 << 31)).any():
         raise InputError(f"{path}: image {image_ids[small][0]} has a side below 1 pixel, or absurd")
     rank = np.argsort(by_image)                                          # file position -> position by id
 
@@ -288,7 +221,10 @@ def load_annotations(path: str | Path, masks: bool = False) -> AnnotationTable:
         return np.stack([rank[listed[:, 0]], category], axis=1)[category >= 0]
 
     _sorted_ids(annotations, annotations.array("id"))
-    image_index, category_index = _index_of(image_ids, annotations.array("image_id")), _index_of(category_ids, annotations.array("category_id"))
+    on_image, of_category = annotations.array("image_id"), annotations.array("category_id")
+    image_index, category_index = _index_of(image_ids, on_image), _index_of(category_ids, of_category)
+    unlisted_lines = _unlisted(on_image, image_index, of_category, category_index, category_ids)
+    written = len(on_image)
     listed = (image_index >= 0) & (category_index >= 0)
     rows = slice(None) if listed.all() else np.flatnonzero(listed)       # all: views, no copies
     image_index, category_index = image_index[rows].astype(np.int32), category_index[rows].astype(np.int32)
@@ -304,4 +240,33 @@ def load_annotations(path: str | Path, masks: bool = False) -> AnnotationTable:
     names = Packed.join(images.columns.pop("file_name", []))
     return AnnotationTable(str(path), image_ids, heights.astype(np.int32), widths.astype(np.int32), PackedStrings(packed=names.take(by_image)), category_ids, *in_order,
                            image_index, category_index, boxes, areas, crowd, ignore, outlines,
-                           pairs("neg_category_ids"), pairs("not_exhaustive_category_ids"))
+                           pairs("neg_category_ids"), pairs("not_exhaustive_category_ids"), written, unlisted_lines)
+
+
+def first_images(path: Path, count: int) -> list[tuple[str, tuple[int, int]]]:
+    """(file name, (h, w)) of the first images of a file or table, in its order. A JSON is read no further than that."""
+    if is_table(path):
+        table = _load(path, masks=False)
+        return [
+            (table.file_names[i], (int(table.heights[i]), int(table.widths[i])))
+            for i in range(min(count, len(table.image_ids)))
+        ]
+    try:
+        images = read_first_images(path, count)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    names = Packed.join(images.columns.pop("file_name", []))
+    sizes = np.stack([images.array("height"), images.array("width")], axis=1).tolist()
+    return [(names[i].decode(errors="surrogateescape"), tuple(sizes[i])) for i in range(min(count, len(names)))]
+
+
+def category_names(path: Path) -> tuple[list[str], list[str | None]]:
+    """Names and wnids (None where it has none) of a file's or table's categories; the rest of it is not kept."""
+    if is_table(path):
+        table = _load(path, masks=False)
+        return table.category_names, table.category_wnids
+    try:
+        part = read_categories(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    return part.columns.get("name", []), part.columns.get("wnid", [])

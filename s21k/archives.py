@@ -20,6 +20,13 @@ from s21k.tables import check_columns, load_table, save_table
 
 KIND = "pictures"
 BLOCK = 512                                         # of a tar
+COMPRESSED = {
+    b"\x1f\x8b": "gzip data",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ": "xz data",
+    b"\x28\xb5\x2f\xfd": "zstd data",
+    b"PK\3\4": "zip data",
+}
 
 
 class Member(NamedTuple):
@@ -30,8 +37,9 @@ class Member(NamedTuple):
 
 
 def leaves_root(name: str) -> bool:
-    """A name that is absolute or climbs: it could mean any file."""
-    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name
+    """A name that is absolute or climbs, with "/" or a Windows path's "\\": it could mean any file."""
+    forms = {name, name.replace("\\", "/")}
+    return "\0" in name or any(PurePosixPath(form).is_absolute() or ".." in PurePosixPath(form).parts for form in forms)
 
 
 def members(path: Path) -> Iterator[Member]:
@@ -41,6 +49,11 @@ def members(path: Path) -> Iterator[Member]:
     """
     try:
         whole = path.stat().st_size
+        with open(path, "rb") as file:
+            if (
+                kind := next((kind for mark, kind in COMPRESSED.items() if file.peek(8).startswith(mark)), None)
+            ) is not None:
+                raise InputError(f"{path}: {kind}, not a plain tar: it cannot be read in place, expected it unpacked")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if member.size < 0 or member.offset_data + member.size > whole:          # a negative size would be read for ever
@@ -119,7 +132,7 @@ class PictureIndex:
         try:
             with open(container, "rb", buffering=0) as file:
                 content = os.pread(file.fileno(), int(self.size[i]), int(self.offset[i]))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise InputError(f"{container}: cannot be read ({error})") from None
         return NamedBytes(content, f"{container}:{name}")
 

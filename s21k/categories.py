@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s21k.errors import InputError
+from s21k.errors import InputError, note
+from s21k.names import canonical, check_no_doubles, loose, nearest
 
 
 def imagenet21k_wnids() -> list[str]:
@@ -40,6 +41,41 @@ class CategoryMap:
     def to(self, device: torch.device) -> "CategoryMap":
         return replace(self, det_index=self.det_index.to(device), cls_index=self.cls_index.to(device))
 
+    def find(self, names: list[str], wnids: list[str | None], where: str | Path) -> list[int]:
+        """Of each category, its position among those of a file: by its wnid or, failing that, its name, in whatever
+        Unicode form; -1: none.
+
+        A category that is not there, and has there another spelling, is noted. InputError: none is there, or a name is
+        two of the file's.
+        """
+        by_name: dict[str, list[int]] = {}
+        for position, name in enumerate(names):
+            by_name.setdefault(canonical(name), []).append(position)
+        by_wnid = {canonical(wnid): [position] for position, wnid in enumerate(wnids) if wnid is not None}
+        found = []
+        for name, wnid in zip(self.names, self.wnids):
+            places = [
+                by_wnid.get(canonical(key)) or by_name.get(canonical(key)) for key in (wnid, name) if key is not None
+            ]
+            at = next(filter(None, places), [-1])
+            if len(at) > 1:
+                raise InputError(
+                    f"{where}: {len(at)} categories are called {name!r}, expected a wnid, or other names, to tell them "
+                    f"apart"
+                )
+            found.append(at[0])
+        absent = [name for name, at in zip(self.names, found) if at < 0]
+        spelled = {loose(name): name for position, name in enumerate(names) if position not in set(found)}
+        close = [(name, spelled[loose(name)]) for name in absent if loose(name) in spelled]
+        hint = f" (did you mean {close[0][1]!r} by {close[0][0]!r}?)" if close else nearest(self.names[0], names)
+        if len(absent) == len(self):
+            raise InputError(
+                f"{where}: has none of the {len(self)} categories, the first being {self.names[0]!r}{hint}"
+            )
+        if close:
+            note(f"{where}: {len(close)} categories are there by another spelling only, and are not found{hint}")
+        return found
+
     def subset(self, positions: list[int]) -> "CategoryMap":
         """The categories at these positions, in this order (any vocabulary can be asked for at run time)."""
         pick = torch.tensor(positions, dtype=torch.int64)
@@ -52,7 +88,7 @@ class CategoryMap:
         """Read a list of {"name", "wnid", "det": row | null, "cls": row | null, "group"} and perhaps "det_name".
 
         InputError: unreadable, an entry without name or with one that is no string, a row that is no whole number >= 0, an entry
-        that no classifier knows, or one classifier's row used twice.
+        that no classifier knows, one classifier's row used twice, or one wnid or name (in whatever Unicode form) twice.
         """
         path = Path(path)
         try:
@@ -80,6 +116,8 @@ class CategoryMap:
                 used[part] |= set() if row is None else {row}
             if rows["det"][-1] < 0 and rows["cls"][-1] < 0:
                 raise InputError(f"{where} ({entry['name']}): neither det nor cls: no classifier knows it")
+        if double := check_no_doubles([e.get("wnid") or e["name"] for e in entries], f"categories {path}"):
+            raise InputError(f"{double}: a name, or a wnid where there is one, tells labels apart")
         return CategoryMap([e["name"] for e in entries], [e.get("wnid") for e in entries],
                            [e.get("group") or "all" for e in entries],
                            torch.tensor(rows["det"]), torch.tensor(rows["cls"]), [e.get("det_name") for e in entries])
@@ -104,5 +142,5 @@ class CategoryMap:
             for name, wnid, other, row in zip(self.names, self.wnids, others, index.tolist()):
                 if row >= len(rows):
                     raise InputError(f"category {name}: {part} row {row}, but the classifier has {len(rows)} rows")
-                if row >= 0 and rows[row] not in (name, wnid, other):
+                if row >= 0 and canonical(rows[row]) not in {canonical(key) for key in (name, wnid, other) if key}:
                     raise InputError(f"category {name} ({wnid}): {part} row {row} of the checkpoint is {rows[row]!r}")

@@ -6,7 +6,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from s21k.masks import decode
 
-SMALLEST = 240                              # pictures are enlarged to this side, so that names can be read
+SMALLEST = 240                              # small images are enlarged to this shorter side, so that names can be read,
+LONGEST = 1300                              # but to no longer side than this; and no image on a sheet is larger
 
 
 def color_of(name: str) -> tuple[int, int, int]:
@@ -20,7 +21,7 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: 
     for name, mask in reversed(list(zip(names, masks or []))):
         tint = Image.new("RGB", image.size, color_of(name))
         image = Image.composite(Image.blend(image, tint, 0.5), image, Image.fromarray(decode(mask) * np.uint8(255)))
-    factor = max(1.0, SMALLEST / min(image.size))
+    factor = max(1.0, min(SMALLEST / min(image.size), LONGEST / max(image.size)))
     image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
     # The worst first, so that the best lies on top.
@@ -38,7 +39,9 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: 
 
 
 def contact_sheet(images: list[Image.Image], columns: int, captions: list[str] | None = None) -> Image.Image:
-    """All images on one sheet, row by row, each at the top left of its place; a caption above each where given."""
+    """All images on one sheet, row by row, each at the top left of its place, at most LONGEST pixels long; a caption
+    above each where given."""
+    images = [_fitted(image) for image in images]
     above = 16 if captions else 0
     width, height = max(i.width for i in images) + 6, max(i.height for i in images) + 6 + above
     rows = -(-len(images) // columns)
@@ -50,3 +53,10 @@ def contact_sheet(images: list[Image.Image], columns: int, captions: list[str] |
             draw.text((x + 2, y), captions[number], fill=(0, 0, 0), font=ImageFont.load_default(12))
         sheet.paste(image, (x, y + above))
     return sheet
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    """The image, smaller where its longer side is above LONGEST."""
+    factor = min(1.0, LONGEST / max(image.size))
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)

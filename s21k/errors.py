@@ -3,15 +3,19 @@
 Whatever enters from outside (words, YAML, JSON, image lists, checkpoints) is checked where it
 enters; what is wrong is said in one line: what, where, what was expected.
 """
-import difflib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 from tqdm import tqdm
+
+from s21k.names import nearest
+
+__all__ = ["InputError", "TrainingFault", "end_at_once", "nearest", "note", "run_command", "unlisted"]
 
 
 class InputError(ValueError):
@@ -22,10 +26,26 @@ class TrainingFault(RuntimeError):
     """Training cannot go on (a loss that is not finite). Commands print it as one line and exit with 3."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """" (did you mean 'lr'?)", or nothing where no known name is close."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+_said: set[str] = set()
+
+
+def note(text: str) -> None:
+    """Print one line about the input that is no refusal: once in a command, on rank 0 only."""
+    line = f"note: {' '.join(text.split())}"
+    if line not in _said and os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
+    _said.add(line)
+
+
+def unlisted(wrong: np.ndarray, ids: Sequence, things: str, kind: str, where: str = "the annotations do") -> str:
+    """The one line about unknown ids: how many of the things, and the first. wrong (N,) bool, ids (N,): of N things.
+
+    "4 of 4 detections are of categories that the annotations do not list (first: 101)"; "" where none is wrong.
+    """
+    if not wrong.any():
+        return ""
+    first = ids[int(wrong.argmax())]
+    return f"{int(wrong.sum())} of {len(wrong)} {things} are {kind} that {where} not list (first: {first})"
 
 
 # What torch.distributed says, as a RuntimeError from deep inside, where another process is gone or does not answer.
@@ -60,6 +80,9 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     130  interrupted from the keyboard
     """
     argv = sys.argv[1:]
+    _said.clear()
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be UTF-8, nor a terminal: it is shown escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if "--help" in argv or "-h" in argv:
             print(doc.strip())

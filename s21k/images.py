@@ -1,7 +1,7 @@
 """Opening a picture safely: the one place where picture files become RGB.
 
-Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 16-bit grey, one-bit, a gzip file in a picture's place.
-Refused in one line: what is no picture, truncated files, and sizes that are absurd.
+Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 10 to 16 bits a channel, one-bit, a gzip file in a
+picture's place. Refused in one line: what is no picture, truncated files, and sizes that are absurd.
 """
 import io
 import zlib
@@ -14,6 +14,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from s21k.deep_images import (
+    DARK,
+    colours,
+    decode_low,
+    grey_of_floats,
+    low_byte_tiles,
+    said_depth,
+    to_eight_bits,
+)
 from s21k.errors import InputError
 from s21k.transfer import constant
 
@@ -21,7 +30,6 @@ MAX_PIXELS = 120_000_000                            # larger pictures are refuse
 MAX_BYTES = 256_000_000                             # of a picture file that was gzipped
 MEAN = (123.675, 116.28, 103.53)                    # ImageNet, RGB, of values 0..255 (G23)
 STD = (58.395, 57.12, 57.375)
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 Source = str | Path | BinaryIO
 
@@ -118,6 +126,11 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
     decoded at 1/2, 1/4 or 1/8 of its size where that is enough, which is several times cheaper.
     """
     image = _open(source)
+    try:                                            # before the orientation, for which Pillow reads a PNG to its end
+        low = low_byte_tiles(image)
+        said = said_depth(image) if low or image.mode.startswith("I") else None
+    except Exception as error:                      # as above
+        raise InputError(f"{source}: cannot be decoded ({error})") from None
     rotated = _orientation(image)
     upright = (image.width, image.height) if rotated >= 5 else (image.height, image.width)
     if expected is not None and upright != expected:
@@ -129,17 +142,24 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
             factor = max(1.0, min(image.size) / max(at_least, 1))
             image.draft("RGB", (int(image.width / factor), int(image.height / factor)))
         image.load()
-        return _to_rgb(image if rotated == 1 else ImageOps.exif_transpose(image))
+        turn = ImageOps.exif_transpose if rotated != 1 else lambda turned: turned
+        if low and max(high for _, high in image.getextrema()[:3]) < DARK:
+            image = colours(turn(image), turn(decode_low(_open(source), low)), said)
+        else:
+            image = turn(image)
+        return _to_rgb(image, said)
     except Exception as error:                      # as above
         raise InputError(f"{source}: cannot be decoded ({error})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:
+    """said: the bits of a channel by the file's own word, if it has one."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":      # 16-bit grey: Pillow would clip, not scale
-        grey = np.asarray(image).astype(np.int64)
-        return Image.fromarray((grey.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):                              # 16-bit grey: Pillow would clip, not scale
+        return Image.fromarray(to_eight_bits(np.asarray(image), said)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(grey_of_floats(np.asarray(image))).convert("RGB")
     if image.mode in ("P", "PA", "LA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         layered = image.convert("RGBA")                         # transparent pixels hold any colour: show grey there
         return Image.alpha_composite(Image.new("RGBA", image.size, (128, 128, 128, 255)), layered).convert("RGB")

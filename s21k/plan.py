@@ -1,5 +1,5 @@
 """--plan: what a command would do, before it does anything: data, steps, learning rates, parameters, what is inherited, memory,
-and what is missing on disk. Nothing is written, no picture is read.
+and what is missing on disk. Nothing is written; of each data set some images are opened.
 """
 import operator
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from s21k.categories import CategoryMap
 from s21k.config import Config
+from s21k.data.classification import ClassificationData
+from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, open_detection
 from s21k.errors import InputError
 from s21k.models.classifier import build_classifier
@@ -33,6 +35,7 @@ class Plan:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.lines, self.missing = cfg, [], []
+        self.class_names: list[str] | None = None                        # of the labelled images, once they are open
 
     def say(self, what: str, text: str) -> None:
         self.lines.append(f"{what + ':' if what else '':<22}{text}")
@@ -52,12 +55,20 @@ class Plan:
             if data is None:
                 self.say(what, f"not there; {classes} categories" + (f", {expected} images expected" if expected else ""))
                 return expected
+            self.class_names = data.class_names if isinstance(data, ClassificationData) else self.class_names
             self.say(what, f"{len(data)} images, {classes} categories" + (f" (whole: {expected})" if expected not in (None, len(data)) else ""))
             return len(data)
         except InputError as error:
             self.missing.append(str(error))
             self.say(what, "cannot be used")
             return expected
+
+    def look_at(self, opened: Callable[[], object]) -> None:
+        """Open a data set; what is wrong with it is among what is missing."""
+        try:
+            opened()
+        except InputError as error:
+            self.missing.append(str(error))
 
     def seen(self, images: int, of: int | None) -> str:
         return f"{_count(images)} images" + (f" ({images / of:.2f} epochs of {of})" if of else "")
@@ -129,8 +140,10 @@ def plan_stage1(cfg: Config) -> None:
     plan, s = Plan(cfg), cfg.stage1
     plan.say("stage I", f"{cfg.model.backbone}, {'one whole-image RoI' if cfg.model.reformulated else 'average pooling (-reform.)'} -> {cfg.output_dir}/stage1.pt")
     n = plan.stream("labelled images", lambda: open_classification(cfg, "train"), "cls", ("train",))
-    if cfg.data.cls.val:
-        plan.there("cls", ("val",))
+    if cfg.data.cls.val and plan.there("cls", ("val",)):
+        plan.look_at(lambda: open_classification(cfg, "val", plan.class_names))
+    for part in ("det", "eval"):
+        plan.look_at(lambda part=part: look_ahead(cfg, part, tell=lambda line: None))
     if n:
         per_epoch = max(1, n // s.batch)
         total = max(1, round(s.epochs * per_epoch))
@@ -167,6 +180,7 @@ def plan_stage2(cfg: Config) -> None:
     if cfg.data.cls is not None:
         num_cls = plan.stream("labelled images", lambda: open_classification(cfg, "train"), "cls", ("train",))
         per_step = s.det_batch * s.cls_per_det
+    plan.look_at(lambda: look_ahead(cfg, "eval", tell=lambda line: None))
     plan.say("steps", f"{s.iterations} of {s.det_batch} + {per_step} images: with boxes {plan.seen(s.iterations * s.det_batch, num_det)}"
              + (f", with labels {plan.seen(s.iterations * per_step, num_cls)}" if per_step else ", none with labels"))
     milestones = ", ".join(str(round(share * s.iterations)) for share in s.milestones)
@@ -212,8 +226,8 @@ def plan_evaluation(cfg: Config) -> None:
     """What evaluate.py would do."""
     plan, test, where = Plan(cfg), cfg.eval, cfg.data.eval
     plan.say("evaluation", f"{', '.join(test.metrics)} -> {cfg.output_dir}/metrics.json")
-    if where is not None:
-        plan.there("eval", ("annotations", "images", "categories"))
+    if where is not None and plan.there("eval", ("annotations", "images", "categories")):
+        plan.look_at(lambda: look_ahead(cfg, "eval"))
     try:
         categories = CategoryMap.load(Path(cfg.data.root) / where.categories) if where else None
         if categories is not None:

@@ -1,14 +1,16 @@
-"""Detect in pictures: names and scores on each, and detections.json. No annotations needed.
+"""Detect in photos: names and scores on each, and detections.json. No annotations needed.
 
-    python -m s21k.predict r18 tiny photos/                             a folder, or single pictures
+    python -m s21k.predict r18 tiny photos/                             a folder, or single photos
     python -m s21k.predict r18 tiny photos/ --categories dog,n02084071  only these, by name or wnid
     python -m s21k.predict r18 tiny photos/ --threshold 0.3 --out DIR
 
-The words are those of training, key=value included; whatever else exists as a file or folder is
-a picture source. Default --out: predictions/ in the run's folder.
+The words are those of training, key=value included; every other file, folder or path is a source of photos (write
+./tiny for a folder that is called like a word). Default --out: predictions/ in the run's folder. What was detected
+before an interruption is written.
 """
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,36 +18,66 @@ import torch
 from PIL import Image
 
 from s21k.categories import CategoryMap
-from s21k.config import load_config
+from s21k.config import Config, load_config
 from s21k.data.augment_stage2 import ResizeShortestEdge
 from s21k.data.loaders import collate
 from s21k.distributed import start_distributed
 from s21k.draw import contact_sheet, draw_boxes
-from s21k.errors import InputError, nearest, run_command
-from s21k.images import ENDINGS, read_image
-from s21k.models.detector import restore_detector
+from s21k.errors import InputError, nearest, note, run_command
+from s21k.image_files import PassedOver, images_below, is_image
+from s21k.images import read_image
+from s21k.models.detector import Detector, restore_detector
 from s21k.structures import Prediction, Sample, Target
 from s21k.training.amp import autocast, note_precision, resolve_amp
 from s21k.training.checkpoint import read
 from s21k.training.run import trained
+from s21k.words import known_words
+
+ON_SHEET = 40                                       # drawings on the contact sheet
+MAX_NAME = 200                                      # bytes of a drawing's name, of the 255 that most file systems allow
 
 
 def is_source(word: str) -> bool:
-    """A picture or a folder, not a word of the configuration."""
-    path = Path(word)
-    return "=" not in word and (path.is_dir() or path.suffix.lower() in ENDINGS)
+    """A photo or a folder, not a word of the configuration.
+
+    A word of s21k/configs is that word, whatever the folder is called (tiny/ or ./tiny is the folder); YAML files and
+    key=value are of the configuration. Every other file, folder or path is a source, there or not.
+    """
+    if word in known_words():
+        if os.path.isdir(word):
+            note(
+                f"{word!r} is taken for the word of that name, not for the folder: write {word}{os.sep} for the folder"
+            )
+        return False
+    ending = os.path.splitext(word)[1].lower()
+    if os.path.isdir(word) or ending in (".yaml", ".yml"):
+        return os.path.isdir(word)
+    return os.path.isfile(word) or ("=" not in word and (os.sep in word or ending != ""))
 
 
-def find_pictures(sources: list[str]) -> list[Path]:
-    """All pictures below the folders, and the single ones. InputError: none."""
+def find_images(sources: list[str]) -> list[Path]:
+    """All images below the folders, and the single ones. InputError: none, or one is not there or of a kind that is not
+    read."""
     paths: list[Path] = []
     for source in map(Path, sources):
-        if not source.exists():
-            raise InputError(f"{source}: no such picture or folder")
-        inside = sorted(p for p in source.rglob("*") if p.suffix.lower() in ENDINGS) if source.is_dir() else [source]
-        paths += inside
+        if not os.path.exists(source):
+            beside = os.listdir(source.parent) if os.path.isdir(source.parent) else []
+            raise InputError(f"{source}: no such photo or folder{nearest(source.name, beside)}")
+        if source.is_dir():
+            passed = PassedOver()
+            paths += map(Path, images_below(source, passed))
+            passed.say(source)
+        elif not is_image(source.name):
+            raise InputError(
+                f"{source}: {source.suffix or 'a name without an ending'} is no image that Pillow reads, expected for "
+                f"example .jpg or .png"
+            )
+        else:
+            paths.append(source)
     if not paths:
-        raise InputError(f"no pictures in {' '.join(sources) or 'the command'}, expected a folder or files of {', '.join(ENDINGS)}")
+        raise InputError(
+            f"no images in {' '.join(sources) or 'the command'}, expected a folder, or files such as .jpg or .png"
+        )
     return paths
 
 
@@ -73,8 +105,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args(argv)
-    cfg = load_config([word for word in a.words if not is_source(word)])
-    paths = find_pictures([word for word in a.words if is_source(word)])
+    sources = [word for word in a.words if is_source(word)]
+    cfg = load_config([word for word in a.words if word not in sources])
+    paths = find_images(sources)
     if cfg.data.eval is None:
         raise InputError("data.eval: missing, expected the categories JSON that names the classifiers' rows")
     everything = CategoryMap.load(Path(cfg.data.root) / cfg.data.eval.categories)
@@ -92,37 +125,73 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error})") from None
 
-    resize = ResizeShortestEdge(*cfg.eval.resize)
-    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    rows, drawn, unread = [], [], 0
-    for number, path in enumerate(paths):
-        try:
-            image = read_image(path)
-        except InputError as error:
-            print(f"left out: {error}")
-            unread += 1
-            continue
-        tensor, _, scale = resize(image, (image.height, image.width), nothing)
-        batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(world.device)
-        with autocast(cfg.amp, world.device):
-            prediction = next(detector.predict(batch, categories, cfg.eval))
-        found = above(prediction, a.threshold).in_picture(scale, (image.height, image.width)).detections.to(torch.device("cpu"))
-        names = [categories.names[label] for label in found.labels.tolist()]
-        for place, (box, score, label, name) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)):
-            x1, y1, x2, y2 = box
-            rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
-                         "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
-            if found.masks is not None:
-                rows[-1]["segmentation"] = {"size": found.masks[place]["size"], "counts": found.masks[place]["counts"].decode()}
-        picture = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(), found.masks)
-        picture.save(out / f"{number:04d}-{path.stem}.png")              # numbered: a/1.jpg and b/1.jpg stay apart
-        picture.thumbnail((320, 320), Image.Resampling.LANCZOS)
-        drawn.append(picture)
-        print(f"{path}: {len(found.scores)} detections" + (f", best {names[0]} {float(found.scores[0]):.2f}" if names else ""))
-    (out / "detections.json").write_text(json.dumps(rows, indent=1))
+    rows: list[dict] = []
+    drawn: list[Image.Image] = []
+    read_ones = 0
+    try:
+        for number, path in enumerate(paths):
+            drawing = detect(cfg, detector, categories, path, number, a.threshold, out, rows)
+            read_ones += drawing is not None
+            drawn += [drawing] if drawing is not None and len(drawn) < ON_SHEET else []
+    finally:  # what is done is not lost, whatever comes between
+        (out / "detections.json").write_text(json.dumps(rows, indent=1), encoding="ascii")
     if drawn:
-        contact_sheet(drawn[:40], columns=5).save(out / "contact_sheet.png")
-    print(f"{len(paths) - unread} pictures, {len(rows)} detections above {a.threshold} -> {out}")
+        contact_sheet(drawn, columns=5).save(out / "contact_sheet.png")
+    print(f"{read_ones} of {len(paths)} images, {len(rows)} detections above {a.threshold} -> {out}")
+
+
+def detect(
+    cfg: Config,
+    detector: Detector,
+    categories: CategoryMap,
+    path: Path,
+    number: int,
+    threshold: float,
+    out: Path,
+    rows: list[dict],
+) -> Image.Image | None:
+    """Detect in one photo: rows gets its detections, out a drawing of it, which is returned small. None, and a line: it
+    cannot be read."""
+    try:
+        image = read_image(path)
+    except InputError as error:
+        print(f"left out: {error}")
+        return None
+    nothing, size = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), (image.height, image.width)
+    tensor, _, scale = ResizeShortestEdge(*cfg.eval.resize)(image, size, nothing)
+    batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(categories.det_index.device)
+    with autocast(cfg.amp, batch.images.device):
+        prediction = next(detector.predict(batch, categories, cfg.eval))
+    found = above(prediction, threshold).in_picture(scale, size).detections.to(torch.device("cpu"))
+    names = [categories.names[label] for label in found.labels.tolist()]
+    for place, (box, score, label, name) in enumerate(
+        zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)
+    ):
+        x1, y1, x2, y2 = box
+        rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
+                     "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
+        if found.masks is not None:
+            rows[-1]["segmentation"] = {
+                "size": found.masks[place]["size"],
+                "counts": found.masks[place]["counts"].decode(),
+            }
+    drawing = draw_boxes(
+        image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(), found.masks
+    )
+    try:
+        drawing.save(out / drawing_name(number, path))
+    except OSError as error:
+        note(f"{out}: drawings cannot be written, detections.json will be tried ({error.strerror})")
+    drawing.thumbnail((320, 320), Image.Resampling.LANCZOS)
+    print(
+        f"{path}: {len(found.scores)} detections" + (f", best {names[0]} {float(found.scores[0]):.2f}" if names else "")
+    )
+    return drawing
+
+
+def drawing_name(number: int, path: Path) -> str:
+    """Numbered, so that a/1.jpg and b/1.jpg stay apart; no longer than a file's name may be."""
+    return os.fsencode(f"{number:04d}-{path.stem}")[:MAX_NAME].decode(errors="ignore") + ".png"
 
 
 def above(prediction: Prediction, threshold: float) -> Prediction:

@@ -122,7 +122,7 @@ def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categor
     tiles, names = [], [name.split(",")[0] for name in categories.names]
     for failure in failures[::max(1, len(failures) // 16)][:16]:
         position = gt.image_position(failure.image_id)
-        image, mine = read_image(data.root / data.file_names[position]), gt.image == position
+        image, mine = read_image(data.path(position)), gt.image == position
         factor = SIDE / image.width
         grown = image.resize((SIDE, round(image.height * factor)), Image.Resampling.BICUBIC)
         pair = [draw_boxes(grown, (corners(gt.boxes[mine]) * factor).numpy(), [names[c] for c in gt.category[mine]], None, None),

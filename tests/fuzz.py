@@ -1,6 +1,7 @@
 """Seeded mutation of everything that enters from outside. What comes of it must be correct work, or an InputError of one line;
 no other error, no hang, and no label that the file does not say.
 """
+import contextlib
 import copy
 import io
 import json
@@ -9,7 +10,7 @@ import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
+from s21k import errors
 from s21k.annotations import load_annotations
 from s21k.archives import PictureIndex, members
 from s21k.categories import CategoryMap
@@ -34,10 +36,11 @@ from s21k.prepare.objects365 import read_review
 from s21k.prepare.shape_formats import write_tars, write_wordnet
 from s21k.prepare.wordnet import WordNet
 from s21k.training.checkpoint import read
+from tests.fuzz_real import image_folder, other_checkpoint, results_file
 from tests.test_average_precision import add_masks, random_detections, random_truth
 
 WEIRD = [None, True, False, -1, 0, 1, 7, 2**31, 2**63, 2**70, -2**70, 0.5, 1e308, float("nan"), float("inf"), "", "a", "1", "\0", "ü" * 50, "../../x", "/x", "\ud800", [], {}, [[]], [0] * 4, {"id": 1}, [[[[[[]]]]]]]
-SECONDS = 20                                        # for one case
+SECONDS, HANGS = 20, 300  # for one case: of the processor, and on the clock (a busy machine may let it wait)
 
 
 def mutate_tree(rng: random.Random, tree: object) -> object:
@@ -321,23 +324,44 @@ def small_text(world: World, rng: random.Random) -> None:
 
 
 TARGETS: dict[str, Callable[[World, random.Random], None]] = {
-    f.__name__: f for f in (annotations, image_list, category_json, picture, tar, config, checkpoint_bytes, checkpoint_tree, detections, table, small_text)}
+    f.__name__: f
+    for f in (
+        annotations,
+        image_list,
+        category_json,
+        picture,
+        tar,
+        config,
+        checkpoint_bytes,
+        checkpoint_tree,
+        detections,
+        table,
+        small_text,
+        image_folder,
+        results_file,
+        other_checkpoint,
+    )
+}
 
 
-def run(root: Path, cases: int, seed: int) -> Counter:
-    """cases mutations in turn over the targets; {(target, "refused" | "accepted"): n}. Whatever else happens is raised with its case."""
+def run(root: Path, cases: int, seed: int, kinds: Sequence[str] = tuple(TARGETS)) -> Counter:
+    """cases mutations in turn over the kinds; {(target, "refused" | "accepted"): n}. Whatever else happens is raised
+    with its case."""
     world, outcomes = World(root), Counter()
 
     def too_long(number, frame):
-        raise AssertionError(f"more than {SECONDS} s")
+        raise AssertionError(f"more than {SECONDS} s of the processor, or {HANGS} s")
 
-    before = signal.signal(signal.SIGALRM, too_long)
+    before = {number: signal.signal(number, too_long) for number in (signal.SIGALRM, signal.SIGPROF)}
     try:
         for number in range(cases):
-            name = list(TARGETS)[number % len(TARGETS)]
-            signal.alarm(SECONDS)
+            name = kinds[number % len(kinds)]
+            signal.alarm(HANGS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            errors._said.clear()
             try:
-                TARGETS[name](world, random.Random(f"{seed}/{number}"))
+                with contextlib.redirect_stdout(io.StringIO()):          # notes
+                    TARGETS[name](world, random.Random(f"{seed}/{number}"))
                 outcomes[name, "accepted"] += 1
             except InputError as error:
                 assert str(error).strip() and len(str(error)) < 2000, f"case {seed}/{number} ({name}): {error!r:.300}"
@@ -346,6 +370,8 @@ def run(root: Path, cases: int, seed: int) -> Counter:
                 raise AssertionError(f"case {seed}/{number} ({name}): {type(error).__name__}: {error}") from error
             finally:
                 signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return outcomes

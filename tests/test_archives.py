@@ -266,9 +266,142 @@ def test_the_vocabulary_is_the_one_of_imagenet_21k():
 def test_a_gzip_bomb_is_refused(tmp_path):
     """Inside is more than any picture has; no more than the limit is unpacked."""
     import zlib
+
     from s21k import images
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     (tmp_path / "bomb.JPEG").write_bytes(packer.compress(bytes(300_000_000)) + packer.flush())
     with pytest.raises(InputError, match="not a readable picture"):
         read_image(tmp_path / "bomb.JPEG")
     assert images.MAX_BYTES < 300_000_000
+
+
+# --- tars and folders as people have them ---
+
+def gz(path):
+    import gzip
+    target = path.with_name(path.name + ".gz")
+    target.write_bytes(gzip.compress(path.read_bytes()))
+    return target
+
+
+def index_of(tmp_path, source, *more):
+    done = run(
+        "s21k.prepare.imagenet", str(source), "--out", str(tmp_path / "index"), "--processes", "1", *more, module=True
+    )
+    assert done.stderr.count("\n") <= (done.returncode == 2) + 1, done.stderr  # a progress bar, and a line
+    return done
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bz2", "lzma"])
+def test_a_compressed_tar_that_is_named_tar_says_so_and_leaves_its_quarantine(tmp_path, kind):
+    import importlib
+    (tmp_path / "tars").mkdir()
+    path = write_tar(tmp_path / "tars" / "n00000001.tar", [("a.JPEG", jpeg())])
+    path.write_bytes(importlib.import_module(kind).compress(path.read_bytes()))
+    done = index_of(tmp_path, tmp_path / "tars")
+    name = {"gzip": "gzip", "bz2": "bzip2", "lzma": "xz"}[kind]
+    assert (
+        done.returncode == 2
+        and f"{name} data, not a plain tar: it cannot be read in place, expected it unpacked (see index.quarantine.tsv)"
+        in done.stderr
+    )
+    assert (
+        "n00000001\t\t" in (tmp_path / "index.quarantine.tsv").read_text()
+        and "n00000001\t0\t1" in (tmp_path / "index.report.tsv").read_text()
+    )
+    write_tar(tmp_path / "tars" / "n00000002.tar", [("\u00fc.JPEG", jpeg())])                # the others are indexed
+    done = index_of(tmp_path, tmp_path / "tars")
+    assert done.returncode == 0 and "1 pictures of 1 synsets of 2" in done.stdout and "1 in quarantine" in done.stdout
+
+
+def test_tars_with_a_compressed_ending_are_counted_and_named(tmp_path):
+    (tmp_path / "tars").mkdir()
+    paths = [write_tar(tmp_path / "tars" / f"n0000000{i}.tar", [("a.JPEG", jpeg())]) for i in range(5)]
+    gz(paths[0])                                                              # its plain tar is there as well
+    for path in paths[1:3]:
+        gz(path)
+        path.unlink()
+    paths[3].rename(paths[3].with_suffix(".tgz"))
+    done = index_of(tmp_path, tmp_path / "tars")
+    assert (
+        done.returncode == 0
+        and "note: " in done.stdout
+        and "3 compressed tars are passed over (n00000001.tar.gz, n00000002.tar.gz, n00000003.tgz)" in done.stdout
+    )
+    assert "2 pictures of 2 synsets of 2" in done.stdout
+    (tmp_path / "wnids.txt").write_text("n00000000 n00000002")
+    done = index_of(tmp_path, tmp_path / "tars", "--wnids", str(tmp_path / "wnids.txt"))
+    assert "1 compressed tars are passed over (n00000002.tar.gz)" in done.stdout
+    for path in (paths[0], paths[4]):
+        path.unlink()
+    done = index_of(tmp_path, tmp_path / "tars")
+    assert done.returncode == 2 and "its 4 tars are compressed (n00000000.tar.gz), expected plain ones" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"x", None])
+def test_the_outer_tar_is_told_to_be_unpacked(tmp_path, content):
+    inner = write_tar(tmp_path / "n00000001.tar", [("a.JPEG", jpeg())]).read_bytes()
+    outer = write_tar(tmp_path / "ILSVRC2012_img_train.tar", [("n00000001.tar", inner)])
+    if content is not None:
+        outer.write_bytes(content)
+    done = index_of(tmp_path, outer)
+    assert (
+        done.returncode == 2
+        and "a file, expected a folder with a folder or a tar for each synset; of the outer tar: tar -xf FILE -C FOLDER"
+        in done.stderr
+    )
+
+
+def test_linked_folders_and_system_files_of_a_synset(tmp_path):
+    source, other = tmp_path / "all" / "n00000001", tmp_path / "disk" / "more"
+    for folder in (source, other, source / ".ipynb_checkpoints", source / "__MACOSX"):
+        folder.mkdir(parents=True)
+        (folder / f"{folder.name[:4].strip('._')}.JPEG").write_bytes(jpeg())
+    (source / "._x.JPEG").write_bytes(b"\0\5\x16\7")
+    (source / "linked").symlink_to(other)
+    (source / "round").symlink_to(source)
+    done = index_of(tmp_path, tmp_path / "all")
+    index = PictureIndex.load(tmp_path / "index")
+    assert done.returncode == 0 and [index.names[i] for i in range(len(index))] == ["linked/more.JPEG", "n000.JPEG"]
+    assert "the first of 3 hidden or system files and folders" in (tmp_path / "index.quarantine.tsv").read_text()
+    (other / "new.JPEG").write_bytes(jpeg())                                  # below a link: seen as a change as well
+    index_of(tmp_path, tmp_path / "all")
+    assert len(PictureIndex.load(tmp_path / "index")) == 3
+
+
+@pytest.mark.parametrize("layout", ["flat", "classes", "linked", "deep"])
+def test_validation_images_are_found_flat_or_in_class_folders(tmp_path, layout):
+    from s21k.prepare.imagenet_val import prepare
+    wnids = ["n00000001", "n00000002"]
+    images, boxes = tmp_path / "images", tmp_path / "xml"
+    boxes.mkdir()
+    for number in range(1, 5):
+        name, wnid = f"ILSVRC2012_val_{number:08d}", wnids[number % 2]
+        folder = {
+            "flat": images,
+            "classes": images / wnid,
+            "linked": tmp_path / "disk" / wnid,
+            "deep": images / "val" / "\u00fc" / wnid,
+        }[layout]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.JPEG").write_bytes(jpeg())
+        (boxes / f"{name}.xml").write_text(
+            f"<annotation><size><width>40</width><height>30</height></size><object>"
+            f"<name>{wnid}</name><bndbox><xmin>1</xmin><ymin>2</ymin>"
+            "<xmax>20</xmax><ymax>25</ymax></bndbox></object></annotation>"
+        )
+    if layout == "linked":
+        images.mkdir()
+        for wnid in wnids:
+            (images / wnid).symlink_to(tmp_path / "disk" / wnid)
+    (images / ".DS_Store").write_bytes(b"")
+    (tmp_path / "truth.txt").write_text("2\n1\n2\n1\n")  # in the order of the files' numbers, not of the folders
+    counts = prepare(wnids, images, boxes, tmp_path / "truth.txt", {}, tmp_path / "out")
+    assert counts == {"pictures": 4, "boxes": 4, "classes": 2, "faults": 0}
+    data = ClassificationData(tmp_path / "out" / "val.tsv", wnids)
+    assert [wnids[label] for label in data.labels] == [wnids[n % 2] for n in (1, 2, 3, 4)] and data.read(3)[0].size == (
+        40,
+        30,
+    )
+    from s21k.data.detection import DetectionData
+    assert DetectionData(tmp_path / "out" / "val_boxes.json", images).read(0)[0].size == (40, 30)

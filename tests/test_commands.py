@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from s21k import image_files
 from s21k.data.augment_stage1 import TrainAugment
 from s21k.data.classification import ClassificationData
 from s21k.data.loaders import LabelStream
 from s21k.models.detector import Detector
-from tests.toy import SMALL, run, words, write_toy
+from tests.toy import run, words, write_toy
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +175,19 @@ def copied(trained, tmp_path):
     return tmp_path / "world"
 
 
-def test_data_that_cannot_be_read_at_all_is_one_line_even_from_a_loader_process(trained, tmp_path):
+def test_data_that_cannot_be_read_at_all_is_one_line_even_from_a_loader_process(trained, tmp_path, monkeypatch):
+    """At the start where the first images are like that; later where only the others are (here: none is tried at the
+    start)."""
     world = copied(trained, tmp_path)
     for path in (world / "shapes" / "cls_train").rglob("*.jpg"):
         path.write_bytes(b"no picture")
+    done = run("train_stage1.py", *words(world))
+    assert (
+        done.returncode == 2
+        and "data.cls.train: none of 7 images tried can be used; the first: " in done.stderr
+        and done.stderr.count("\n") == 1
+    )
+    monkeypatch.setattr(image_files, "SAMPLE", 0)
     done = run("train_stage1.py", *words(world, "data.workers=1"))
     assert done.returncode == 2 and "10 pictures of the stage1 data in a row cannot be read" in done.stderr and "Traceback" not in done.stderr
 

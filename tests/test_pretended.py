@@ -11,7 +11,6 @@ from s21k.config import EvalConfig, load_config
 from s21k.data.mixup import Mixup
 from s21k.distributed import World
 from s21k.evaluation.average_precision import AveragePrecision
-from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy
 from s21k.evaluation.lvis import LvisAveragePrecision

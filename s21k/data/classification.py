@@ -1,26 +1,28 @@
 """Images with one category each: a folder per class, a list file of "path<TAB>class" lines, or an index (s21k.archives)."""
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from s21k.archives import PictureIndex
+from s21k.archives import PictureIndex, leaves_root
 from s21k.errors import InputError
-from s21k.images import ENDINGS, read_image
+from s21k.image_files import class_folders, find_file, sample_rows
+from s21k.images import Source, read_image
+from s21k.names import canonical, check_no_doubles, nearest
 from s21k.packed import PackedStrings, fingerprint
 from s21k.tables import is_table
 
 
 def _from_folder(root: Path) -> tuple[list[str], list[str]]:
-    """root/<class>/**/<picture> -> relative paths and their classes, sorted."""
-    paths, classes = [], []
-    for entry in sorted(p for p in root.iterdir() if p.is_dir()):
-        for folder, _, files in sorted(os.walk(entry)):
-            pictures = sorted(f for f in files if f.lower().endswith(ENDINGS))
-            paths += [os.path.relpath(os.path.join(folder, f), root) for f in pictures]
-            classes += [entry.name] * len(pictures)
-    return paths, classes
+    """root/<class>/**/<image> -> relative paths and their classes, sorted; what is passed over is said."""
+    folders, passed = class_folders(root)
+    passed.say(root)
+    if double := check_no_doubles(folders, f"class folders of {root}"):
+        raise InputError(double)
+    return [path for paths in folders.values() for path in paths], [
+        name for name, paths in folders.items() for _ in paths
+    ]
 
 
 def _from_list(path: Path) -> tuple[list[str], list[str]]:
@@ -32,7 +34,7 @@ def _from_list(path: Path) -> tuple[list[str], list[str]]:
             continue
         if len(fields) != 2 or not all(fields):
             raise InputError(f"{path}:{number}: {line!r:.80}, expected path<TAB>class")
-        if os.path.isabs(fields[0]) or ".." in Path(fields[0]).parts:
+        if leaves_root(fields[0]):
             raise InputError(f"{path}:{number}: {fields[0]!r} leaves the list's folder")
         paths.append(fields[0])
         classes.append(fields[1])
@@ -47,7 +49,7 @@ class ClassificationData:
     """
 
     def __init__(self, source: str | Path, class_names: list[str] | None = None) -> None:
-        self.source = source = Path(source)
+        self.opened_from = source = Path(source)
         if not source.exists():
             raise InputError(f"classification data {source}: not found, expected a folder per class, a list file, or an index")
         self.index = PictureIndex.load(source) if is_table(source) else None
@@ -59,16 +61,22 @@ class ClassificationData:
             raise InputError(f"classification data {source}: no pictures in it, expected <class>/<picture> or path<TAB>class")
         self.class_names, self.labels = classes, labels
         if class_names is not None and class_names != classes:
-            row = {name: i for i, name in enumerate(class_names)}
-            if unknown := [name for name in classes if name not in row]:
-                raise InputError(f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} known")
-            self.class_names, self.labels = class_names, np.array([row[name] for name in classes], dtype=np.int32)[labels]
+            row = {canonical(name): i for i, name in enumerate(class_names)}
+            if unknown := [name for name in classes if canonical(name) not in row]:
+                raise InputError(
+                    f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} "
+                    f"known{nearest(unknown[0], class_names)}"
+                )
+            self.class_names, self.labels = (
+                class_names,
+                np.array([row[canonical(name)] for name in classes], dtype=np.int32)[labels],
+            )
 
     def __getstate__(self) -> dict | tuple:
         """For a loader process that is not a fork of this one: an index is opened and mapped there again, not sent."""
         if self.index is None:
             return self.__dict__
-        return self.source, None if self.class_names == self.index.class_names else self.class_names
+        return self.opened_from, None if self.class_names == self.index.class_names else self.class_names
 
     def __setstate__(self, state: dict | tuple) -> None:
         if isinstance(state, tuple):
@@ -96,7 +104,18 @@ class ClassificationData:
         names = self.paths if self.index is None else self.index.names
         return fingerprint(len(self), self.labels, names.packed.data, names.packed.offsets)
 
+    def source(self, index: int) -> Source:
+        """Image index for images.read_image: a path, or its bytes. InputError: its container is gone."""
+        return find_file(self.root, self.paths[index]) if self.index is None else self.index.open(index)
+
+    def sample(self) -> Iterator[tuple[Source | InputError, None]]:
+        """Some images to be tried at the start of a command (image_files.check_images)."""
+        for row in sample_rows(len(self)):
+            try:
+                yield self.source(row), None
+            except InputError as error:
+                yield error, None
+
     def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, int]:
         """RGB picture and label; at_least as in images.read_image."""
-        source = self.root / self.paths[index] if self.index is None else self.index.open(index)
-        return read_image(source, at_least), int(self.labels[index])
+        return read_image(self.source(index), at_least), int(self.labels[index])

@@ -1,13 +1,16 @@
 """Images with boxes: a COCO-format file as packed tables, served one image at a time."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from s21k.annotations import AnnotationTable, load_annotations
+from s21k.annotation_faults import check_boxes, check_category_names, cut_boxes
+from s21k.annotations import load_annotations
 from s21k.archives import leaves_root
 from s21k.errors import InputError
+from s21k.image_files import find_file, sample_rows
 from s21k.images import read_image
 from s21k.masks import Masks
 from s21k.packed import fingerprint
@@ -15,22 +18,12 @@ from s21k.structures import Target
 from s21k.tables import is_table
 
 
-def cut_boxes(table: AnnotationTable, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Of some annotations boxes (n, 4) xyxy float32, cut at their image's border, and (n,) bool: to learn from, so no crowd, and a
-    pixel or more of each side inside."""
-    x, y, w, h = table.boxes[rows].T
-    image = table.image_index[rows]
-    width, height = table.widths[image], table.heights[image]
-    corners = np.stack([x.clip(0, width), y.clip(0, height), (x + w).clip(0, width), (y + h).clip(0, height)], axis=1)
-    usable = ~table.crowd[rows] & (corners[:, 2] - corners[:, 0] >= 1) & (corners[:, 3] - corners[:, 1] >= 1)
-    return corners.astype(np.float32), usable
-
-
 class DetectionData:
     """category_names: one for each row of g (wnid where the file has one), in ascending id.
 
-    Crowd regions, and boxes of which less than one pixel lies inside the image, are left out:
-    `left_out` counts them. Images without boxes stay: they teach the background. masks: serve the objects' masks, too.
+    Crowd regions, and boxes of which less than one pixel lies inside the image, are left out: `left_out` counts them,
+    with those of unknown ids, and `notes` says why. Images without boxes stay: they teach the background. masks: serve
+    the objects' masks, too. InputError: nothing to learn from, or two categories of one name.
     """
 
     def __init__(self, annotations: str | Path, images: str | Path, masks: bool = False) -> None:
@@ -39,14 +32,18 @@ class DetectionData:
             raise InputError(f"{annotations}: no images or no categories in it")
         self.category_names = self.table.category_keys()
         # What is asked of the data as a whole, in the main process only.
-        corners, usable = cut_boxes(self.table, slice(None))
-        self.left_out = int((~usable).sum())
-        self.boxes, self.labels = corners[usable], self.table.category_index[usable]           # (A, 4) xyxy, (A,)
+        check_category_names(self.table)
+        cut = cut_boxes(self.table)
+        self.notes = check_boxes(self.table, cut)
+        usable = cut.usable
+        self.left_out = self.table.written - int(usable.sum())
+        self.boxes = cut.corners[usable].astype(np.float32)                                    # (A, 4) xyxy
+        self.labels = self.table.category_index[usable]                                        # (A,)
         self.offsets = np.searchsorted(self.table.image_index[usable], np.arange(len(self.image_ids) + 1))
 
     def _open(self, annotations: str | Path, images: str | Path, masks: bool) -> None:
         """The table, image after image; of a saved one nothing is copied."""
-        self.source = (annotations, images, masks)
+        self.opened_from = (annotations, images, masks)
         self.root = Path(images)
         if not self.root.is_dir():
             raise InputError(f"detection images {self.root}: no such folder")
@@ -57,7 +54,7 @@ class DetectionData:
 
     def __getstate__(self) -> dict | tuple:
         """For a loader process that is not a fork of this one: a saved table is opened and mapped there again, not sent."""
-        return self.source if is_table(Path(self.source[0])) else self.__dict__
+        return self.opened_from if is_table(Path(self.opened_from[0])) else self.__dict__
 
     def __setstate__(self, state: dict | tuple) -> None:
         if isinstance(state, tuple):
@@ -73,7 +70,7 @@ class DetectionData:
         names = self.file_names.packed
         masks = []
         if self.table.masks is not None:
-            usable = cut_boxes(self.table, slice(None))[1]
+            usable = cut_boxes(self.table).usable
             masks = (self.table.masks if usable.all() else self.table.masks.take(np.flatnonzero(usable))).columns().values()
         return fingerprint(len(self), names.data, names.offsets, self.heights, self.widths, self.boxes, self.labels, self.offsets, *masks)
 
@@ -83,18 +80,29 @@ class DetectionData:
         The picture may be smaller than annotated where at_least allows (images.read_image);
         InputError when the file has another size than its annotation says.
         """
-        expected = (int(self.heights[index]), int(self.widths[index]))
+        image = read_image(self.path(index), at_least, self.size(index))
+        rows = slice(*self.begins[index:index + 2].tolist())
+        cut = cut_boxes(self.table, rows)
+        labels = self.table.category_index[rows][cut.usable].astype(np.int64)
+        masks = self.table.masks
+        if masks is not None:
+            masks = Masks(tuple(masks[rows.start + i] for i in np.flatnonzero(cut.usable).tolist()))
+        return image, Target(torch.from_numpy(cut.corners[cut.usable].astype(np.float32)), torch.from_numpy(labels), masks)
+
+    def path(self, index: int) -> Path:
+        """Where image index lies. InputError: its name leads elsewhere."""
         name = self.file_names[index]
         if leaves_root(name):
             raise InputError(f"{self.root}: picture {name!r:.80} leads out of it")
-        image = read_image(self.root / name, at_least, expected)
-        rows = slice(*self.begins[index:index + 2].tolist())
-        boxes, usable = cut_boxes(self.table, rows)
-        labels = self.table.category_index[rows][usable].astype(np.int64)
-        masks = self.table.masks
-        if masks is not None:
-            masks = Masks(tuple(masks[rows.start + i] for i in np.flatnonzero(usable).tolist()))
-        return image, Target(torch.from_numpy(boxes[usable]), torch.from_numpy(labels), masks)
+        return find_file(self.root, name)
+
+    def sample(self) -> Iterator[tuple[Path | InputError, tuple[int, int]]]:
+        """Some images and their annotated sizes, to be tried at the start of a command (image_files.check_images)."""
+        for row in sample_rows(len(self)):
+            try:
+                yield self.path(row), self.size(row)
+            except InputError as error:
+                yield error, self.size(row)
 
     def size(self, index: int) -> tuple[int, int]:
         """The annotated (h, w)."""

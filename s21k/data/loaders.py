@@ -16,6 +16,7 @@ from s21k.data.augment_stage1 import TrainAugment, ValidateResize
 from s21k.data.augment_stage2 import LargeScaleJitter, ResizeShortestEdge
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
+from s21k.data.first_look import first_look
 from s21k.data.samplers import Share, Shuffle, repeat_factors
 from s21k.distributed import World
 from s21k.errors import InputError
@@ -173,6 +174,7 @@ def open_classification(cfg: Config, part: str, class_names: list[str] | None = 
     if len(data.class_names) != cfg.data.cls.classes:
         raise InputError(f"data.cls.classes is {cfg.data.cls.classes}, but {getattr(cfg.data.cls, part)} has "
                          f"{len(data.class_names)} classes")
+    first_look(data, f"data.cls.{part}")
     return data
 
 
@@ -185,6 +187,9 @@ def open_detection(cfg: Config) -> DetectionData:
                          masks=cfg.model.with_masks)
     if len(data.category_names) != det.classes:
         raise InputError(f"data.det.classes is {det.classes}, but {det.annotations} has {len(data.category_names)} categories")
+    if len(data.boxes) == 0:
+        raise InputError(f"data.det.annotations {det.annotations}: no boxes in it, expected some to train on")
+    first_look(data, "data.det.images")
     return data
 
 

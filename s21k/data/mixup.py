@@ -5,7 +5,6 @@ They act on the image tensor; the RoI is still one entire image, with the mixed 
 import math
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError
+from s21k.errors import InputError, note, unlisted
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.json_pieces import read_list
 from s21k.masks import Rles, broken_counts
 from s21k.packed import Packed
 
+LARGEST = 1 << 1000                                 # a whole number that a float64 can hold
 WRONG = (TypeError, KeyError, ValueError, AttributeError, OverflowError)
-EXPECTED = "expected image_id, category_id, score and bbox [x, y, w, h]"
 
 
 def read_detections(path: str | Path, masks: bool = False) -> DetectionColumns:
@@ -101,12 +101,32 @@ def _convert(rows: list, with_boxes: bool, masks: bool) -> DetectionColumns:
     return DetectionColumns(image, category, scores, flat.reshape(-1, 4), None, rles)
 
 
-def _is_good(row: object, with_boxes: bool, masks: bool) -> bool:
-    try:
-        _convert([row], with_boxes, masks)
-    except WRONG:
-        return False
-    return True
+def _wrong_field(row: object, with_boxes: bool, masks: bool) -> str | None:
+    """What is wrong with an entry, None where nothing is: the first field that is not what it should be."""
+    if not isinstance(row, dict):
+        return f"{row!r:.60}, expected an object"
+    fields = [("image_id", (int,), "a whole number", 1 << 63), ("category_id", (int,), "a whole number", 1 << 63),
+              ("score", (int, float), "a number", LARGEST)]
+    for key, kinds, expected, limit in fields:
+        if key not in row:
+            return f"without {key}, expected {expected}"
+        if not _number(row[key], *kinds):
+            return f"wrong: {key} is {row[key]!r:.60}, expected {expected}"
+        if type(row[key]) is int and abs(row[key]) >= limit:
+            return f"wrong: {key} is too large"
+    box = row.get("bbox")
+    if with_boxes and not (
+        type(box) is list and len(box) == 4 and all(_number(v, int, float) and abs(v) < LARGEST for v in box)
+    ):
+        return (
+            f"wrong: bbox is {box!r:.60}, expected [x, y, w, h]"
+            if "bbox" in row
+            else "without bbox, expected [x, y, w, h]"
+        )
+    if masks and not _is_rle(row.get("segmentation")):
+        mask = row.get("segmentation")
+        return f"wrong: segmentation is {mask!r:.60}, expected {{size, counts}} in COCO's compressed form"
+    return None
 
 
 def _read_json(path: Path, masks: bool) -> DetectionColumns:
@@ -119,10 +139,9 @@ def _read_json(path: Path, masks: bool) -> DetectionColumns:
             try:
                 parts.append(_convert(rows, with_boxes, masks or not with_boxes))
             except WRONG:
-                bad = next(i for i, row in enumerate(rows) if not _is_good(row, with_boxes, masks or not with_boxes))
-                wanted = EXPECTED if with_boxes and not masks else "expected image_id, category_id, score, bbox (or none of all) and segmentation " \
-                    "{size, counts} in COCO's compressed form"
-                raise InputError(f"{path}: detection {done + bad} is {rows[bad]!r:.150}, {wanted}") from None
+                said = ((i, _wrong_field(row, with_boxes, masks or not with_boxes)) for i, row in enumerate(rows))
+                bad, what = next(((i, what) for i, what in said if what), (0, "not what it should be"))
+                raise InputError(f"{path}: detection {done + bad} is {what}") from None
             done += len(rows)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
@@ -163,15 +182,28 @@ def write_detections(folder: Path, found: DetectionColumns) -> None:
 # --- against the ground truth ------------------------------------------------------------------------------------------
 
 def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = False) -> DetectionColumns:
-    """The same with positions of images and of categories in gt in place of ids. Unknown categories are dropped (E2), or kept
-    as -1; an unknown image is an InputError."""
+    """The same with positions of images and of categories in gt in place of ids.
+
+    Detections of unknown categories are dropped (E2), or kept as -1, and noted. InputError: an unknown image, or no
+    known category.
+    """
     image = np.searchsorted(gt.image_ids, columns.image).clip(max=max(len(gt.image_ids) - 1, 0)).astype(np.int32)
-    if len(columns) and (len(gt.image_ids) == 0 or (wrong := gt.image_ids[image] != columns.image).any()):
-        position = int(np.flatnonzero(wrong)[0]) if len(gt.image_ids) else 0
-        raise InputError(f"detection {position} is on image {columns.image[position]}, which is not in {gt.path}")
+    strange = gt.image_ids[image] != columns.image if len(gt.image_ids) else np.ones(len(columns), dtype=bool)
+    if line := unlisted(strange, columns.image, "detections", "on images"):
+        position = int(strange.argmax())
+        raise InputError(
+            f"{line}: detection {position} is on image {columns.image[position]}, which is not in {gt.path}"
+        )
     order = np.argsort(gt.category_ids)
     at = np.searchsorted(gt.category_ids[order], columns.category).clip(max=max(len(order) - 1, 0))
     known = gt.category_ids[order][at] == columns.category if len(order) else np.zeros(len(at), dtype=bool)
+    if line := unlisted(~known, columns.category, "detections", "of categories"):
+        if not known.any():
+            raise InputError(
+                f"{line}; {gt.path} lists {len(order)}, the first being "
+                f"{gt.category_ids[order[0]] if len(order) else 'none'}"
+            )
+        note(line)
     category = np.where(known, order[at] if len(order) else -1, -1).astype(np.int32)
     located = replace(columns, image=image, category=category)
     return located if keep_unknown or known.all() else located.take(np.flatnonzero(known))

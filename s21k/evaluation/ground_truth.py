@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from s21k.annotation_faults import check_category_names, check_truth
 from s21k.annotations import AnnotationTable, load_annotations
 from s21k.categories import CategoryMap
-from s21k.errors import InputError
+from s21k.errors import InputError, note
 from s21k.masks import PackedOutlines
 
 
@@ -39,20 +40,22 @@ class GroundTruth:
     not_exhaustive: np.ndarray
 
     @staticmethod
-    def load(path: str | Path, categories: CategoryMap | None = None, masks: bool = False) -> "GroundTruth":
+    def load(
+        path: str | Path, categories: CategoryMap | None = None, masks: bool = False, with_crowds: bool = False
+    ) -> "GroundTruth":
         """Read a COCO-format file; categories None: the file's own, without groups; masks: the segmentations, too.
 
-        A category is found in the file by its wnid or, failing that, its name. One that is not there has
-        no boxes, and -1 as its id. InputError: none is there.
+        with_crowds: crowd regions are objects as others are (LVIS). A category that the file does not have has no
+        boxes, and -1 as its id (CategoryMap.find). What is odd about the boxes is noted. InputError: no category is
+        there, or no annotation is left.
         """
-        table = load_annotations(path, masks)
+        table = load_annotations(path, masks, files=False)
+        for line in check_truth(table, with_crowds):
+            note(line)
         if categories is None:
             return GroundTruth.of_table(table, np.arange(len(table.category_ids)), {})
-        place = {name: i for i, name in enumerate(table.category_names)}
-        place |= {wnid: i for i, wnid in enumerate(table.category_wnids) if wnid is not None}
-        chosen = np.array([place.get(wnid, place.get(name, -1)) for name, wnid in zip(categories.names, categories.wnids)])
-        if (chosen < 0).all():
-            raise InputError(f"{path}: has none of the {len(categories)} categories, the first being {categories.names[0]!r}")
+        check_category_names(table)
+        chosen = np.array(categories.find(table.category_names, table.category_wnids, path))
         group = np.array(categories.groups)
         names = list(dict.fromkeys(categories.groups))
         return GroundTruth.of_table(table, chosen, {name: group == name for name in names} if len(names) > 1 else {})

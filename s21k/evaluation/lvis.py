@@ -14,6 +14,10 @@ from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.sorting import is_in
 
 FREQUENCIES = "rcf"                         # rare, common, frequent (E33)
+NO_NEGATIVES = (
+    "no image says by neg_category_ids what it was checked for: detections of categories without a box in their image "
+    "count as nothing, and AP is far too high; expected LVIS's own annotations, or --metric coco"
+)
 
 
 class LvisAveragePrecision(AveragePrecision):
@@ -29,6 +33,7 @@ class LvisAveragePrecision(AveragePrecision):
                                       masks=None if gt.masks is None else gt.masks.take(np.flatnonzero(kept)))
         self.crowd, self.ignored = self.gt.crowd, self.gt.ignore         # no crowds here; `ignore` is honoured (E6, E32)
         self.recall_at = (np.iinfo(np.int64).max,)
+        self.warnings = [] if len(gt.negative) else [NO_NEGATIVES]
 
     def _select(self, found: DetectionColumns, areas: np.ndarray) -> np.ndarray:
         """The best of each image; of those, the ones with an area (E29) whose category is judged there (E30).

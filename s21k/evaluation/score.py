@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError, run_command
+from s21k.errors import InputError, note, run_command, unlisted
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
-from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.evaluation.lvis import LvisAveragePrecision
 
 
 def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:
@@ -43,8 +43,9 @@ def read_groups(path: Path, gt: GroundTruth) -> dict[str, np.ndarray]:
         raise InputError(f'--groups {path}: expected {{"name": [category ids], ..}}')
     known = set(gt.category_ids.tolist())
     for name, ids in content.items():
-        if unknown := [i for i in ids if not isinstance(i, int) or i not in known]:
-            raise InputError(f"--groups {path}: {name}: {unknown[0]!r} is no category id of {gt.path}")
+        wrong = np.array([not isinstance(i, int) or i not in known for i in ids], dtype=bool)
+        if line := unlisted(wrong, ids, "ids", "of categories"):
+            raise InputError(f"--groups {path}: {name}: {line}, which are those of {gt.path}")
     return {name: np.isin(gt.category_ids, ids) for name, ids in content.items()}
 
 
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
     masks = a.iou_type == "segm"
     if masks and a.metric not in ("coco", "lvis"):
         raise InputError(f"--iou-type segm: --metric {a.metric} is of boxes")
-    gt = GroundTruth.load(a.annotations, masks=masks)
+    gt = GroundTruth.load(a.annotations, masks=masks, with_crowds=a.metric == "lvis")
     if a.groups:
         gt.groups = read_groups(a.groups, gt)
     detections = locate(read_detections(a.detections, masks), gt, keep_unknown=a.metric == "lvis")
@@ -85,11 +86,15 @@ def main(argv: list[str]) -> None:
         print(f"localization accuracy, IoU {'>=' if a.iou_at_least else '>'} {a.iou_threshold}")
     metric.add_all(detections)
     results: dict = metric.compute()
+    warnings = getattr(metric, "warnings", [])
+    for warning in warnings:
+        note(f"{a.annotations}: {warning}")
     for key, value in results.items():
         print(f"  {key:<20} {value if key.startswith(('images', 'truncated')) else round(100 * value, 2) if value >= 0 else '-'}")
     if a.per_category and a.metric != "loc":
         ap = metric.per_category
         results["per_category"] = {str(i): [float(ap[:, k].mean()), float(ap[0, k])] for k, i in enumerate(gt.category_ids.tolist())}
+    results |= {"warnings": warnings} if warnings else {}
     if a.out:
         try:
             a.out.write_text(json.dumps(results, indent=1))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from s21k import boxes as B
 from s21k.models.box_head import BoxHead
-from s21k.models.scores import FusedScores
 from s21k.structures import Batch, RegionScores
 from s21k.transfer import to_device
 

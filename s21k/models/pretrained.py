@@ -4,6 +4,7 @@ Read: torchvision's ResNet and Swin, timm's ResNet and Swin, microsoft's Swin (1
 backbone needs and a file lacks is an error, but for the norms of C2..C4, which no classifier has.
 """
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -23,12 +24,17 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
     share: float
+    prefix: str = ""
 
     def __str__(self) -> str:
         def some(names: list[str]) -> str:
             return f"{len(names)} ({', '.join(names[:4])}{', ..' if len(names) > 4 else ''})" if names else "none"
-        return (f"{self.source} weights: {len(self.taken)} tensors, {100 * self.share:.1f} % of the backbone's parameters; "
-                f"missing: {some(self.missing)}; not used: {some(self.unexpected)}")
+        below = f" (below {self.prefix!r}, which is taken off)" if self.prefix else ""
+        return (
+            f"{self.source} weights{below}: {len(self.taken)} tensors, {100 * self.share:.1f} % of the backbone's "
+            f"parameters; "
+            f"missing: {some(self.missing)}; not used: {some(self.unexpected)}"
+        )
 
 
 def microsoft_22k_order() -> list[str]:
@@ -72,21 +78,66 @@ BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 MAY_BE_MISSING = re.compile(r"^norm[012]\.")
 
 
+def find_tensors(content: dict) -> dict[str, Tensor]:
+    """The tensors by name in a file's content: its own, or those of its one entry that holds some. InputError: none, or
+    several entries do."""
+    def tensors(part: object) -> dict[str, Tensor]:
+        return (
+            {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
+            if isinstance(part, dict)
+            else {}
+        )
+
+    inner = {str(key): tensors(part) for key, part in content.items() if tensors(part)}
+    for key in ("model", "state_dict"):
+        if key in inner:
+            return inner[key]
+    if len(inner) > 1 and not tensors(content):
+        raise InputError(
+            f"weights: {', '.join(inner)} all hold tensors, expected one of them saved alone, or called 'model' or "
+            f"'state_dict'"
+        )
+    found = tensors(content) or next(iter(inner.values()), {})
+    if not found:
+        raise InputError(
+            f"weights: no tensors in it, it holds {', '.join(sorted(map(str, content))[:5]) or 'nothing'}; expected a "
+            f"state_dict"
+        )
+    return found
+
+
+def find_source(state: dict[str, Tensor]) -> tuple[str, Callable[[str], str], str]:
+    """(what the weights are, their names -> ours, the prefix below which they all lie: "" or "module.", ..).
+    InputError: of no known source."""
+    for kind, mark, rename in SOURCES:
+        prefixes = sorted(name.removesuffix(mark) for name in state if name.endswith(mark))
+        prefixes = [prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")]
+        if "" in prefixes or len(prefixes) == 1:
+            return kind, rename, "" if "" in prefixes else prefixes[0]
+        if prefixes:
+            raise InputError(
+                f"{kind} weights more than once, below {', '.join(map(repr, prefixes[:4]))}: expected one of them "
+                f"saved alone"
+            )
+    raise InputError(
+        f"weights of no known source ({', '.join(kind for kind, _, _ in SOURCES)}); keys start {sorted(state)[:3]}"
+    )
+
+
 def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
     """Fill the backbone from the content of a public file ({"model": ..}, {"state_dict": ..}, or the tensors themselves).
 
-    InputError: of no known source, a parameter missing, or of another shape.
+    A common prefix of the names is taken off. InputError: of no known source, a parameter missing, or of another shape.
     """
-    state: dict[str, Tensor] = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
-    found = next(((kind, rename) for kind, mark, rename in SOURCES if mark in state), None)
-    if found is None:
-        raise InputError(f"weights of no known source ({', '.join(kind for kind, _, _ in SOURCES)}); keys start {sorted(map(str, state))[:3]}")
-    kind, rename = found
+    state = find_tensors(content)
+    kind, rename, prefix = find_source(state)
     own = backbone.state_dict()
-    renamed = {rename(name): (name, value) for name, value in state.items() if not name.endswith(BUFFERS)}
+    renamed = {rename(name.removeprefix(prefix)): (name, value) for name, value in state.items()
+               if name.startswith(prefix) and not name.endswith(BUFFERS)}
+    others = [name for name in state if not name.startswith(prefix)]
     taken = [name for name in own if name in renamed]
     missing = [name for name in own if name not in renamed]
-    unexpected = [theirs for ours, (theirs, _) in renamed.items() if ours not in own]
+    unexpected = [theirs for ours, (theirs, _) in renamed.items() if ours not in own] + others
     if needed := [name for name in missing if not MAY_BE_MISSING.match(name)]:
         raise InputError(f"{kind} weights lack {needed[0]} ({len(needed)} of the backbone's {len(own)} tensors)")
     for name in taken:
@@ -96,4 +147,4 @@ def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
     backbone.load_state_dict({name: renamed[name][1] for name in taken}, strict=False)
     parameters = dict(backbone.named_parameters())
     filled = sum(p.numel() for name, p in parameters.items() if name in renamed)
-    return LoadReport(kind, taken, missing, unexpected, filled / sum(p.numel() for p in parameters.values()))
+    return LoadReport(kind, taken, missing, unexpected, filled / sum(p.numel() for p in parameters.values()), prefix)

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import re
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -28,12 +29,17 @@ from tqdm import tqdm
 
 from s21k.archives import PictureIndex, Region, leaves_root, members
 from s21k.categories import imagenet21k_wnids
-from s21k.errors import InputError, nearest, run_command
+from s21k.errors import InputError, nearest, note, run_command
+from s21k.image_files import PassedOver, walk
 from s21k.images import check_picture
 from s21k.packed import Packed, PackedStrings
 
 TAIL = 2048                                         # bytes at a file's end in which its end mark is looked for
 WNID = re.compile(r"n\d{8}")
+COMPRESSED = re.compile(r"n\d{8}\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|zip)")
+UNPACK = (
+    "images are read in place, which a compressed file does not allow; unpack it, for example gunzip n01440764.tar.gz"
+)
 
 
 def read_wnids(source: str | None, found: list[str]) -> list[str]:
@@ -54,30 +60,45 @@ def read_wnids(source: str | None, found: list[str]) -> list[str]:
     return wnids
 
 
-def find_containers(root: Path) -> dict[str, str]:
-    """wnid -> its folder or tar below root; of both, the tar. InputError: no such folder, or none in it."""
+def find_containers(root: Path) -> tuple[dict[str, str], list[str]]:
+    """wnid -> its folder or tar below root, of both the tar; and compressed tars, which are not read. InputError: no
+    such folder, or none in it."""
+    if root.is_file():
+        raise InputError(f"{root}: a file, expected a folder with a folder or a tar for each synset; of the outer tar: "
+                         "tar -xf FILE -C FOLDER gives one tar a synset, which is read as it is")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, expected one with a folder or a tar for each synset")
-    found = {}
+    found, compressed = {}, []
     for entry in sorted(os.scandir(root), key=lambda e: e.name):
         wnid = entry.name.removesuffix(".tar")
         if WNID.fullmatch(wnid) and (entry.is_dir() or entry.name.endswith(".tar")):
             found[wnid] = entry.name
+        elif COMPRESSED.fullmatch(entry.name):
+            compressed.append(entry.name)
+    if not found and compressed:
+        raise InputError(
+            f"{root}: its {len(compressed)} tars are compressed ({compressed[0]}), expected plain ones: {UNPACK}"
+        )
     if not found:
         raise InputError(f"{root}: no n<8 digits>/ and no n<8 digits>.tar in it")
-    return found
+    return found, [name for name in compressed if name[:9] not in found]
 
 
 def _listing(path: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, str]]]:
     """(name, offset, size) of a container's files by name, and (name, reason) of what cannot be listed."""
     faults, rows = [], []
     if path.is_dir():
-        for folder, _, files in os.walk(path, onerror=lambda error: faults.append((os.path.relpath(error.filename, path), f"cannot be listed ({error.strerror})"))):
+        passed = PassedOver()
+        for folder, files in walk(path, passed):
             for name in (os.path.relpath(os.path.join(folder, f), path) for f in files):
                 try:
                     rows.append((name, -1, os.path.getsize(path / name)))
                 except OSError as error:            # a link to nowhere, ..
                     faults.append((name, f"cannot be read ({error.strerror})"))
+        faults += [
+            (os.path.relpath(passed.first[kind], path), f"the first of {count} {kind}")
+            for kind, count in passed.counts.items()
+        ]
     else:
         try:
             rows.extend(members(path))
@@ -114,7 +135,12 @@ class _Named(BufferedReader):
 def _stamp(path: Path) -> bytes:
     """What changes when a container does: of a tar its size and time, of a folder those of every file below it."""
     seen = hashlib.blake2b(digest_size=16)
-    places = sorted(os.path.join(folder, f) for folder, _, files in os.walk(path) for f in files) if path.is_dir() else [str(path)]
+    places = (
+        [os.path.join(folder, f) for folder, files in walk(path, PassedOver()) for f in files]
+        if path.is_dir()
+        else [str(path)]
+    )
+    places.sort()
     for place in places:
         state = os.lstat(place)
         seen.update(f"{place.removeprefix(str(path))} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
@@ -177,6 +203,18 @@ def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, s
                         offset.copy(), size.copy(), heights.astype(np.int32), widths.astype(np.int32)), quarantined
 
 
+def write_reports(out: Path, wnids: list[str], counts: np.ndarray, quarantined: list[tuple[str, str, str]]) -> None:
+    """<out>.quarantine.tsv and <out>.report.tsv. counts: images of each wnid."""
+    bad = Counter(wnid for wnid, _, _ in quarantined)
+    clean = str.maketrans("\t\n\r", "   ")
+    out.with_name(out.name + ".quarantine.tsv").write_text(
+        "wnid\tfile\treason\n"
+        + "".join(f"{w}\t{name.translate(clean)}\t{reason.translate(clean)}\n" for w, name, reason in quarantined)
+    )
+    out.with_name(out.name + ".report.tsv").write_text(
+        "wnid\tpictures\tquarantined\n" + "".join(f"{w}\t{n}\t{bad[w]}\n" for w, n in zip(wnids, counts.tolist())))
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.prepare.imagenet")
     parser.add_argument("source", type=Path)
@@ -184,27 +222,35 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--wnids")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     a = parser.parse_args(argv)
-    containers = find_containers(a.source)
+    containers, compressed = find_containers(a.source)
     wnids = read_wnids(a.wnids, list(containers))
+    compressed = [name for name in compressed if a.wnids is None or name[:9] in set(wnids)]
+    if compressed:
+        note(
+            f"{a.source}: {len(compressed)} compressed tars are passed over "
+            f"({', '.join(compressed[:3])}{', ..' if len(compressed) > 3 else ''}): {UNPACK}"
+        )
     try:
         index, quarantined = build_index(a.source, a.out, wnids, containers, a.processes)
+        write_reports(a.out, wnids, np.bincount(index.label, minlength=len(wnids)), quarantined)
     except OSError as error:
         raise InputError(f"--out {a.out}: cannot be written, or {a.source} cannot be read ({error})") from None
     if len(index) == 0:
-        raise InputError(f"{a.source}: has no good pictures of the {len(wnids)} synsets wanted")
+        first = (
+            f"; the first of {len(quarantined)} faults: {quarantined[0][0]}: {quarantined[0][2]} (see "
+            f"{a.out.name}.quarantine.tsv)"
+            if quarantined
+            else ""
+        )
+        raise InputError(f"{a.source}: has no good pictures of the {len(wnids)} synsets wanted{first}")
     index.save(a.out)
     counts = np.bincount(index.label, minlength=len(wnids))
-    bad = {wnid: 0 for wnid in wnids}
-    for wnid, _, _ in quarantined:
-        bad[wnid] += 1
-    clean = str.maketrans("\t\n\r", "   ")
-    a.out.with_name(a.out.name + ".quarantine.tsv").write_text(
-        "wnid\tfile\treason\n" + "".join(f"{w}\t{name.translate(clean)}\t{reason.translate(clean)}\n" for w, name, reason in quarantined))
-    a.out.with_name(a.out.name + ".report.tsv").write_text(
-        "wnid\tpictures\tquarantined\n" + "".join(f"{w}\t{n}\t{bad[w]}\n" for w, n in zip(wnids, counts.tolist())))
     missing = [wnid for wnid in wnids if wnid not in containers]
-    print(f"{a.out}: {len(index)} pictures of {int((counts > 0).sum())} synsets of {len(wnids)}; {int(counts[counts > 0].min())} to {int(counts.max())} each; "
-          f"{len(quarantined)} in quarantine")
+    print(
+        f"{a.out}: {len(index)} pictures of {int((counts > 0).sum())} synsets of {len(wnids)}; "
+        f"{int(counts[counts > 0].min())} to {int(counts.max())} each; "
+        f"{len(quarantined)} in quarantine"
+    )
     if missing:
         print(f"{len(missing)} synsets are not in {a.source}: {', '.join(missing[:5])}{', ..' if len(missing) > 5 else ''}")
     if extra := len(containers) - (len(wnids) - len(missing)):

@@ -3,9 +3,11 @@
     python -m s21k.prepare.imagenet_val --index data/imagenet1k/train --images ILSVRC2012_img_val --boxes ILSVRC2012_bbox_val_v3 \\
         [--truth ILSVRC2012_validation_ground_truth.txt] [--wordnet /usr/share/wordnet] --out data/imagenet1k
 
---index: that of the training pictures, whose classes are the rows of g-hat. --images: the flat folder of ILSVRC2012_val_*.JPEG. --boxes: the XML files, anywhere below it; one names each object's wnid,
-and may have several. --truth: the development kit's list, a line for each picture in order, of class numbers or wnids: it
-must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 + 1.
+--index: that of the training pictures, whose classes are the rows of g-hat. --images: the folder of
+ILSVRC2012_val_*.JPEG, flat or sorted into class folders. --boxes: the XML files, anywhere below it; one names each
+object's wnid, and may have several. --truth: the development kit's list, a line for each picture in order, of class
+numbers or wnids: it must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 +
+1.
 
 Writes val.tsv (picture and wnid, for stage I's accuracy), val_boxes.json (COCO's format), categories.json (g-hat only: the label
 sets of boxes and of labels are not joined, P41), and val.faults.tsv (what was left out, and why).
@@ -21,9 +23,11 @@ import torch
 from s21k.archives import PictureIndex
 from s21k.categories import CategoryMap
 from s21k.errors import InputError, run_command
-from s21k.images import ENDINGS, check_picture, stored_size
+from s21k.image_files import PassedOver, images_below
+from s21k.images import check_picture, stored_size
 from s21k.prepare.wordnet import WordNet
 
+Found = list[tuple[str, str, tuple[int, int], list[list[float]]]]  # of each image: name, wnid, (h, w), boxes
 MAX_XML = 1 << 20                                   # bytes; a real one has about 500
 
 
@@ -76,12 +80,17 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     row = {wnid: i for i, wnid in enumerate(classes)}
     if not images.is_dir() or not boxes.is_dir():
         raise InputError(f"{images if not images.is_dir() else boxes}: no such folder")
-    pictures = sorted(entry.name for entry in os.scandir(images) if entry.name.lower().endswith(ENDINGS))
+    passed = PassedOver()
+    pictures = sorted(
+        (os.path.relpath(path, images) for path in images_below(images, passed)),
+        key=lambda name: (os.path.basename(name), name),
+    )
+    passed.say(images)
     files = {path.stem: path for path in boxes.rglob("*.xml")}
     if not pictures or not files:
-        raise InputError(f"{images}: {len(pictures)} pictures, {boxes}: {len(files)} XML files, expected some of each")
+        raise InputError(f"{images}: {len(pictures)} images, {boxes}: {len(files)} XML files, expected some of each")
     faults: list[tuple[str, str]] = []
-    found: list[tuple[str, str, tuple[int, int], list[list[float]]]] = []        # name, wnid, (h, w), boxes
+    found: Found = []
     classes_of_all: list[str] = []
     for name in pictures:
         classes_of_all.append("")
@@ -112,6 +121,14 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
         check_truth(truth, pictures, classes_of_all)
     if not found:
         raise InputError(f"{images}: no picture has good boxes; the first fault: {faults[0][1]}")
+    return write(found, faults, classes, images, names, out)
+
+
+def write(
+    found: Found, faults: list[tuple[str, str]], classes: list[str], images: Path, names: dict[str, str], out: Path
+) -> dict[str, int]:
+    """The four files; counts by name. classes: the rows of g-hat, in order."""
+    row = {wnid: i for i, wnid in enumerate(classes)}
     out.mkdir(parents=True, exist_ok=True)
     linked = out / "val"                                                 # the list's pictures lie below its own folder
     if not linked.exists():

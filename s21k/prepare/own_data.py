@@ -1,13 +1,15 @@
-"""Your own photos and boxes -> a word for the configuration.
+"""Your own photos and boxes -> a config name for the commands.
 
     python -m s21k.prepare.own_data --photos photos/ --boxes boxes.json --images pictures/ \\
         [--val-boxes val.json --val-images val/] --out my_data.yaml
 
-photos/ has one folder for each class. boxes.json is COCO-format, for some or all of the classes; a
-category of it and a folder of the same name are the same category. Writes my_data.yaml and
-my_data.categories.json: then `python train_stage1.py r50 my_data.yaml`, and so on. A class with boxes
-is in the group "base", one without in "novel".
+photos/ has one folder for each class. boxes.json is COCO-format, for some or all of the classes; a category of it and
+a folder of the same name (in whatever Unicode form) are the same category. Names that differ in case, "_" or spaces
+only are refused: one class would become two. Some images of each set are opened. Writes my_data.yaml and
+my_data.categories.json: then `python train_stage1.py r50 my_data.yaml`, and so on. A class with boxes is in the group
+"base", one without in "novel".
 """
+
 import argparse
 from pathlib import Path
 
@@ -15,18 +17,70 @@ import numpy as np
 import torch
 import yaml
 
-from s21k.annotations import load_annotations
+from s21k.annotation_faults import check_boxes, check_category_names, cut_boxes
+from s21k.annotations import AnnotationTable, load_annotations
+from s21k.archives import leaves_root
 from s21k.categories import CategoryMap
-from s21k.errors import InputError, run_command
-from s21k.images import ENDINGS
+from s21k.errors import InputError, note, run_command
+from s21k.image_files import check_images, class_folders, find_file, sample_rows
+from s21k.names import canonical, check_no_doubles, loose
 
 
 def make_categories(folders: list[str], boxed: list[str]) -> CategoryMap:
-    """All folders, then the categories that only have boxes; rows of g by the JSON's ids, of g-hat by the folders' order."""
-    det_row, cls_row = ({name: row for row, name in enumerate(names)} for names in (boxed, folders))
-    names = [*folders, *(name for name in boxed if name not in cls_row)]
-    return CategoryMap(names, [None] * len(names), ["base" if name in det_row else "novel" for name in names],
-                       torch.tensor([det_row.get(name, -1) for name in names]), torch.tensor([cls_row.get(name, -1) for name in names]))
+    """All folders, then the categories that only have boxes; rows of g by the JSON's ids, of g-hat by the folders'
+    order."""
+    det_row, cls_row = ({canonical(name): row for row, name in enumerate(names)} for names in (boxed, folders))
+    names = [*folders, *(name for name in boxed if canonical(name) not in cls_row)]
+    keys = [canonical(name) for name in names]
+    det = [det_row.get(key, -1) for key in keys]
+    return CategoryMap(
+        names,
+        [None] * len(names),
+        ["base" if row >= 0 else "novel" for row in det],
+        torch.tensor(det),
+        torch.tensor([cls_row.get(key, -1) for key in keys]),
+    )
+
+
+def check_spelling(folders: list[str], boxed: list[str], boxes: Path) -> None:
+    """InputError: a folder and a category of the boxes, neither of which has its like, differ in case, "_", "-" or
+    spaces only."""
+    known, there = ({canonical(name) for name in names} for names in (boxed, folders))
+    categories = {loose(name): name for name in boxed if canonical(name) not in there}
+    pairs = [
+        (name, categories[loose(name)])
+        for name in folders
+        if canonical(name) not in known and loose(name) in categories
+    ]
+    if pairs:
+        folder, category = pairs[0]
+        raise InputError(
+            f"{boxes}: category {category!r} and folder {folder!r} would be two classes (did you mean {folder!r}?); "
+            f"{len(pairs)} names differ in their spelling only, expected one spelling in both"
+        )
+
+
+def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
+    """A boxes file, looked at: InputError: no box is left, two categories of one name, or none of the images tried can
+    be used."""
+    table = load_annotations(path)
+    check_category_names(table)
+    if not len(table.image_ids) or not len(table.category_ids):
+        raise InputError(f"{path}: no images or no categories in it")
+    if not table.written:
+        raise InputError(f"{path}: no annotations in it, expected some boxes")
+    for line in check_boxes(table, cut_boxes(table)):
+        note(line)
+    if not images.is_dir():
+        raise InputError(f"--{option} {images}: no such folder")
+    names = [
+        (table.file_names[row], (int(table.heights[row]), int(table.widths[row])))
+        for row in sample_rows(len(table.image_ids))
+    ]
+    if outside := [name for name, _ in names if leaves_root(name)]:
+        raise InputError(f"{path}: image {outside[0]!r:.80} leads out of its folder")
+    check_images(f"--{option} {images}", ((find_file(images, name), size) for name, size in names))
+    return table
 
 
 def main(argv: list[str]) -> None:
@@ -40,26 +94,64 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--photos {a.photos}: no such folder, expected one with a folder for each class")
     if a.out.suffix not in (".yaml", ".yml"):
         raise InputError(f"--out {a.out}: expected the name of a .yaml file")
-    folders = sorted(entry.name for entry in a.photos.iterdir()
-                     if entry.is_dir() and any(p.suffix.lower() in ENDINGS for p in entry.rglob("*")))
+    classes, passed = class_folders(a.photos)
+    passed.say(a.photos)
+    folders = list(classes)
     if not folders:
-        raise InputError(f"--photos {a.photos}: no folders with pictures in it, expected one for each class")
-    boxed = load_annotations(a.boxes).category_keys()
+        raise InputError(f"--photos {a.photos}: no folders with images in it, expected one for each class")
+    if double := check_no_doubles(folders, f"class folders of {a.photos}"):
+        raise InputError(double)
+    paths = [path for images in classes.values() for path in images]
+    check_images(f"--photos {a.photos}", ((a.photos / paths[row], None) for row in sample_rows(len(paths))))
+    table = read_boxes(a.boxes, a.images, "images")
+    boxed = table.category_keys()
+    check_spelling(folders, boxed, a.boxes)
     categories = make_categories(folders, boxed)
-    val = load_annotations(a.val_boxes or a.boxes)
-    # Localization accuracy is for pictures of one category each (E44); AP is for all.
-    one_category = all(len(set(val.category_index[val.image_index == image])) <= 1 for image in np.unique(val.image_index))
+    val = table
+    if a.val_boxes or a.val_images:
+        val = read_boxes(a.val_boxes or a.boxes, a.val_images or a.images, "val-images" if a.val_images else "images")
+        found = set(categories.find(val.category_names, val.category_wnids, val.path))
+        if others := [name for row, name in enumerate(val.category_names) if row not in found]:
+            note(
+                f"{val.path}: {len(others)} of its {len(val.category_names)} categories have neither photos nor boxes "
+                f"here, and are not looked for "
+                f"(first: {others[0]!r})"
+            )
+    write_words(a, categories, folders, boxed, val)
+
+
+def write_words(
+    a: argparse.Namespace, categories: CategoryMap, folders: list[str], boxed: list[str], val: AnnotationTable
+) -> None:
+    """The YAML file, and the categories beside it; what they hold is printed."""
+    # Localization accuracy is for images of one category each (E44); AP is for all.
+    one_category = all(
+        len(set(val.category_index[val.image_index == image])) <= 1 for image in np.unique(val.image_index)
+    )
     path = a.out.with_suffix(".categories.json")
-    data = {"root": ".", "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
-            "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
-            "eval": {"annotations": str(a.val_boxes or a.boxes), "images": str(a.val_images or a.images), "categories": str(path)}}
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    categories.save(path)
+    data = {
+        "root": ".",
+        "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
+        "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
+        "eval": {
+            "annotations": str(a.val_boxes or a.boxes),
+            "images": str(a.val_images or a.images),
+            "categories": str(path),
+        },
+    }
     metrics = ["localization", "box_ap"] if one_category else ["box_ap"]
-    a.out.write_text(yaml.safe_dump({"data": data, "eval": {"metrics": metrics}}, sort_keys=False))
-    both = sum(name in set(boxed) for name in folders)
-    print(f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {both} with both: "
-          f"{', '.join(name for name in folders if name in set(boxed))[:200] or 'no name is in both'}")
+    try:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        categories.save(path)
+        a.out.write_text(yaml.safe_dump({"data": data, "eval": {"metrics": metrics}}, sort_keys=False))
+    except (OSError, UnicodeEncodeError) as error:
+        raise InputError(f"--out {a.out}: cannot be written ({error})") from None
+    known = {canonical(name) for name in boxed}
+    both = [name for name in folders if canonical(name) in known]
+    print(
+        f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {len(both)} with both: "
+        f"{', '.join(both)[:200] or 'no name is in both'}"
+    )
 
 
 if __name__ == "__main__":

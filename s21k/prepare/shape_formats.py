@@ -230,7 +230,7 @@ def write_objects365(out: Path, per_class: int, det_images: int, val_images: int
         image.save(out / "objects365" / "train" / name, quality=92)
         file.add(image, objects, polygons=False, file_name=f"images/v2/{name}")
     rows = file.content["annotations"]
-    w, h = file.content["images"][0]["width"], file.content["images"][0]["height"]
+    w = file.content["images"][0]["width"]
     for number, (image, box, crowd) in enumerate([(1, rows[0]["bbox"], 0), (1, [w - 10, 5, 30, 20], 0), (1, [w + 5, 5, 9, 9], 0), (1, [3, 3, 0.4, 9], 0), (2, [1, 1, 20, 20], 1)]):
         rows.append({"id": 90000 + number, "image_id": image, "category_id": rows[0]["category_id"], "bbox": box, "area": box[2] * box[3], "iscrowd": crowd})
     file.content["images"].append({"id": 80000, "file_name": "images/v2/patch1/objects365_v2_99999999.jpg", "height": 50, "width": 50})

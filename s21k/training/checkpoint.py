@@ -4,12 +4,16 @@ Each holds model, optimizer, scaler, step, the resolved configuration, the order
 names of every classifier's rows: {"det": [C names], "cls": [C^ names]}, and a fingerprint of each stream's data.
 """
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from s21k.errors import InputError
+
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what torch's message calls a class or function in a file
+TERMINAL = re.compile(r"\x1b\[[0-9;]*m")                                 # its colours
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -64,9 +68,12 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:                                           # torch's reader raises whatever damaged bytes lead it to
-        raise InputError(f"checkpoint {path}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]:.120})") from None
+        raise InputError(f"checkpoint {path}: cannot be read: {_why(path, error)}") from None
     if not isinstance(content, dict):
-        raise InputError(f"checkpoint {path}: expected a dict of tensors, found a {type(content).__name__}")
+        raise InputError(
+            f"checkpoint {path}: holds a {type(content).__name__}, expected a dict of tensors, as model.state_dict() "
+            f"gives"
+        )
     if is_ours(content):
         _check_ours(content, f"checkpoint {path}")
     return content
@@ -80,6 +87,34 @@ def saved_config(path: Path) -> dict[str, Any]:
         return {}
     found = content.get("config") if isinstance(content, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def _why(path: Path, error: Exception) -> str:
+    """What a file holds that is not read, and what to save in its place; else the first line of torch's words."""
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start[8:9] == b"{":
+        return ("a safetensors file; expected one of torch.save: "
+                "torch.save(safetensors.torch.load_file(PATH), 'weights.pt')")
+    try:
+        objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # as above; files of old torch are asked by the error's words
+        objects = GLOBAL.findall(str(error))
+    if not objects and start[:1] == b"\x80":
+        objects = ["any kind, as a plain pickle does"]
+    if objects:
+        first = sorted(objects, key=lambda name: (name.startswith("torch."), name))[:3]  # those of torch say less
+        return (
+            f"it holds objects of {', '.join(first)}{', ..' if len(objects) > 3 else ''}, and reading them could run "
+            f"code; "
+            "expected tensors and plain values: save the weights alone, torch.save({'model': model.state_dict()}, "
+            "'weights.pt')"
+        )
+    if "TorchScript" in str(error):
+        return ("a TorchScript archive; expected its weights alone: "
+                "torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')")
+    words = next(iter(TERMINAL.sub("", str(error)).splitlines()), type(error).__name__)
+    return f"no file of torch.save, or damaged ({words:.120})"
 
 
 def latest(path: Path) -> Path | None:

@@ -215,7 +215,6 @@ def stage2_steps(bench: Bench) -> dict:
             rate = 3 * (boxes * det_flops + 3 * boxes * cls_flops) / seconds
             share = f"{100 * rate / bench.peak:.0f} % of the bf16 peak, " if bench.peak else ""
             found[f"{backbone}, {boxes} + {3 * boxes} images"] = f"{4 * boxes / seconds:.1f} images/s, {share}{memory:.1f} GiB"
-        del model, run
     found["torchvision's Faster R-CNN R50 and ours, 4 images with boxes"] = beside_torchvision(bench, size)
     return found
 
@@ -251,7 +250,6 @@ def stage1_steps(bench: Bench) -> dict:
         extra = {} if backbone == "resnet50" else {"img_size": size}
         theirs = timm.create_model(peer, num_classes=1000, **extra).to(bench.device).train()
         found[f"{backbone}, {count} x {size} px"] = f"ours {mine:.0f} images/s, channels-last {last:.0f}; timm (no FPN, no RoI head) {rate(theirs, images):.0f}"
-        del ours, theirs
     return found
 
 

@@ -1,0 +1,170 @@
+"""The three lists of a COCO-format JSON as columns: each field's type is checked where it enters, with its place in the
+file."""
+from pathlib import Path
+
+import numpy as np
+
+from s21k.errors import InputError
+from s21k.json_pieces import read_object
+from s21k.masks import Outline, PackedOutlines, parse_outline
+from s21k.packed import Packed
+
+
+class Part:
+    """One list of the file, as columns: its entries come some at a time, `first` of them have come before."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name, self.first = path, name, 0
+        self.columns: dict[str, list] = {}
+
+    def fail(self, position: int, what: str) -> InputError:
+        return InputError(f"{self.path}: {self.name}[{self.first + position}] {what}")
+
+    def check_objects(self, rows: list) -> None:
+        """InputError: an entry is no object."""
+        for position, row in enumerate(rows):
+            if type(row) is not dict:
+                raise self.fail(position, f"is {row!r:.40}, expected an object")
+
+    def add(self, key: str, rows: list[dict], kinds: tuple[type, ...], default: object = None) -> None:
+        """rows[i][key] of every row; InputError names the first that is none of the kinds, exactly (true is no
+        number)."""
+        values = [row.get(key, default) for row in rows]
+        if not set(map(type, values)) <= set(kinds):
+            bad = next(i for i, value in enumerate(values) if type(value) not in kinds)
+            found = f"has {key} {values[bad]!r:.40}" if key in rows[bad] else f"has no {key}"
+            raise self.fail(bad, f"{found}, expected {kinds[0].__name__}")
+        if kinds[0] is str:
+            self.columns.setdefault(key, []).extend(values)
+            return
+        try:
+            self.columns.setdefault(key, []).append(
+                np.array(values, dtype=np.float64 if kinds[0] is float else np.int64)
+            )
+        except OverflowError:
+            raise InputError(f"{self.path}: {self.name}: a value of {key} is too large") from None
+
+    def boxes(self, rows: list[dict]) -> None:
+        found = [row.get("bbox") for row in rows]
+        good = [type(box) is list and len(box) == 4 and {*map(type, box)} <= {int, float} for box in found]
+        if not all(good):
+            bad = good.index(False)
+            raise self.fail(bad, f"has bbox {found[bad]!r:.60}, expected [x, y, w, h]")
+        try:
+            boxes = np.array(found, dtype=np.float64).reshape(-1, 4)
+        except OverflowError:
+            raise InputError(f"{self.path}: {self.name}: a bbox is too large") from None
+        if not np.isfinite(boxes).all():
+            raise self.fail(int(np.argwhere(~np.isfinite(boxes))[0][0]), "has a bbox that is not finite")
+        self.columns.setdefault("bbox", []).append(boxes)
+
+    def outlines(self, rows: list[dict]) -> None:
+        outlines: list[Outline] = []
+        for row in rows:
+            try:
+                outlines.append(parse_outline(row.get("segmentation")))
+            except (ValueError, OverflowError) as error:
+                raise self.fail(len(outlines), f"has {error}") from None
+        self.columns.setdefault("segmentation", []).append(PackedOutlines(outlines))
+
+    def listed(self, rows: list[dict], key: str) -> None:
+        """(n, 2): position of the row, and an id in its list `key`."""
+        pairs = []
+        for position, row in enumerate(rows):
+            listed = row.get(key, [])
+            if type(listed) is not list or not {*map(type, listed)} <= {int}:
+                raise self.fail(position, f"has {key} {listed!r:.40}, expected a list of category ids")
+            pairs += [(self.first + position, i) for i in listed]
+        try:
+            self.columns.setdefault(key, []).append(np.array(pairs, dtype=np.int64).reshape(-1, 2))
+        except OverflowError:
+            raise InputError(f"{self.path}: {self.name}: an id in {key} is too large") from None
+
+    def array(self, key: str, width: tuple[int, ...] = ()) -> np.ndarray:
+        """The whole column; it is given up here."""
+        return np.concatenate([np.zeros((0, *width), dtype=np.int64), *self.columns.pop(key, [])])
+
+
+def _file_name(row: dict) -> str | None:
+    """file_name, else the end of LVIS's coco_url: "train2017/000000391895.jpg", for its val images lie in both of
+    COCO's folders."""
+    name, url = row.get("file_name"), row.get("coco_url")
+    return (
+        name
+        if isinstance(name, str) and name
+        else "/".join(url.rsplit("/", 2)[-2:])
+        if isinstance(url, str) and url
+        else None
+    )
+
+
+def _add_images(part: Part, rows: list[dict], masks: bool, files: bool) -> None:
+    for key in ("height", "width"):
+        if not (files or masks):
+            rows = [
+                row | {key: row[key] if type(row.get(key)) is int and 0 < row[key] < 1 << 31 else 0} for row in rows
+            ]
+        part.add(key, rows, (int,))
+    names = [_file_name(row) for row in rows]
+    if files and None in names:
+        raise part.fail(names.index(None), "has no file_name")
+    part.columns.setdefault("file_name", []).append(Packed((n or "").encode(errors="replace") for n in names))
+
+
+def read_first_images(path: Path, count: int) -> Part:
+    """file_name, height and width of at least `count` images at the start of the file's list, if it has as many."""
+    part = Part(path, "images")
+    for _, rows in read_object(path, ("images",)):
+        rows = rows[:count]
+        part.check_objects(rows)
+        _add_images(part, rows, masks=False, files=True)
+        part.first += len(rows)
+        if part.first >= count:
+            break
+    return part
+
+
+def _add_categories(part: Part, rows: list[dict]) -> None:
+    part.add("name", rows, (str,))
+    for key in ("wnid", "frequency", "synset"):
+        part.add(key, rows, (str, type(None)))
+
+
+def read_categories(path: Path) -> Part:
+    """The categories alone; the rest is passed over."""
+    part = Part(path, "categories")
+    for _, rows in read_object(path, ("categories",)):
+        part.check_objects(rows)
+        _add_categories(part, rows)
+        part.first += len(rows)
+    return part
+
+
+def read_parts(path: Path, masks: bool, files: bool) -> dict[str, Part]:
+    """The three lists of the file as columns.
+
+    files: every image must have a file_name and a size; else these are optional: "" and 0 where they are missing.
+    Masks need sizes.
+    """
+    parts = {name: Part(path, name) for name in ("images", "annotations", "categories")}
+    for name, rows in read_object(path, tuple(parts)):
+        part = parts[name]
+        part.check_objects(rows)
+        part.add("id", rows, (int,))
+        if name == "images":
+            _add_images(part, rows, masks, files)
+            for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+                part.listed(rows, key)
+        elif name == "categories":
+            _add_categories(part, rows)
+        else:
+            for key in ("image_id", "category_id"):
+                part.add(key, rows, (int,))
+            part.boxes(rows)
+            part.add("area", rows, (float, int), float("nan"))
+            for key in ("iscrowd", "ignore"):
+                part.add(key, rows, (int, bool), 0)
+            if masks:
+                part.outlines(rows)
+        part.first += len(rows)
+    return parts
