@@ -261,3 +261,12 @@ def test_the_gpu_bench_runs_to_its_end_without_a_gpu(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert done.returncode == 0 and len(results["items"]) >= 10 and (tmp_path / "table.md").is_file(), done.stderr
     assert all(found["skipped"] == "no CUDA device" for found in results["items"].values())
+
+
+def test_output_that_nobody_reads_any_more_is_no_traceback():
+    """As in `... | head -1`: the reader has gone before the command prints."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "s21k.prepare.shapes", "--help"], cwd=ROOT, env=ONE_THREAD, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
