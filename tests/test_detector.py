@@ -220,13 +220,23 @@ def test_a_checkpoint_of_other_categories_is_refused():
         restore_detector(cfg, content, categories)
 
 
-@pytest.mark.parametrize("backbone, norm", [("resnet18", "gn"), ("resnet18", "frozen_bn"), ("swin_t", "gn")])
-def test_two_processes_have_the_gradients_of_one(tmp_path, backbone, norm):
-    """Counts are summed over ranks, all chance belongs to the image; also with drop path."""
+@pytest.fixture(scope="module")
+def gradients_by_processes(tmp_path_factory):
+    """{1, 2}: {kind of model: {parameter: gradient}}."""
+    folder = tmp_path_factory.mktemp("gradients")
     for processes in (1, 2):
-        done = run(str(ROOT / "tests" / "ddp_step.py"), str(tmp_path / f"{processes}.pt"), backbone, norm, processes=processes)
+        done = run(str(ROOT / "tests" / "ddp_step.py"), str(folder / f"{processes}.pt"), *KINDS, processes=processes)
         assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2)}
+
+
+KINDS = ["resnet18,gn", "resnet18,frozen_bn", "swin_t,gn"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_have_the_gradients_of_one(gradients_by_processes, kind):
+    """Counts are summed over ranks, all chance belongs to the image; also with drop path."""
+    one, two = (gradients_by_processes[n][kind] for n in (1, 2))
     assert one.keys() == two.keys()
     for name in one:
         if one[name] is None:

@@ -36,6 +36,15 @@ CASES = ["seed=0", "model.with_masks=true", "model.norm=frozen_bn", "model.norm=
          "stage2.baseline=image", "stage2.baseline=softmax", "model.head=softmax data.cls=null"]
 
 
+@pytest.fixture(autouse=True)
+def as_training_on_cuda_is_by_default():
+    """Whatever a command that ran before in this process has set."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 def build(words, make):
     set_seed(0, "weights")
     return make(load_config(["toy", *SMALL, *words.split()]))

@@ -1,12 +1,13 @@
 """Run one of the project's commands with something changed, in a process of its own.
 
-    watched.py CHANGE [CHANGE ..] -- SCRIPT ARGUMENT ..
+    watched.py CHANGE [CHANGE ..] -- SCRIPT ARGUMENT .. [-- SCRIPT ARGUMENT ..]
 
   start=METHOD     loader processes are started by fork, forkserver or spawn
   sleeping         no image is ever read: every loader process hangs
   collectives      prints the size of the largest object or tensor that went through a collective
   killed=N         every image's part is written at once, and the process ends as if killed after N of them
 """
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -49,12 +50,12 @@ def kill_after(count: int) -> None:
 
 
 if __name__ == "__main__":
-    end = sys.argv.index("--")
-    changes, sys.argv = sys.argv[1:end], sys.argv[end + 1:]
+    changes, *commands = [list(part) for dashes, part in itertools.groupby(sys.argv[1:], "--".__eq__) if not dashes]
     for change in changes:
         name, _, value = change.partition("=")
         if name == "start":
             multiprocessing.set_start_method(value)
+            multiprocessing.set_forkserver_preload(["s21k.data.loaders"])        # each loader process would import it anew
         elif name == "sleeping":
             loaders.LabelStream.sample = sleep
         elif name == "collectives":
@@ -62,7 +63,8 @@ if __name__ == "__main__":
         elif name == "killed":
             kill_after(int(value))
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        for sys.argv in commands:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         if "collectives" in changes and os.environ.get("RANK") == "0":
             print(f"largest collective: {largest} bytes")
