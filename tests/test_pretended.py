@@ -212,6 +212,11 @@ def test_separable_roi_align_is_torchvisions_forward_and_backward():
         (expected * weights).sum().backward()
         (found * weights).sum().backward()
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-9, atol=1e-9)
+    with torch.autocast("cpu", torch.bfloat16):                          # weights are not rounded to eight bits
+        half = one.detach().bfloat16()
+        expected, found = roi_align(half, rois.float(), 7, 0.25, sampling_ratio=0, aligned=True), separable_roi_align(half, rois.float(), 7, 0.25)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_matching_a_thousand_objects_with_all_anchors_stays_below_a_gigabyte():

@@ -35,13 +35,20 @@ def bin_weights(low: Tensor, high: Tensor, out: int, length: int) -> Tensor:
 def separable_roi_align(features: Tensor, rois: Tensor, out: int, scale: float, sampling_ratio: int = 0, aligned: bool = True) -> Tensor:
     """features (B, C, H, W), rois (R, 5) of (image, x1, y1, x2, y2) in ascending image -> (R, C, out, out).
 
-    torchvision.ops.roi_align's interface and figures, for sampling_ratio=0 and aligned=True only.
+    torchvision.ops.roi_align's interface and figures, for sampling_ratio=0 and aligned=True only. As there, it computes in
+    float32 also under autocast, and gives the features' own type back.
     """
     assert sampling_ratio == 0 and aligned
+    with torch.autocast(features.device.type, enabled=False):
+        exact = features if features.dtype == torch.float64 else features.float()
+        return _align(exact, rois.to(exact.dtype), out, scale).to(features.dtype)
+
+
+def _align(features: Tensor, rois: Tensor, out: int, scale: float) -> Tensor:
+    """The two products, some regions of one image at a time."""
     h, w = features.shape[-2:]
     x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5).unbind(1)
-    rows = bin_weights(y1, y2, out, h).to(features.dtype)                                # (R, out, H)
-    columns = bin_weights(x1, x2, out, w).to(features.dtype)                             # (R, out, W)
+    rows, columns = bin_weights(y1, y2, out, h), bin_weights(x1, x2, out, w)             # (R, out, H), (R, out, W)
     counts = (rois[:, :1] == torch.arange(len(features), device=rois.device)).sum(dim=0).tolist()
     parts = [features.new_zeros(0, features.shape[1], out, out)]
     for image, image_rows, image_columns in zip(features, rows.split(counts), columns.split(counts)):

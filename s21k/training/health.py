@@ -63,6 +63,7 @@ class Health:
             first = now if first is None else first
             if now > first + (SAME_SIGNAL if "WORLD_SIZE" in os.environ else 0.0):
                 end_at_once(128 + number[0], "a second signal ended this process; the last checkpoint stands")
+        os.close(heard)
 
     def __exit__(self, *error: object) -> None:
         """Signals mean again what they meant before."""
