@@ -72,6 +72,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
                 workers.pop(pipe).join()
                 continue
             report = session.config.hook.pytest_report_from_serializable(config=session.config, data=json.loads(message))
+            if isinstance(report.longrepr, list):       # of a skipped test; JSON has no tuples
+                report.longrepr = tuple(report.longrepr)
             session.config.hook.pytest_runtest_logreport(report=report)
         if session.shouldfail:                          # -x
             for worker in workers.values():

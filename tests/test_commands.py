@@ -51,15 +51,13 @@ def test_the_encoder_of_stage_one_is_where_stage_two_started(trained, tmp_path):
     assert torch.equal(one["cls_classifier.weight"], two["box_head.cls_classifier.weight"])
 
 
-def test_two_processes_run_all_three_scripts_and_score_the_same(trained, tmp_path):
+def test_two_processes_train_both_stages_and_one_evaluates_them(trained, tmp_path):
+    """Several that evaluate: tests/test_processes.py."""
     for script in ("train_stage1.py", "train_stage2.py"):
         done = run(script, *words(trained, f"output_dir={tmp_path}"), processes=2)
         assert done.returncode == 0, done.stderr[-3000:]
-    for processes in (1, 2):
-        done = run("evaluate.py", *words(trained, f"output_dir={tmp_path / str(processes)}", f"eval.checkpoint={tmp_path / 'stage2.pt'}"), processes=processes)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "12")
-    assert one == pytest.approx(two, abs=1e-6)
+    done = run("evaluate.py", *words(trained, f"output_dir={tmp_path}"))
+    assert done.returncode == 0 and json.loads((tmp_path / "metrics.json").read_text())["images"] == 8, done.stderr[-3000:]
 
 
 def test_the_benchmarks_report_is_printed_with_its_protocol(trained, tmp_path):

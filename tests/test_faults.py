@@ -31,9 +31,9 @@ def world(tmp_path_factory):
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(world):
-    """Two processes, SIGKILL twice, once in a write; every random choice of the loop is on."""
+    """Two processes, SIGKILL; every random choice of the loop is on. Often, and in writes: tests/bench/kills.py."""
     hashes = []
-    for name, count, save_every in (("unbroken", 0, 1000), ("broken", 2, 1)):
+    for name, count, save_every in (("unbroken", 0, 1000), ("broken", 1, 1)):
         arguments = words(world, "stage2.iterations=12", f"output_dir={world / name}", f"stage2.init={world / 'run' / 'stage1.pt'}", f"stage2.save_every={save_every}")
         met, _ = kills.run_with_kills("train_stage2.py", arguments, 2, world / name / "stage2.pt", count, random.Random(1))
         assert len(met) == count
