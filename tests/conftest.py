@@ -54,6 +54,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if processes < 2 or session.config.option.collectonly or session.testsfailed:
         return None                                     # pytest's own loop
     files = [by_file[name] for name in sorted(by_file, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))]
+    session.config._tmp_path_factory.getbasetemp()      # one for all, which is removed at the end
     context = multiprocessing.get_context("fork")
     taken, workers = context.Value("i", 0), {}
     for _ in range(processes):

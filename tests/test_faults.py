@@ -201,3 +201,33 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch, text):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match=text):
         errors.run_command(main, "doc")
+
+
+def test_a_log_that_cannot_be_written_ends_every_process_with_one_line(tmp_path):
+    """Rank 0 alone writes; the others hear of it with the next step's losses."""
+    from s21k.distributed import World
+    from s21k.training.health import Health
+    from s21k.training.log import Log
+    from tests.toy import batch
+    world = World(0, 1, torch.device("cpu"))
+    log = Log(tmp_path / "absent" / "log.jsonl", 0, 10, 100, world, "stage1")
+    health = Health(world, log, 0.01)
+    health.check({"loss": torch.tensor(1.0)}, [batch(2)], 0)
+    log.write({"step": 1})
+    with pytest.raises(TrainingFault, match="step 1: .*log.jsonl cannot be written .*No such file.*; the last checkpoint stands"):
+        health.check({"loss": torch.tensor(1.0)}, [batch(2)], 1)
+    with pytest.raises(TrainingFault, match="the checkpoint is whole"):
+        log.close()
+
+
+def test_the_time_that_a_step_waits_for_its_images_is_in_the_log(tmp_path):
+    from s21k.distributed import World
+    from s21k.training.log import Log
+    log = Log(tmp_path / "log.jsonl", 0, 2, 1, World(0, 1, torch.device("cpu")), "stage1")
+    batches = log.waits(time.sleep(pause) for pause in (0.2, 0.0))
+    for step in range(2):
+        next(batches)
+        log.add({"loss": 1.0})
+        log.step_done(step, 0.1, 0)
+    first, second = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+    assert 0.19 < first["data_seconds"] <= first["seconds_per_step"] + 1e-3 and second["data_seconds"] < 0.1
