@@ -22,6 +22,8 @@ from s21k.data.detection import DetectionData
 from s21k.data.loaders import collate, loader_workers, open_classification, open_detection, stage1_batches, stage2_batches
 from s21k.distributed import World
 from s21k.errors import InputError
+from s21k.evaluation.parts import open_parts
+from s21k.models.detector import Detector
 from s21k.packed import Packed, PackedStrings
 from s21k.structures import Sample, Target
 from tests.bench import kills
@@ -206,6 +208,33 @@ def test_evaluation_is_refused_where_images_cannot_be_read(world, tmp_path):
     (tmp_path / "more.json").write_text(json.dumps(truth))
     done = run("evaluate.py", *evaluation(world, "many", f"data.eval.annotations={tmp_path / 'more.json'}"))
     assert done.returncode == 2 and "images cannot be read, more than data.max_faults=0.01 allows; the first: " in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["file.txt/run", "x" * 300, "file.txt/\u1100\u1161 caf\u00e9", "zero\0byte"])
+def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_detected(tmp_path, name):
+    (tmp_path / "file.txt").write_text("a file, no folder")
+    with pytest.raises(InputError, match="cannot be written"):
+        open_parts(tmp_path / name / "parts", {"eval": 1}, 0)
+    open_parts(tmp_path / name / "parts", {"eval": 1}, 1)        # rank 0 alone makes it
+
+
+def test_evaluate_refuses_such_a_folder_with_one_line_and_detects_nothing(world, tmp_path, monkeypatch):
+    (tmp_path / "file.txt").write_text("")
+    monkeypatch.setattr(Detector, "predict", lambda *args: pytest.fail("it detects"))
+    done = run("evaluate.py", *evaluation(world, "unused", f"output_dir={tmp_path / 'file.txt' / 'run'}"))
+    assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_evaluation_is_refused_where_the_files_hold_no_images(world, tmp_path):
+    """Names as they should be; a text, nothing, and half a JPEG inside."""
+    whole = (world / "shapes" / "val" / "000000.jpg").read_bytes()
+    folder = tmp_path / "caf\u00e9"
+    folder.mkdir()
+    for number, path in enumerate(sorted((world / "shapes" / "val").iterdir())):
+        (folder / path.name).write_bytes([b"no image", b"", whole[:len(whole) // 2]][number % 3])
+    done = run("evaluate.py", *evaluation(world, "texts", f"data.eval.images={folder}"))
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (world / "texts" / "metrics.json").exists()
 
 
 # --- several machines ----------------------------------------------------------------------------------------------------

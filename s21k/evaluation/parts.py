@@ -35,7 +35,7 @@ def open_parts(folder: Path, about: dict, rank: int) -> None:
         for marker in folder.glob("done-*.json"):
             marker.unlink()
         (folder / ABOUT).write_text(text)
-    except OSError as error:
+    except (OSError, ValueError) as error:          # ValueError: a zero byte in the name
         raise InputError(f"{folder}: cannot be written ({error})") from None
 
 
