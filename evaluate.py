@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s21k.categories import CategoryMap
-from s21k.config import Config, load_config
+from s21k.core.categories import CategoryMap
+from s21k.core.config import Config, load_config
+from s21k.core.distributed import World, print0, start_distributed, stop_distributed, together
+from s21k.core.errors import InputError, note, run_command
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
-from s21k.distributed import World, print0, start_distributed, stop_distributed, together
 from s21k.draw import contact_sheet, draw_boxes
-from s21k.errors import InputError, note, run_command
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.detections_file import with_ids, write_detections
@@ -31,8 +31,8 @@ from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.parts import PartWriter, finished_images, open_parts, read_parts, wait_for_all
-from s21k.image_files import check_images
-from s21k.images import read_image
+from s21k.files.image_files import check_images
+from s21k.files.images import read_image
 from s21k.models.detector import Detector, restore_detector
 from s21k.plan import plan_evaluation
 from s21k.training.amp import autocast, note_precision, resolve_amp

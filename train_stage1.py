@@ -13,18 +13,19 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from s21k.config import STAGE2_ONLY, load_config
+from s21k.core.config import STAGE2_ONLY, load_config
+from s21k.core.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, together
+from s21k.core.errors import run_command
+from s21k.core.randomness import set_seed
+from s21k.core.transfer import to_device
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, stage1_batches, validation_batches
 from s21k.data.mixup import Mixup
-from s21k.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, together
-from s21k.errors import run_command
-from s21k.images import normalize
+from s21k.files.images import normalize
 from s21k.models.classifier import build_classifier
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage1
-from s21k.randomness import set_seed
 from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import read
 from s21k.training.health import Health
@@ -32,7 +33,6 @@ from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
 from s21k.training.run import Identity, agree, open_folder, resume_run, save_run, settle, spread
 from s21k.training.schedule import warmup_cosine
-from s21k.transfer import to_device
 
 
 @torch.no_grad()

@@ -13,22 +13,33 @@ from pathlib import Path
 
 import torch
 
-from s21k.config import load_config
+from s21k.core.config import load_config
+from s21k.core.distributed import print0, start_distributed, stop_distributed, together
+from s21k.core.errors import InputError, run_command
+from s21k.core.randomness import set_seed
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
-from s21k.distributed import print0, start_distributed, stop_distributed, together
-from s21k.errors import InputError, run_command
 from s21k.models.detector import build_detector
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage2
-from s21k.randomness import set_seed
 from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import check_categories, is_ours
 from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import Identity, agree, gradients_meet, initial_state, open_folder, resume_run, save_run, settle, spread, to_continue
+from s21k.training.run import (
+    Identity,
+    agree,
+    gradients_meet,
+    initial_state,
+    open_folder,
+    resume_run,
+    save_run,
+    settle,
+    spread,
+    to_continue,
+)
 from s21k.training.schedule import warmup_steps
 
 

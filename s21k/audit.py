@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s21k.errors import InputError, nearest, run_command
+from s21k.core.errors import InputError, nearest, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = [f"P{n}" for n in range(1, 97)] + [f"G{n}" for n in range(1, 33)]
@@ -146,7 +146,7 @@ def find_places(root: Path, lines: dict[str, Line]) -> None:
         if name in LEFT_OUT:
             continue
         tree, rows = ast.parse(source), source.splitlines()
-        keys = config_keys(source) if name == "s21k/config.py" else []
+        keys = config_keys(source) if name == "s21k/core/config.py" else []
         for node in tree.body if name.startswith("tests/") else ():
             if _names(node).startswith("test_"):
                 place(lines, f"its name: {node.name.replace('_', ' ').upper()}", "tests", f"{name}::{node.name}")

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from s21k.config import load_config
-from s21k.errors import InputError, run_command
+from s21k.core.config import load_config
+from s21k.core.errors import InputError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 

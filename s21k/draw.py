@@ -4,7 +4,7 @@ import colorsys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from s21k.masks import decode
+from s21k.core.masks import decode
 
 SMALLEST = 240                              # small images are enlarged to this shorter side, so that names can be read,
 LONGEST = 1300                              # but to no longer side than this; and no image on a sheet is larger

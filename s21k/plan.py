@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from s21k.categories import CategoryMap
-from s21k.config import Config
+from s21k.core.categories import CategoryMap
+from s21k.core.config import Config
+from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, open_detection
-from s21k.errors import InputError
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import INHERITED, build_detector
 from s21k.models.mask_head import POOL as MASK_POOL

@@ -17,21 +17,21 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from s21k.categories import CategoryMap
-from s21k.config import Config, load_config
+from s21k.core.categories import CategoryMap
+from s21k.core.config import Config, load_config
+from s21k.core.distributed import start_distributed
+from s21k.core.errors import InputError, nearest, note, run_command
+from s21k.core.structures import Prediction, Sample, Target
+from s21k.core.words import known_words
 from s21k.data.augment_stage2 import ResizeShortestEdge
 from s21k.data.loaders import collate
-from s21k.distributed import start_distributed
 from s21k.draw import contact_sheet, draw_boxes
-from s21k.errors import InputError, nearest, note, run_command
-from s21k.image_files import PassedOver, images_below, is_image
-from s21k.images import read_image
+from s21k.files.image_files import PassedOver, images_below, is_image
+from s21k.files.images import read_image
 from s21k.models.detector import Detector, restore_detector
-from s21k.structures import Prediction, Sample, Target
 from s21k.training.amp import autocast, note_precision, resolve_amp
 from s21k.training.checkpoint import read
 from s21k.training.run import trained
-from s21k.words import known_words
 
 ON_SHEET = 40                                       # drawings on the contact sheet
 MAX_NAME = 200                                      # bytes of a drawing's name, of the 255 that most file systems allow

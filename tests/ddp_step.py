@@ -7,10 +7,10 @@ import sys
 
 import torch
 
-from s21k.config import load_config
-from s21k.distributed import start_distributed, stop_distributed
+from s21k.core.config import load_config
+from s21k.core.distributed import start_distributed, stop_distributed
+from s21k.core.randomness import set_seed
 from s21k.models.detector import build_detector
-from s21k.randomness import set_seed
 from s21k.training.run import settle, spread
 from tests.toy import SMALL, batch
 

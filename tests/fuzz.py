@@ -18,17 +18,17 @@ import torch
 import yaml
 from PIL import Image
 
-from s21k import errors
-from s21k.annotations import load_annotations
-from s21k.archives import PictureIndex, members
-from s21k.categories import CategoryMap
-from s21k.config import load_config
+from s21k.core import errors
+from s21k.core.categories import CategoryMap
+from s21k.core.config import load_config
+from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
-from s21k.errors import InputError
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
-from s21k.images import check_picture, image_size, read_image
+from s21k.files.annotations import load_annotations
+from s21k.files.archives import PictureIndex, members
+from s21k.files.images import check_picture, image_size, read_image
 from s21k.models.detector import restore_detector
 from s21k.prepare.imagenet import _listing, scan
 from s21k.prepare.imagenet_val import read_xml
@@ -132,7 +132,7 @@ class World:
 
     @staticmethod
     def index_of(tars: Path) -> PictureIndex:
-        from s21k.packed import PackedStrings
+        from s21k.core.packed import PackedStrings
         found = list(members(tars / "n02691156.tar"))
         n = len(found)
         return PictureIndex(tars, ["n02691156", "n99999999"], ["n02691156.tar"], np.zeros(n, np.int32), PackedStrings([m.name for m in found]), np.zeros(n, np.int32),

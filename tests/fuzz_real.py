@@ -16,8 +16,8 @@ import unicodedata
 import numpy as np
 import torch
 
+from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
-from s21k.errors import InputError
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth

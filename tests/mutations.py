@@ -113,13 +113,13 @@ TABLE = {
         ("P52", "kept = (noise >= self.drop_path)", "kept = (noise < self.drop_path)", "test_backbones.py::test_drop_path_keeps_the_mean_and_drops_whole_branches"),
         ("G22", "np.linspace(0, drop_path, sum(depths))", "np.linspace(drop_path, drop_path, sum(depths))", "test_backbones.py::test_deeper_blocks_are_dropped_more_often"),
     ],
-    "s21k/boxes.py": [
+    "s21k/core/boxes.py": [
         ("G13", "REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)", "REGION_WEIGHTS = (5.0, 5.0, 10.0, 10.0)", "test_boxes.py::test_deltas_are_weighted_as_in_faster_rcnn"),
         ("G13", "LOG_SCALE_CLIP = math.log(1000 / 16)", "LOG_SCALE_CLIP = math.log(1000 / 32)", "test_boxes.py::test_a_huge_delta_enlarges_a_side_62_5_times_at_most"),
         ("G15", "[[0, 0, w, h] for h, w", "[[0, 0, w - 1, h - 1] for h, w", "test_boxes.py::test_the_whole_image_is_its_true_width_and_height"),
         ("G23", "boxes[..., 0::2].clamp(0, w)", "boxes[..., 0::2].clamp(0, h)", "test_boxes.py::test_clip_equals_torchvision"),
     ],
-    "s21k/images.py": [
+    "s21k/files/images.py": [
         ("G23", "MEAN = (123.675, 116.28, 103.53)", "MEAN = (103.53, 116.28, 123.675)", "test_data.py::test_normalize_is_the_usual_one_and_padding_is_zero"),
         ("G23", "image[:, h:] = 0", "image[:, h:] = 1", "test_data.py::test_normalize_is_the_usual_one_and_padding_is_zero"),
     ],
@@ -167,10 +167,10 @@ TABLE = {
         ("G20", "sum(step >= milestone", "sum(step > milestone", "test_training.py::test_steps_fall_tenfold_at_each_milestone"),
         ("P50", "(1 + math.cos(", "(1 - math.cos(", "test_training.py::test_cosine_rises_linearly_and_falls_to_its_end"),
     ],
-    "s21k/words.py": [
+    "s21k/core/words.py": [
         ("P53", "recipes.get(str(own.get(\"recipe\", USUAL)), {})", "{}", "test_words.py::test_each_backbone_has_its_own_recipe_for_its_data_set"),
     ],
-    "s21k/config.py": [
+    "s21k/core/config.py": [
         ("G24", "return published * self.batch / self.rates_per if", "return published if", "test_training.py::test_swins_rates_are_microsofts_at_every_step[words0-1281167-published0]"),
         ("G11", "rpn_rescue_iou: float = 0.0", "rpn_rescue_iou: float = 0.3", "test_training.py::test_what_the_paper_leaves_open_has_the_values_of_the_ledger"),
         ("P54", "size: int = 1024", "size: int = 800", "test_training.py::test_the_ratio_of_the_two_kinds_of_images_is_one_to_three"),

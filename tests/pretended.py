@@ -13,7 +13,7 @@ from collections import Counter
 from unittest import mock
 
 import torch
-import torchvision                                      # noqa: F401, its operations are in torch.ops
+import torchvision  # noqa: F401, its operations are in torch.ops
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten

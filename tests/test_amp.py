@@ -5,8 +5,8 @@ import pytest
 import torch
 import yaml
 
-from s21k.config import load_config
-from s21k.distributed import World
+from s21k.core.config import load_config
+from s21k.core.distributed import World
 from s21k.training import amp
 from tests.toy import run, words, write_toy
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s21k.annotation_faults import check_boxes, check_truth, cut_boxes
-from s21k.annotations import load_annotations
-from s21k.categories import CategoryMap
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError
 from s21k.data.detection import DetectionData
-from s21k.errors import InputError
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.files.annotation_faults import check_boxes, check_truth, cut_boxes
+from s21k.files.annotations import load_annotations
 from tests.toy import run, words, write_toy
 
 

@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from s21k import json_pieces
-from s21k.annotations import load_annotations
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 from s21k.evaluation.ground_truth import GroundTruth
-from s21k.tables import save_table
+from s21k.files import json_pieces
+from s21k.files.annotations import load_annotations
+from s21k.files.tables import save_table
 from tests.test_average_precision import add_masks, random_truth
 from tests.toy import DATA
 

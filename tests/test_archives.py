@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s21k.archives import PictureIndex, Region, members
-from s21k.categories import imagenet21k_wnids
+from s21k.core.categories import imagenet21k_wnids
+from s21k.core.errors import InputError
+from s21k.core.packed import PackedStrings
 from s21k.data.classification import ClassificationData
-from s21k.errors import InputError
-from s21k.images import image_size, read_image
-from s21k.packed import PackedStrings
+from s21k.files.archives import PictureIndex, Region, members
+from s21k.files.images import image_size, read_image
 from s21k.prepare.in21k_benchmark import choose, split, validation_count
 from s21k.prepare.shape_formats import write_tars
 from tests.toy import run
@@ -267,7 +267,7 @@ def test_a_gzip_bomb_is_refused(tmp_path):
     """Inside is more than any picture has; no more than the limit is unpacked."""
     import zlib
 
-    from s21k import images
+    from s21k.files import images
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     (tmp_path / "bomb.JPEG").write_bytes(packer.compress(bytes(300_000_000)) + packer.flush())
     with pytest.raises(InputError, match="not a readable picture"):

@@ -1,8 +1,8 @@
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 
+from s21k.core.structures import BACKGROUND, IGNORE, Target
 from s21k.models.assign import match_iou, sample_regions, subsample
-from s21k.structures import BACKGROUND, IGNORE, Target
 
 
 def matched(iou, low, high, rescue, rescue_above=0.0):

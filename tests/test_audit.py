@@ -7,7 +7,7 @@ import pytest
 
 from s21k import audit
 from s21k.audit import NEEDED, NUMBERS, ROOT, find_places, numbers, read_ledger
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 from tests.mutations import MUTATIONS
 from tests.toy import build_models, run
 
@@ -61,7 +61,7 @@ def write(root, name, text):
 
 def test_places_are_found_where_they_are_drawn_here(tmp_path):
     write(tmp_path, "s21k/a.py", '"""File (P7)."""\n# P8\nX, Y = 1, 2  # P9\n\nprint("P10")\n\n\nclass A:\n    """P11."""\n\n    def f(self):\n        # P12 and\n        # P13\n        return 1  # P14\n')
-    write(tmp_path, "s21k/config.py", "class Inner:\n    a: int = 1      # P15\n    b: int = 2      # first,\n                    # then P16\n\n\nclass Config:\n    seed: int = 0   # P17\n    part: Inner = 3\n")
+    write(tmp_path, "s21k/core/config.py", "class Inner:\n    a: int = 1      # P15\n    b: int = 2      # first,\n                    # then P16\n\n\nclass Config:\n    seed: int = 0   # P17\n    part: Inner = 3\n")
     write(tmp_path, "s21k/configs/w.yaml", "# P18\na: 1  # P19\n")
     write(tmp_path, "tests/test_b.py", '"""P20"""\n\n# P21\ndef test_one():\n    """P22."""\n    assert 1  # P23\n\n\ndef test_p28_and_p5():\n    pass\n\n\ndef helper():\n    """P24."""\n\n\n# P25\n\ndef test_two():\n    "P26"\n')
     write(tmp_path, "tests/bench/c.py", '"""P27"""\n')

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from s21k.categories import CategoryMap
+from s21k.core.categories import CategoryMap
 from s21k.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALLS, AveragePrecision
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from s21k.config import load_config
+from s21k.core.config import load_config
+from s21k.core.randomness import set_seed
 from s21k.models.baselines import SigmoidHead, SoftmaxLabelHead, cam_box, cam_maps, chosen_boxes
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector
-from s21k.randomness import set_seed
 from tests.toy import SMALL, batch
 
 
@@ -53,7 +53,7 @@ def test_one_softmax_over_c_plus_one_has_the_form_of_eq_4():
 @pytest.mark.parametrize("kind", ["max_size", "max_score", "image"])
 def test_each_chooses_the_region_it_is_named_after(kind):
     model, cls = make(kind), batch(3, objects=1, seed=1)
-    from s21k.images import normalize
+    from s21k.files.images import normalize
     pyramid = model.encoder.pyramid(normalize(cls.images, cls.sizes), cls.seeds)
     chosen = chosen_boxes(kind, model, pyramid, cls)
     proposals, _ = model.rpn(pyramid, cls.sizes)

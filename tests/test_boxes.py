@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torchvision.models.detection._utils import BoxCoder
 
-from s21k import boxes as B
+from s21k.core import boxes as B
 
 
 def random_boxes(n, seed=0):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 from s21k.models import resnet
 from s21k.models.pretrained import find_tensors, load_backbone
 from s21k.training.checkpoint import read

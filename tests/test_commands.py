@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from s21k import image_files
 from s21k.data.augment_stage1 import TrainAugment
 from s21k.data.classification import ClassificationData
 from s21k.data.loaders import LabelStream
+from s21k.files import image_files
 from s21k.models.detector import Detector
 from tests.toy import run, words, write_toy
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
-from s21k.annotations import load_annotations
-from s21k.packed import PackedStrings
-from s21k.categories import CategoryMap
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError
+from s21k.core.packed import PackedStrings
+from s21k.core.structures import Sample, Target
 from s21k.data.augment_stage1 import TrainAugment, ValidateResize, erase
 from s21k.data.augment_stage2 import Draw, LargeScaleJitter, ResizeShortestEdge, flip_target
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import collate
 from s21k.data.mixup import Mixup
-from s21k.errors import InputError
-from s21k.images import image_size, normalize, read_image, resize
-from s21k.structures import Sample, Target
+from s21k.files.annotations import load_annotations
+from s21k.files.images import image_size, normalize, read_image, resize
 
 
 def gradient(w, h):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from s21k.images import read_image
+from s21k.files.images import read_image
 
 
 def ramp(depth, shape=(12, 16)):

@@ -2,12 +2,12 @@
 import pytest
 import torch
 
-from s21k.categories import CategoryMap
-from s21k.config import EvalConfig, load_config
-from s21k.errors import InputError
+from s21k.core.categories import CategoryMap
+from s21k.core.config import EvalConfig, load_config
+from s21k.core.errors import InputError
+from s21k.core.randomness import set_seed
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector, restore_detector
-from s21k.randomness import set_seed
 from tests.toy import ROOT, SMALL, batch, run
 
 
@@ -54,7 +54,8 @@ def test_the_detection_losses_do_not_depend_on_the_classification_images():
 def test_region_losses_equal_a_slow_loop_over_the_sampled_regions():
     """G3, G13: foreground, background and classification regions, each by its formula; all sums over the number sampled."""
     import math
-    from s21k import boxes as B
+
+    from s21k.core import boxes as B
     from s21k.models.assign import sample_regions
     model = make()
     head = model.box_head

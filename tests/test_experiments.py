@@ -12,20 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from s21k import cam, experiments
-from s21k.categories import CategoryMap
-from s21k.config import load_config
+import s21k.experiments.__main__ as experiments
+from s21k.core.categories import CategoryMap
+from s21k.core.config import load_config
+from s21k.core.distributed import World
+from s21k.core.errors import InputError
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
-from s21k.distributed import World
-from s21k.errors import InputError
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.experiments import cam
+from s21k.experiments.plot import line_plot, round_up
+from s21k.experiments.why import Curve, look
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector
-from s21k.plot import line_plot, round_up
 from s21k.prepare.tiny_imagenet import prepare
-from s21k.why import Curve, look
 from tests.toy import ROOT, SMALL
 
 
@@ -195,7 +196,7 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
 
     monkeypatch.setattr(sys, "argv", ["why", *base, "seed=0", "--out", str(tmp_path / "pictures")])
     try:
-        runpy.run_path(str(ROOT / "s21k" / "why.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "s21k" / "experiments" / "why.py"), run_name="__main__")
     except SystemExit as end:
         assert not end.code, capsys.readouterr().err
     why = json.loads((tmp_path / load_config([*base, "seed=0"]).output_dir / "why.json").read_text())

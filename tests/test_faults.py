@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from s21k import distributed, errors
-from s21k.config import load_config
-from s21k.errors import InputError, TrainingFault
+from s21k.core import distributed, errors
+from s21k.core.config import load_config
+from s21k.core.errors import InputError, TrainingFault
 from s21k.evaluation.detections_file import read_detections
-from s21k.training import checkpoint, run as training_run
+from s21k.training import checkpoint
+from s21k.training import run as training_run
 from s21k.training.run import Identity, agree, save_run
 from tests.bench import kills
 from tests.toy import ROOT, run, words, write_toy
@@ -72,7 +73,7 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(tmp_path, monkey
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.previous.pt", "a.pt"]
     assert [torch.load(tmp_path / n)["step"] for n in ("a.pt", "a.previous.pt")] == [2, 1]
     model = torch.nn.Linear(1, 1)
-    from s21k.distributed import World
+    from s21k.core.distributed import World
     with pytest.raises(TrainingFault, match="step 3: .*cannot be written"):
         save_run(tmp_path / "a.pt", World(0, 1, torch.device("cpu")), load_config(["toy"]), model, torch.optim.SGD(model.parameters(), 0.1),
                  torch.amp.GradScaler("cpu", enabled=False), 3, 4, Identity({}, {}), torch.tensor(1.0))
@@ -90,7 +91,7 @@ def test_processes_with_other_words_or_data_are_found_at_the_start(monkeypatch, 
 
 def test_processes_that_continue_from_different_checkpoints_are_found(monkeypatch, tmp_path):
     """A folder that not all machines share: the others would train random weights."""
-    from s21k.distributed import World
+    from s21k.core.distributed import World
     model = torch.nn.Linear(1, 1)
     parts = (World(0, 1, torch.device("cpu")), load_config(["toy"]), model, torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", enabled=False), Identity({}, {}))
     monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, True if mine in (True, False) and isinstance(mine, bool) else 5])
@@ -205,7 +206,7 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch, text):
 
 def test_a_log_that_cannot_be_written_ends_every_process_with_one_line(tmp_path):
     """Rank 0 alone writes; the others hear of it with the next step's losses."""
-    from s21k.distributed import World
+    from s21k.core.distributed import World
     from s21k.training.health import Health
     from s21k.training.log import Log
     from tests.toy import batch
@@ -221,7 +222,7 @@ def test_a_log_that_cannot_be_written_ends_every_process_with_one_line(tmp_path)
 
 
 def test_the_time_that_a_step_waits_for_its_images_is_in_the_log(tmp_path):
-    from s21k.distributed import World
+    from s21k.core.distributed import World
     from s21k.training.log import Log
     log = Log(tmp_path / "log.jsonl", 0, 2, 1, World(0, 1, torch.device("cpu")), "stage1")
     batches = log.waits(time.sleep(pause) for pause in (0.2, 0.0))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.first_look import check_folder
-from s21k.errors import InputError
-from s21k.image_files import (
+from s21k.files.image_files import (
     PassedOver,
     class_folders,
     endings,
@@ -278,8 +278,8 @@ def test_an_indexed_image_whose_tar_is_gone_is_one_line(tmp_path):
 
 def test_a_container_whose_name_no_file_can_have_is_one_line(tmp_path):
     """A lone half of a UTF-16 pair, a zero byte, and a name that is too long."""
-    from s21k.archives import PictureIndex
-    from s21k.packed import PackedStrings
+    from s21k.core.packed import PackedStrings
+    from s21k.files.archives import PictureIndex
 
     one, zero = np.ones(1, np.int64), np.zeros(1, np.int32)
     for name in ("\ud800", "a\0b", "x" * 5000):

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
@@ -86,8 +86,8 @@ def test_a_detector_is_held_to_the_same_hundred_as_a_file(tmp_path):
     """150 detections, the true category's last: it is not among those kept, however they come."""
     import torch
 
+    from s21k.core.structures import DenseScores, Detections, Prediction
     from s21k.evaluation.columns import DetectionColumns
-    from s21k.structures import DenseScores, Detections, Prediction
     truth = {"images": [{"id": 1, "width": 500, "height": 500, "file_name": "a"}], "categories": [{"id": c, "name": str(c)} for c in range(1, 3)],
              "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 10], "area": 100}]}
     (tmp_path / "gt.json").write_text(json.dumps(truth))

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from s21k.categories import CategoryMap
-from s21k.errors import InputError
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError
+from s21k.core.structures import DenseScores, Prediction
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.structures import Prediction, DenseScores
 
 
 def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):

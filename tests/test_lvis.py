@@ -2,20 +2,19 @@
 import json
 import logging
 import tempfile
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 np.float = float                            # lvis 0.5.3 asks for the name that numpy dropped (E27); no other effect
-from pycocotools import mask as coco_mask  # noqa: E402
 from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
+from pycocotools import mask as coco_mask  # noqa: E402
 
+from s21k.core.masks import parse_outline
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.lvis import LvisAveragePrecision
-from s21k.masks import parse_outline
 from tests.test_average_precision import add_masks, random_detections, random_truth
 from tests.toy import DATA
 

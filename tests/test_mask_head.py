@@ -6,10 +6,10 @@ import pytest
 import torch
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from s21k.masks import Masks, Outline
+from s21k.core.masks import Masks, Outline
+from s21k.core.structures import BACKGROUND, Regions, Target
 from s21k.models.mask_head import MaskHead
 from s21k.models.roi_pool import pool_regions
-from s21k.structures import BACKGROUND, Regions, Target
 
 SIZE = (64, 64)
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
+from s21k.core.masks import Masks, Outline, PackedOutlines, Rles, broken_counts, parse_outline, paste
+from s21k.core.packed import Packed
+from s21k.core.structures import Target
 from s21k.data.augment_stage2 import Draw, LargeScaleJitter, flip_target, move_target
-from s21k.masks import Masks, Outline, PackedOutlines, Rles, broken_counts, parse_outline, paste
-from s21k.packed import Packed
-from s21k.structures import Target
 
 SIZE = (60, 80)
 

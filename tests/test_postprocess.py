@@ -2,11 +2,11 @@
 import pytest
 import torch
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
+from s21k.core.structures import DenseScores
 from s21k.models import postprocess as walk
 from s21k.models.postprocess import Ranking, postprocess
 from s21k.models.scores import FusedScores
-from s21k.structures import DenseScores
 
 
 def slow_postprocess(boxes, scores, threshold, iou_threshold, most, class_agnostic=False):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s21k.annotations import load_annotations
-from s21k.categories import CategoryMap
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
-from s21k.errors import InputError
+from s21k.files.annotations import load_annotations
 from s21k.prepare.shape_drawing import Category, _object, draw_picture, make_categories
 from s21k.prepare.tiny_imagenet import prepare
 from tests.toy import DATA, SMALL, run, write_toy

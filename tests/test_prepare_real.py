@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s21k.annotations import load_annotations
-from s21k.categories import CategoryMap, imagenet21k_wnids
-from s21k.errors import InputError
+from s21k.core.categories import CategoryMap, imagenet21k_wnids
+from s21k.core.errors import InputError
+from s21k.files.annotations import load_annotations
 from s21k.prepare.imagenet_val import check_truth, inside, read_xml
 from s21k.prepare.lvis997 import GROUPS, match, prepare
 from s21k.prepare.objects365 import MEANT, main, mend, overlap, read_review
@@ -236,8 +236,9 @@ def test_faulty_validation_pictures_are_left_out_with_a_reason(tmp_path):
 def test_boxes_stay_where_they_were_drawn_on_pictures_that_exif_rotates(tmp_path):
     """XML of the file's own rows: the picture is then read unrotated. XML of another size: a fault."""
     from PIL import Image
-    from s21k.archives import PictureIndex
+
     from s21k.data.detection import DetectionData
+    from s21k.files.archives import PictureIndex
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("val", "train/n01440764", "xml"):

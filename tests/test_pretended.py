@@ -5,22 +5,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from s21k import boxes as B
-from s21k.categories import CategoryMap
-from s21k.config import EvalConfig, load_config
+from s21k.core import boxes as B
+from s21k.core.categories import CategoryMap
+from s21k.core.config import EvalConfig, load_config
+from s21k.core.distributed import World
+from s21k.core.randomness import set_seed
 from s21k.data.mixup import Mixup
-from s21k.distributed import World
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy
 from s21k.evaluation.lvis import LvisAveragePrecision
-from s21k.images import normalize
+from s21k.files.images import normalize
 from s21k.models.assign import match
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector
 from s21k.models.region_encoder import drop_path_noise
 from s21k.models.roi_align import separable_roi_align
-from s21k.randomness import set_seed
 from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups

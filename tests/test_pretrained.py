@@ -4,9 +4,9 @@ import timm
 import torch
 import torchvision
 
-from s21k.errors import InputError
+from s21k.core.categories import imagenet21k_wnids
+from s21k.core.errors import InputError
 from s21k.models import resnet, swin
-from s21k.categories import imagenet21k_wnids
 from s21k.models.pretrained import load_backbone, microsoft_22k_order
 
 PICTURE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))

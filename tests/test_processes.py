@@ -14,18 +14,25 @@ import numpy as np
 import pytest
 import torch
 
-from s21k.annotations import AnnotationTable, load_annotations
-from s21k.archives import PictureIndex
-from s21k.config import load_config
+from s21k.core.config import load_config
+from s21k.core.distributed import World
+from s21k.core.errors import InputError
+from s21k.core.packed import Packed, PackedStrings
+from s21k.core.structures import Sample, Target
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
-from s21k.data.loaders import collate, loader_workers, open_classification, open_detection, stage1_batches, stage2_batches
-from s21k.distributed import World
-from s21k.errors import InputError
+from s21k.data.loaders import (
+    collate,
+    loader_workers,
+    open_classification,
+    open_detection,
+    stage1_batches,
+    stage2_batches,
+)
 from s21k.evaluation.parts import open_parts
+from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.archives import PictureIndex
 from s21k.models.detector import Detector
-from s21k.packed import Packed, PackedStrings
-from s21k.structures import Sample, Target
 from tests.bench import kills
 from tests.toy import ROOT, run, words, write_toy
 

@@ -9,12 +9,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from s21k.config import load_config
+from s21k.core.config import load_config
+from s21k.core.structures import Target
 from s21k.models.anchors import STRIDES, level_anchors, pyramid_anchors
 from s21k.models.detector import build_detector
 from s21k.models.fpn import FPN
 from s21k.models.rpn import RPN
-from s21k.structures import Target
 
 
 def test_anchors_have_the_area_of_their_scale_and_three_ratios():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from s21k.core.randomness import derive_seed, seeded, uniform
 from s21k.data.samplers import Share, Shuffle, repeat_factors
-from s21k.randomness import derive_seed, seeded, uniform
 
 
 def take(share, steps, local):
@@ -58,9 +58,9 @@ def test_seeds_differ_in_every_part_and_seeded_leaves_no_trace():
 
 def test_every_process_has_three_labelled_images_for_each_with_boxes_in_every_step(tmp_path):
     """T8, P57: b and 3b a step, also when a step is done in parts; both kinds on one canvas (P17)."""
-    from s21k.config import load_config
+    from s21k.core.config import load_config
+    from s21k.core.distributed import World
     from s21k.data.loaders import open_classification, open_detection, stage2_batches
-    from s21k.distributed import World
     from tests.toy import words, write_toy
     cfg = load_config(words(write_toy(tmp_path), "stage2.det_batch=4", "stage2.accumulate=2"))
     det_data, cls_data = open_detection(cfg), open_classification(cfg, "train")

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from s21k import json_pieces
-from s21k.errors import InputError
+from s21k.core.errors import InputError
+from s21k.core.masks import Rles
+from s21k.core.structures import DenseScores, Prediction
 from s21k.evaluation import detections_file
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
-from s21k.masks import Rles
+from s21k.files import json_pieces
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.structures import Prediction, DenseScores
 from tests.test_average_precision import KEYS, add_masks, pycocotools_stats, random_detections, random_truth
 from tests.toy import run
 

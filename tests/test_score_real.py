@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.lvis import NO_NEGATIVES

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from s21k.core.structures import BACKGROUND
 from s21k.models.scores import fuse, image_nll, region_bce, region_nll
-from s21k.structures import BACKGROUND
 
 
 def random_case(r=12, c=5, seed=0):

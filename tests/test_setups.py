@@ -9,9 +9,9 @@ import pytest
 import torch
 import torchvision
 
-from s21k.annotations import load_annotations
-from s21k.archives import PictureIndex
-from s21k.categories import CategoryMap
+from s21k.core.categories import CategoryMap
+from s21k.files.annotations import load_annotations
+from s21k.files.archives import PictureIndex
 from s21k.models.region_encoder import BACKBONES
 from s21k.plan import forward_flops
 from tests.toy import run

@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from s21k import boxes as B
-from s21k.config import load_config
-from s21k.errors import InputError
+from s21k.core import boxes as B
+from s21k.core.config import load_config
+from s21k.core.errors import InputError
+from s21k.core.structures import BACKGROUND
 from s21k.models.assign import sample_regions
 from s21k.models.detector import build_detector
 from s21k.models.softmax_head import SoftmaxHead
-from s21k.structures import BACKGROUND
 from tests.test_detector import batch
 from tests.toy import SMALL
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 
-from s21k.config import load_config, save_config, training_difference
-from s21k.distributed import World
-from s21k.errors import InputError, TrainingFault
+from s21k.core.config import load_config, save_config, training_difference
+from s21k.core.distributed import World
+from s21k.core.errors import InputError, TrainingFault
+from s21k.core.words import CONFIG_FOLDER
 from s21k.models.classifier import build_classifier
 from s21k.models.swin import swin_t
 from s21k.training.checkpoint import check_categories, latest, read, save
@@ -21,7 +22,6 @@ from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
-from s21k.words import CONFIG_FOLDER
 from tests.toy import batch, run, write_toy
 from tests.toy import words as toy_words
 

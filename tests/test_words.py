@@ -6,9 +6,9 @@ import re
 import pytest
 import yaml
 
-from s21k.config import load_config
-from s21k.errors import InputError
-from s21k.words import CONFIG_FOLDER, known_words
+from s21k.core.config import load_config
+from s21k.core.errors import InputError
+from s21k.core.words import CONFIG_FOLDER, known_words
 from tests.toy import ROOT, build_models
 
 BACKBONES = ("r18", "r50", "swin_t", "swin_s", "swin_b")

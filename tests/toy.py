@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s21k.config import load_config
-from s21k.masks import Masks, Outline
+from s21k.core.config import load_config
+from s21k.core.masks import Masks, Outline
+from s21k.core.structures import Batch, Target
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector
 from s21k.prepare.shapes import write_world
-from s21k.structures import Batch, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real data that some tests compare on; they skip where it is absent.

@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as T
 
 from s21k.data.rand_augment import RandAugment
-from s21k.images import MEAN, STD, to_tensor
+from s21k.files.images import MEAN, STD, to_tensor
 
 
 class TrainAugment:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s21k import boxes as B
-from s21k.images import resize
-from s21k.structures import Target
+from s21k.core import boxes as B
+from s21k.core.structures import Target
+from s21k.files.images import resize
 
 Augmented = tuple[Tensor, Target, tuple[float, float]]
 

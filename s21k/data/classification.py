@@ -1,17 +1,17 @@
-"""Images with one category each: a folder per class, a list file of "path<TAB>class" lines, or an index (s21k.archives)."""
+"""Images with one category each: a folder per class, a list file of "path<TAB>class" lines, or an index (s21k.files.archives)."""
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from s21k.archives import PictureIndex, leaves_root
-from s21k.errors import InputError
-from s21k.image_files import class_folders, find_file, sample_rows
-from s21k.images import Source, read_image
-from s21k.names import canonical, check_no_doubles, nearest
-from s21k.packed import PackedStrings, fingerprint
-from s21k.tables import is_table
+from s21k.core.errors import InputError
+from s21k.core.names import canonical, check_no_doubles, nearest
+from s21k.core.packed import PackedStrings, fingerprint
+from s21k.files.archives import PictureIndex, leaves_root
+from s21k.files.image_files import class_folders, find_file, sample_rows
+from s21k.files.images import Source, read_image
+from s21k.files.tables import is_table
 
 
 def _from_folder(root: Path) -> tuple[list[str], list[str]]:

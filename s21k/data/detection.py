@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from s21k.annotation_faults import check_boxes, check_category_names, cut_boxes
-from s21k.annotations import load_annotations
-from s21k.archives import leaves_root
-from s21k.errors import InputError
-from s21k.image_files import find_file, sample_rows
-from s21k.images import read_image
-from s21k.masks import Masks
-from s21k.packed import fingerprint
-from s21k.structures import Target
-from s21k.tables import is_table
+from s21k.core.errors import InputError
+from s21k.core.masks import Masks
+from s21k.core.packed import fingerprint
+from s21k.core.structures import Target
+from s21k.files.annotation_faults import check_boxes, check_category_names, cut_boxes
+from s21k.files.annotations import load_annotations
+from s21k.files.archives import leaves_root
+from s21k.files.image_files import find_file, sample_rows
+from s21k.files.images import read_image
+from s21k.files.tables import is_table
 
 
 class DetectionData:

@@ -8,14 +8,14 @@ stage I.
 from collections.abc import Callable
 from pathlib import Path
 
-from s21k.annotations import category_names, first_images
-from s21k.archives import leaves_root
-from s21k.categories import CategoryMap
-from s21k.config import Config
+from s21k.core.categories import CategoryMap
+from s21k.core.config import Config
+from s21k.core.errors import InputError, note
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
-from s21k.errors import InputError, note
-from s21k.image_files import SAMPLE, check_images, find_file
+from s21k.files.annotations import category_names, first_images
+from s21k.files.archives import leaves_root
+from s21k.files.image_files import SAMPLE, check_images, find_file
 
 
 def first_look(data: ClassificationData | DetectionData, what: str) -> None:

@@ -11,18 +11,17 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from s21k.config import Config
+from s21k.core.config import Config
+from s21k.core.distributed import World
+from s21k.core.errors import InputError
+from s21k.core.randomness import derive_seed, seeded
+from s21k.core.structures import BACKGROUND, Batch, Sample, Target
 from s21k.data.augment_stage1 import TrainAugment, ValidateResize
 from s21k.data.augment_stage2 import LargeScaleJitter, ResizeShortestEdge
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.first_look import first_look
 from s21k.data.samplers import Share, Shuffle, repeat_factors
-from s21k.distributed import World
-from s21k.errors import InputError
-from s21k.randomness import derive_seed, seeded
-from s21k.structures import BACKGROUND, Batch, Sample, Target
-
 
 ATTEMPTS = 10                                       # images tried for one place of a stream
 

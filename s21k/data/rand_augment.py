@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from s21k.images import MEAN
+from s21k.files.images import MEAN
 
 COUNT = 2                                           # operations an image
 PROBABILITY = 0.5                                   # of each of them

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from s21k.randomness import derive_seed
+from s21k.core.randomness import derive_seed
 
 
 class Order(Protocol):

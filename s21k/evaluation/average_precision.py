@@ -9,12 +9,12 @@ right ones down the ranking of its category: for them a count is enough.
 """
 import numpy as np
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
+from s21k.core.masks import mask_iou
+from s21k.core.structures import Prediction
 from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh
 from s21k.evaluation.sorting import is_in, stable_order, starts
-from s21k.masks import mask_iou
-from s21k.structures import Prediction
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # E12
 RECALLS = np.linspace(0.0, 1.0, 101)                # E23

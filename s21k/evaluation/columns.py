@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s21k.core.masks import Rles
+from s21k.core.structures import Detections
 from s21k.evaluation.ground_truth import xyxy_to_xywh
 from s21k.evaluation.sorting import stable_order, starts
-from s21k.masks import Rles
-from s21k.structures import Detections
-
 
 # What a metric's `note` said of n images while all their scores were at hand: positions (n,) of the images, and rows (n, ..).
 Noted = tuple[np.ndarray, np.ndarray]

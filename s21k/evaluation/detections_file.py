@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError, note, unlisted
+from s21k.core.errors import InputError, note, unlisted
+from s21k.core.masks import Rles, broken_counts
+from s21k.core.packed import Packed
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
-from s21k.json_pieces import read_list
-from s21k.masks import Rles, broken_counts
-from s21k.packed import Packed
+from s21k.files.json_pieces import read_list
 
 LARGEST = 1 << 1000                                 # a whole number that a float64 can hold
 WRONG = (TypeError, KeyError, ValueError, AttributeError, OverflowError)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.annotation_faults import check_category_names, check_truth
-from s21k.annotations import AnnotationTable, load_annotations
-from s21k.categories import CategoryMap
-from s21k.errors import InputError, note
-from s21k.masks import PackedOutlines
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError, note
+from s21k.core.masks import PackedOutlines
+from s21k.files.annotation_faults import check_category_names, check_truth
+from s21k.files.annotations import AnnotationTable, load_annotations
 
 
 @dataclass

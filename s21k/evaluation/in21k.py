@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
+from s21k.core.structures import Prediction
 from s21k.evaluation.average_precision import AREAS, AveragePrecision
 from s21k.evaluation.columns import DetectionColumns, Noted, best_of_each_image
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
-from s21k.structures import Prediction
 
 PROTOCOL = """AP, AP50, AP75: COCO's definition, boxes, all images, the best {most} detections of each image over all categories; detections of a
   category other than the image's count as wrong. Pictures are not annotated exhaustively, so this is a lower bound.

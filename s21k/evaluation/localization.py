@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
+from s21k.core.structures import Prediction, RegionScores
 from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
 from s21k.evaluation.sorting import stable_order, starts
-from s21k.structures import Prediction, RegionScores
 
 KEYS = ("top1", "top5", "top5_classes", "gt_known", "has_gt_class_det", "cls_top1", "cls_top5")
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 from s21k.evaluation.average_precision import AveragePrecision, mean
 from s21k.evaluation.columns import DetectionColumns, best_of_each_image
 from s21k.evaluation.ground_truth import GroundTruth

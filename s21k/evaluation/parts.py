@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
+from s21k.core.masks import Rles
+from s21k.core.packed import Packed
 from s21k.evaluation.columns import DetectionColumns
-from s21k.masks import Rles
-from s21k.packed import Packed
 
 FLUSH_SECONDS = 30.0                    # what a killed evaluation loses at most, of each process
 ABOUT = "evaluation.json"

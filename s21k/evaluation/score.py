@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError, note, run_command, unlisted
+from s21k.core.errors import InputError, note, run_command, unlisted
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from s21k.transfer import constant
+from s21k.core.transfer import constant
 
 STRIDES = (4, 8, 16, 32, 64)            # P2..P6
 RATIOS = (0.5, 1.0, 2.0)                # height / width

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from s21k import boxes as B
-from s21k.randomness import derive_seed, uniform
-from s21k.structures import BACKGROUND, IGNORE, Regions, Target
+from s21k.core import boxes as B
+from s21k.core.randomness import derive_seed, uniform
+from s21k.core.structures import BACKGROUND, IGNORE, Regions, Target
 
 PAIRS = 1 << 23                         # IoUs that exist at a time: 134 MB while they are computed
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s21k import boxes as B
+from s21k.core import boxes as B
+from s21k.core.structures import Batch, RegionScores
+from s21k.core.transfer import to_device
 from s21k.models.box_head import BoxHead
-from s21k.structures import Batch, RegionScores
-from s21k.transfer import to_device
 
 NUM_PROPOSALS = 128                                 # of a labelled image, the best by objectness (Detic's WS_NUM_PROPS)
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s21k import boxes as B
-from s21k.distributed import mean_over_ranks
+from s21k.core import boxes as B
+from s21k.core.distributed import mean_over_ranks
+from s21k.core.structures import Regions, RegionScores, object_rows
+from s21k.core.transfer import to_device
 from s21k.models.scores import FusedScores, image_nll, region_bce, region_nll
-from s21k.structures import Regions, RegionScores, object_rows
-from s21k.transfer import to_device
 
 
 class BoxHead(nn.Module):

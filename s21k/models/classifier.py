@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from s21k.config import ModelConfig
+from s21k.core.config import ModelConfig
 from s21k.models.region_encoder import BACKBONES, RegionEncoder, drop_path_noise
 
 

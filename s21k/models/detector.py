@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from s21k.categories import CategoryMap
-from s21k.config import Config, EvalConfig
-from s21k.errors import InputError
-from s21k.images import normalize
+from s21k.core.categories import CategoryMap
+from s21k.core.config import Config, EvalConfig
+from s21k.core.errors import InputError
+from s21k.core.structures import Batch, Prediction
+from s21k.files.images import normalize
 from s21k.models.assign import sample_regions
 from s21k.models.baselines import SigmoidHead, SoftmaxLabelHead, chosen_boxes
 from s21k.models.box_head import BoxHead
@@ -23,7 +24,6 @@ from s21k.models.postprocess import Ranking, postprocess
 from s21k.models.region_encoder import BACKBONES, RegionEncoder
 from s21k.models.rpn import RPN
 from s21k.models.softmax_head import SoftmaxHead
-from s21k.structures import Batch, Prediction
 
 
 class Detector(nn.Module):

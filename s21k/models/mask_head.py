@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s21k.distributed import mean_over_ranks
+from s21k.core.distributed import mean_over_ranks
+from s21k.core.structures import Regions, Target
+from s21k.core.transfer import to_device
 from s21k.models.roi_pool import pool_regions
-from s21k.structures import Regions, Target
-from s21k.transfer import to_device
 
 POOL = 14
 

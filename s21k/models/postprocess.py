@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s21k.errors import InputError
-from s21k.structures import Detections, RegionScores
+from s21k.core.errors import InputError
+from s21k.core.structures import Detections, RegionScores
 
 BLOCK = 64
 FIRST = 1024                                                             # candidates to begin with

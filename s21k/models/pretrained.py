@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from s21k.categories import imagenet21k_wnids
-from s21k.errors import InputError
+from s21k.core.categories import imagenet21k_wnids
+from s21k.core.errors import InputError
 
 # The two rows of Google's 21,843-class order that hold no pictures; microsoft's 22K heads put its last two there (G24).
 EMPTY_ROWS = {9205: "n03931044", 15027: "n09859684"}

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s21k.boxes import whole_image
+from s21k.core.boxes import whole_image
+from s21k.core.randomness import derive_seed, uniform
+from s21k.core.transfer import to_device
 from s21k.models.fpn import FPN
 from s21k.models.resnet import resnet18, resnet34, resnet50, resnet101
 from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, pool_regions, roi_levels
 from s21k.models.swin import swin_b, swin_s, swin_t
-from s21k.randomness import derive_seed, uniform
-from s21k.transfer import to_device
 
 # Rows of the paper: ResNet-50, Swin-T, -S, -B (P95).
 BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,

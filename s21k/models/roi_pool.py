@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from s21k import boxes as B
+from s21k.core import boxes as B
+from s21k.core.transfer import to_device
 from s21k.models.roi_align import separable_roi_align
-from s21k.transfer import to_device
 
 MIN_LEVEL, MAX_LEVEL = 2, 5
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from s21k import boxes as B
+from s21k.core import boxes as B
+from s21k.core.randomness import derive_seed
+from s21k.core.structures import BACKGROUND, Target
 from s21k.models.anchors import RATIOS, pyramid_anchors
 from s21k.models.assign import match, subsample
-from s21k.randomness import derive_seed
-from s21k.structures import BACKGROUND, Target
 
 NMS_THRESHOLD = 0.7                     # G11
 LOW, HIGH = 0.3, 0.7                    # G11

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s21k.structures import BACKGROUND, RegionScores
+from s21k.core.structures import BACKGROUND, RegionScores
 
 # For categories that both classifiers know, of the logarithms of S'_c and S^'_c; every other category has the score of
 # the one that knows it (P34).

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s21k import boxes as B
-from s21k.distributed import mean_over_ranks
-from s21k.structures import BACKGROUND, DenseScores, Regions, RegionScores, object_rows
-from s21k.transfer import to_device
+from s21k.core import boxes as B
+from s21k.core.distributed import mean_over_ranks
+from s21k.core.structures import BACKGROUND, DenseScores, Regions, RegionScores, object_rows
+from s21k.core.transfer import to_device
 
 
 class SoftmaxHead(nn.Module):

@@ -27,12 +27,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from s21k.archives import PictureIndex, Region, leaves_root, members
-from s21k.categories import imagenet21k_wnids
-from s21k.errors import InputError, nearest, note, run_command
-from s21k.image_files import PassedOver, walk
-from s21k.images import check_picture
-from s21k.packed import Packed, PackedStrings
+from s21k.core.categories import imagenet21k_wnids
+from s21k.core.errors import InputError, nearest, note, run_command
+from s21k.core.packed import Packed, PackedStrings
+from s21k.files.archives import PictureIndex, Region, leaves_root, members
+from s21k.files.image_files import PassedOver, walk
+from s21k.files.images import check_picture
 
 TAIL = 2048                                         # bytes at a file's end in which its end mark is looked for
 WNID = re.compile(r"n\d{8}")

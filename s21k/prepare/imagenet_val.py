@@ -20,11 +20,11 @@ from xml.etree import ElementTree
 
 import torch
 
-from s21k.archives import PictureIndex
-from s21k.categories import CategoryMap
-from s21k.errors import InputError, run_command
-from s21k.image_files import PassedOver, images_below
-from s21k.images import check_picture, stored_size
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError, run_command
+from s21k.files.archives import PictureIndex
+from s21k.files.image_files import PassedOver, images_below
+from s21k.files.images import check_picture, stored_size
 from s21k.prepare.wordnet import WordNet
 
 Found = list[tuple[str, str, tuple[int, int], list[list[float]]]]  # of each image: name, wnid, (h, w), boxes

@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from s21k.archives import PictureIndex
-from s21k.errors import InputError, run_command
-from s21k.images import read_image
-from s21k.randomness import derive_seed
+from s21k.core.errors import InputError, run_command
+from s21k.core.randomness import derive_seed
+from s21k.files.archives import PictureIndex
+from s21k.files.images import read_image
 
 PAPER = (101_625, 21_077)                           # pictures, categories (P46)
 

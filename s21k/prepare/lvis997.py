@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s21k.annotations import AnnotationTable, load_annotations
-from s21k.categories import CategoryMap, imagenet21k_wnids
-from s21k.errors import InputError, run_command
+from s21k.core.categories import CategoryMap, imagenet21k_wnids
+from s21k.core.errors import InputError, run_command
+from s21k.files.annotations import AnnotationTable, load_annotations
 from s21k.prepare.wordnet import WordNet
 
 EXPECTED = (997, 720, 277)                          # P36, P37

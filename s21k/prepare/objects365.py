@@ -23,11 +23,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from s21k.annotations import AnnotationTable, load_annotations
-from s21k.archives import leaves_root
-from s21k.categories import CategoryMap, imagenet21k_wnids
-from s21k.errors import InputError, run_command
-from s21k.packed import PackedStrings
+from s21k.core.categories import CategoryMap, imagenet21k_wnids
+from s21k.core.errors import InputError, run_command
+from s21k.core.packed import PackedStrings
+from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.archives import leaves_root
 from s21k.prepare.wordnet import WordNet
 
 DECISIONS = ("lemma", "reviewed", "ambiguous", "none")

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import yaml
 
-from s21k.annotation_faults import check_boxes, check_category_names, cut_boxes
-from s21k.annotations import AnnotationTable, load_annotations
-from s21k.archives import leaves_root
-from s21k.categories import CategoryMap
-from s21k.errors import InputError, note, run_command
-from s21k.image_files import check_images, class_folders, find_file, sample_rows
-from s21k.names import canonical, check_no_doubles, loose
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError, note, run_command
+from s21k.core.names import canonical, check_no_doubles, loose
+from s21k.files.annotation_faults import check_boxes, check_category_names, cut_boxes
+from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.archives import leaves_root
+from s21k.files.image_files import check_images, class_folders, find_file, sample_rows
 
 
 def make_categories(folders: list[str], boxed: list[str]) -> CategoryMap:

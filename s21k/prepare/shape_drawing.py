@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from s21k.errors import InputError
-from s21k.randomness import derive_seed
+from s21k.core.errors import InputError
+from s21k.core.randomness import derive_seed
 
 SMOOTH = 3                                  # objects are drawn this many times larger, then shrunk: anti-aliasing
 

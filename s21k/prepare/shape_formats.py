@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 from pycocotools.mask import area
 
-from s21k.errors import InputError
-from s21k.masks import encode
+from s21k.core.errors import InputError
+from s21k.core.masks import encode
+from s21k.core.randomness import derive_seed
 from s21k.prepare.shape_drawing import draw_picture, make_categories
-from s21k.randomness import derive_seed
 
 
 class Thing(NamedTuple):

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from pycocotools.mask import area
 
-from s21k.categories import CategoryMap
-from s21k.errors import InputError, run_command
-from s21k.masks import encode
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError, run_command
+from s21k.core.masks import encode
+from s21k.core.randomness import derive_seed
 from s21k.prepare.shape_drawing import Category, draw_picture, make_categories
 from s21k.prepare.shape_formats import FORMATS, THINGS, annotate
-from s21k.randomness import derive_seed
 
 
 def _draw_one(job: tuple) -> tuple[int, int, list, list, list]:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from s21k.categories import CategoryMap
-from s21k.errors import InputError, run_command
-from s21k.images import image_size
+from s21k.core.categories import CategoryMap
+from s21k.core.errors import InputError, run_command
+from s21k.files.images import image_size
 
 ROOT = "tiny-imagenet-200/"
 

@@ -5,7 +5,7 @@ wordnet-base has them in the folder share/wordnet.
 """
 from pathlib import Path
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 
 
 class WordNet:

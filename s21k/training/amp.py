@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from s21k.config import Config
-from s21k.distributed import World, print0
+from s21k.core.config import Config
+from s21k.core.distributed import World, print0
 from s21k.training.checkpoint import latest, saved_config
 
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what torch's message calls a class or function in a file
 TERMINAL = re.compile(r"\x1b\[[0-9;]*m")                                 # its colours

@@ -12,11 +12,11 @@ import types
 import torch
 from torch import Tensor
 
-from s21k.distributed import World, gather_objects, sum_over_ranks
-from s21k.errors import TrainingFault, end_at_once
-from s21k.structures import Batch
+from s21k.core.distributed import World, gather_objects, sum_over_ranks
+from s21k.core.errors import TrainingFault, end_at_once
+from s21k.core.structures import Batch
+from s21k.core.transfer import to_device
 from s21k.training.log import Log
-from s21k.transfer import to_device
 
 ALWAYS_BORNE = 10                                   # unreadable pictures, however few were seen
 SAME_SIGNAL = 5.0                                   # seconds in which a signal to a group of processes may arrive twice

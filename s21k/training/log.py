@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from s21k.distributed import World
-from s21k.errors import TrainingFault
-from s21k.structures import Batch
+from s21k.core.distributed import World
+from s21k.core.errors import TrainingFault
+from s21k.core.structures import Batch
 
 
 class Log:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from s21k.config import Config, save_config, training_difference
-from s21k.distributed import World, gather_objects, print0, together
-from s21k.errors import InputError, TrainingFault
+from s21k.core.config import Config, save_config, training_difference
+from s21k.core.distributed import World, gather_objects, print0, together
+from s21k.core.errors import InputError, TrainingFault
+from s21k.core.trees import leaves
 from s21k.training.amp import note_precision
 from s21k.training.checkpoint import check_categories, is_ours, latest, read, save
-from s21k.trees import leaves
+
 
 def open_folder(cfg: Config, world: World) -> Path:
     """Make the output folder."""

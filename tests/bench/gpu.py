@@ -26,18 +26,18 @@ if importlib.util.find_spec("pycocotools") is None:          # only masks need i
         (STUBS / "pycocotools" / name).write_text("")
     sys.path.insert(0, str(STUBS))
 
-import torch                                                 # noqa: E402
-from torch import nn                                         # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
-from s21k.categories import CategoryMap                      # noqa: E402
-from s21k.config import EvalConfig, load_config              # noqa: E402
-from s21k.images import normalize                            # noqa: E402
-from s21k.models.classifier import build_classifier          # noqa: E402
-from s21k.models.detector import build_detector              # noqa: E402
-from s21k.plan import forward_flops                          # noqa: E402
-from s21k.prepare.shapes import write_world                  # noqa: E402
-from s21k.randomness import set_seed                         # noqa: E402
-from tests.toy import SMALL, batch                           # noqa: E402
+from s21k.core.categories import CategoryMap  # noqa: E402
+from s21k.core.config import EvalConfig, load_config  # noqa: E402
+from s21k.core.randomness import set_seed  # noqa: E402
+from s21k.files.images import normalize  # noqa: E402
+from s21k.models.classifier import build_classifier  # noqa: E402
+from s21k.models.detector import build_detector  # noqa: E402
+from s21k.plan import forward_flops  # noqa: E402
+from s21k.prepare.shapes import write_world  # noqa: E402
+from tests.toy import SMALL, batch  # noqa: E402
 
 BUDGET = 520.0                                               # seconds: no item is begun after that
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}     # FLOP/s, dense, as published

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from tests.toy import ROOT, write_toy, words
+from tests.toy import ROOT, words, write_toy
 
 STEPS = 120
 

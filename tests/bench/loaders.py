@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from s21k.config import load_config
+from s21k.core.config import load_config
+from s21k.core.structures import Batch, Sample, Target
 from s21k.data.augment_stage1 import TrainAugment
 from s21k.data.augment_stage2 import LargeScaleJitter
 from s21k.data.classification import ClassificationData
 from s21k.data.loaders import JitterStream, LabelStream, collate
-from s21k.structures import Batch, Sample, Target
 
 BATCH, BATCHES = 128, 12
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from s21k.config import load_config
-from s21k.distributed import print0, start_distributed, stop_distributed
+from s21k.core.config import load_config
+from s21k.core.distributed import print0, start_distributed, stop_distributed
+from s21k.core.randomness import derive_seed, seeded, set_seed
 from s21k.models.detector import build_detector
-from s21k.randomness import derive_seed, seeded, set_seed
 from s21k.training.checkpoint import save
 from s21k.training.health import Health
 from s21k.training.log import Log

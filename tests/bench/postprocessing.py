@@ -16,9 +16,9 @@ import torch
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import nms
 
+from s21k.core.structures import Detections
 from s21k.models.postprocess import Ranking, postprocess
 from s21k.models.scores import FusedScores
-from s21k.structures import Detections
 from tests.bench.timing import peak_bytes, shown
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from s21k.annotations import load_annotations
-from s21k.categories import imagenet21k_wnids
+from s21k.core.categories import imagenet21k_wnids
 from s21k.data.augment_stage1 import TrainAugment
 from s21k.data.classification import ClassificationData
 from s21k.data.loaders import LabelStream, collate
+from s21k.files.annotations import load_annotations
 
 MB = 1e6
 

@@ -22,11 +22,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from s21k.config import load_config
+from s21k.core.config import load_config
 from s21k.data.augment_stage2 import LargeScaleJitter
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import JitterStream
-from s21k.images import read_image
+from s21k.files.images import read_image
 from s21k.models import detector as our_detector
 from s21k.models.detector import build_detector
 from s21k.models.resnet import resnet50

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s21k.errors import InputError
-from s21k.images import NamedBytes, Source
-from s21k.packed import Packed, PackedStrings
-from s21k.tables import check_columns, load_table, save_table
+from s21k.core.errors import InputError
+from s21k.core.packed import Packed, PackedStrings
+from s21k.files.images import NamedBytes, Source
+from s21k.files.tables import check_columns, load_table, save_table
 
 KIND = "pictures"
 BLOCK = 512                                         # of a tar

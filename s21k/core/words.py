@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from s21k.errors import InputError, nearest
-from s21k.trees import leaves, merge
+from s21k.core.errors import InputError, nearest
+from s21k.core.trees import leaves, merge
 
-CONFIG_FOLDER = Path(__file__).parent / "configs"
+CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
 USUAL = "imagenet1k"                                # the recipe of which the others say only what differs
 RECIPES = (USUAL, "imagenet21k")
 

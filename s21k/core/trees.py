@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from s21k.errors import InputError, nearest
+from s21k.core.errors import InputError, nearest
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from s21k.masks import Masks, paste
-from s21k.transfer import to_device
+from s21k.core.masks import Masks, paste
+from s21k.core.transfer import to_device
 
 BACKGROUND = -1
 IGNORE = -2

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from s21k.errors import InputError, note
-from s21k.images import image_size, stored_size
-from s21k.names import nearest, spellings
+from s21k.core.errors import InputError, note
+from s21k.core.names import nearest, spellings
+from s21k.files.images import image_size, stored_size
 
 # Pillow knows these formats and does not decode them: it only holds a place, or would run another program (Ghostscript
 # for EPS).

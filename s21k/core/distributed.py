@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 
 T = TypeVar("T")
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s21k.transfer import to_device
+from s21k.core.transfer import to_device
 
 _MULTIPLIERS = (-4658895280553007687, -7723592293110705685)      # of the splitmix64 mixing function, as int64
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from s21k.transfer import constant
+from s21k.core.transfer import constant
 
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)           # G11
 REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)      # G13

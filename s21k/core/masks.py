@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from s21k.packed import Packed, ranges
+from s21k.core.packed import Packed, ranges
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     load_config(["r18", "tiny", "no_reform", "stage2.lr=3e-4"])
 
-A word is a file in s21k/configs or a path to a YAML file; key=value overrides (s21k/words.py has the
+A word is a file in s21k/configs or a path to a YAML file; key=value overrides (s21k/core/words.py has the
 rules). Unknown keys, wrong types and values out of range are refused before any data is read.
 The default of each key gives its source; audit.md has the P- and G-numbers.
 """
@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import yaml
 
-from s21k.errors import InputError
-from s21k.trees import build, leaves
-from s21k.words import add_words, known_words, word_to_tree
+from s21k.core.errors import InputError
+from s21k.core.trees import build, leaves
+from s21k.core.words import add_words, known_words, word_to_tree
 
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
 NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.", "data.det.expected", "data.cls.expected",
@@ -83,7 +83,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class Stage1Config:
     init: str | None = None                 # public weights for the backbone (models/pretrained.py); None: random
-    recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"     # which of the backbone's: s21k/words.py
+    recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"     # which of the backbone's: s21k/core/words.py
     size: int = 224                         # P11
     batch: int = 256                        # images a step over all processes (G24)
     epochs: float = 100.0                   # P15, P50, P53

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.annotation_parts import Part, read_categories, read_first_images, read_parts
-from s21k.errors import InputError, unlisted
-from s21k.masks import PackedOutlines
-from s21k.packed import Packed, PackedStrings
-from s21k.tables import check_columns, is_table, load_table, save_table
+from s21k.core.errors import InputError, unlisted
+from s21k.core.masks import PackedOutlines
+from s21k.core.packed import Packed, PackedStrings
+from s21k.files.annotation_parts import Part, read_categories, read_first_images, read_parts
+from s21k.files.tables import check_columns, is_table, load_table, save_table
 
 KIND = "annotations"
 INF = float("inf")

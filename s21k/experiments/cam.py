@@ -3,17 +3,17 @@ from pathlib import Path
 
 import torch
 
-from s21k.boxes import iou
-from s21k.categories import CategoryMap
-from s21k.config import Config
+from s21k.core.boxes import iou
+from s21k.core.categories import CategoryMap
+from s21k.core.config import Config
+from s21k.core.structures import Detections
 from s21k.data.detection import DetectionData
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
-from s21k.images import normalize, resize
+from s21k.files.images import normalize, resize
 from s21k.models.baselines import cam_box, cam_maps
 from s21k.models.classifier import build_classifier
-from s21k.structures import Detections
 from s21k.training.checkpoint import read
 
 CAM_SIZES = (64, 96, 128, 192, 256, 320)            # a map has a 32nd of the side

@@ -6,7 +6,7 @@
     python -m s21k.experiments table                                          the tables and verdicts of what has been run
     python -m s21k.experiments repeat --seeds 0 --rows full                   a row again, beside the committed figures; writes none
 
-40 classes of Tiny ImageNet, half of them without boxes. Each finished row is a line of s21k/results/tiny40.jsonl or choices.jsonl
+40 classes of Tiny ImageNet, half of them without boxes. Each finished row is a line of s21k/experiments/results/tiny40.jsonl or choices.jsonl
 (row, seed, words, figures, minutes); a row that is there is not run again. The project's own scripts are run, one after the other; what
 lies in runs/ is not trained again. Seeds are independent: several of these commands may run at once, each with its own.
 """
@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 
-from s21k.cam import cam_figures
-from s21k.config import load_config
-from s21k.errors import InputError, run_command
+from s21k.core.config import load_config
+from s21k.core.errors import InputError, run_command
+from s21k.experiments.cam import cam_figures
 from s21k.models.roi_pool import level_shares
 from s21k.training.checkpoint import read
 from s21k.training.run import trained
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 BASE = ["r18", "tiny40"]
 # Row -> the words it adds. Stage I is shared by rows that change nothing of it; it is trained when a row first needs it. Rows that

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s21k.errors import InputError, note
-from s21k.names import canonical, check_no_doubles, loose, nearest
+from s21k.core.errors import InputError, note
+from s21k.core.names import canonical, check_no_doubles, loose, nearest
 
 
 def imagenet21k_wnids() -> list[str]:

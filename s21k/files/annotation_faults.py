@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from s21k.annotations import AnnotationTable
-from s21k.errors import InputError
-from s21k.names import canonical
+from s21k.core.errors import InputError
+from s21k.core.names import canonical
+from s21k.files.annotations import AnnotationTable
 
 JUDGED = 1_000_000  # boxes of a file that are judged, evenly chosen: tens of millions would need gigabytes
 MOST = 0.5  # share of a file's boxes that makes it suspicious

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from s21k.deep_images import (
+from s21k.core.errors import InputError
+from s21k.core.transfer import constant
+from s21k.files.deep_images import (
     DARK,
     colours,
     decode_low,
@@ -23,8 +25,6 @@ from s21k.deep_images import (
     said_depth,
     to_eight_bits,
 )
-from s21k.errors import InputError
-from s21k.transfer import constant
 
 MAX_PIXELS = 120_000_000                            # larger pictures are refused before they are decoded
 MAX_BYTES = 256_000_000                             # of a picture file that was gzipped

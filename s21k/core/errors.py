@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from s21k.names import nearest
+from s21k.core.names import nearest
 
 __all__ = ["InputError", "TrainingFault", "end_at_once", "nearest", "note", "run_command", "unlisted"]
 

@@ -1,4 +1,4 @@
-"""Why the method works or not, of a trained run: python -m s21k.why r18 tiny40 [seed=0] [--out .github/pictures]
+"""Why the method works or not, of a trained run: python -m s21k.experiments.why r18 tiny40 [seed=0] [--out .github/pictures]
 
 On evaluation pictures of one category each: what S_fg and g-hat's score of the true category are for proposals of every overlap with the
 truth (P31), of base and novel categories, and how often the tighter of two proposals scores higher; which categories the novel ones are
@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s21k.boxes import area, iou, whole_image
-from s21k.categories import CategoryMap
-from s21k.config import Config, load_config
+from s21k.core.boxes import area, iou, whole_image
+from s21k.core.categories import CategoryMap
+from s21k.core.config import Config, load_config
+from s21k.core.distributed import World
+from s21k.core.errors import run_command
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
-from s21k.distributed import World
 from s21k.draw import contact_sheet, draw_boxes
-from s21k.errors import run_command
 from s21k.evaluation.ground_truth import GroundTruth
-from s21k.images import normalize, read_image
+from s21k.experiments.plot import line_plot
+from s21k.files.images import normalize, read_image
 from s21k.models.detector import Detector, restore_detector
-from s21k.plot import line_plot
 from s21k.training.checkpoint import read
 from s21k.training.run import trained
 
@@ -132,7 +132,7 @@ def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categor
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.why")
+    parser = argparse.ArgumentParser(prog="python -m s21k.experiments.why")
     parser.add_argument("words", nargs="+")
     parser.add_argument("--out", type=Path, default=Path(".github/pictures"))
     a = parser.parse_args(argv)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 
 ABOUT = "table.json"
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from s21k.errors import InputError
+from s21k.core.errors import InputError
 
 PIECE = 1 << 24                                                          # characters read at a time
 LONGEST_ENTRY = 1 << 26

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.errors import InputError
-from s21k.json_pieces import read_object
-from s21k.masks import Outline, PackedOutlines, parse_outline
-from s21k.packed import Packed
+from s21k.core.errors import InputError
+from s21k.core.masks import Outline, PackedOutlines, parse_outline
+from s21k.core.packed import Packed
+from s21k.files.json_pieces import read_object
 
 
 class Part:
