@@ -33,7 +33,7 @@ class Odd:
     "extra, names",
     [
         ({"args": argparse.Namespace(lr=1)}, "argparse.Namespace"),
-        ({"path": pathlib.PurePosixPath("a")}, "pathlib.PurePosixPath"),
+        ({"path": pathlib.PurePosixPath("a")}, f"{pathlib.PurePosixPath.__module__}.PurePosixPath"),
         ({"loss": np.float64(1.0)}, "numpy"),
         ({"own": Odd()}, "Odd"),
         ({"a": argparse.Namespace(), "\u00fc": Odd(), "c": collections.Counter("aab")}, "argparse.Namespace"),
