@@ -1,0 +1,372 @@
+"""README and the guide: what they name exists, their commands can be typed, and measured figures name their command.
+
+A page is a Markdown file; a block is what lies between two lines of three backticks, a span what lies between two
+single ones. Words, numbers and shell variables in spans are not looked at: only what has the form of a path, of a
+dotted name, of a key of the configuration, or of a class or function.
+"""
+import ast
+import builtins
+import functools
+import importlib
+import importlib.util
+import re
+import shlex
+
+import pytest
+
+from s21k.core.config import Config, load_config
+from s21k.core.errors import InputError
+from s21k.core.trees import leaves
+from s21k.core.words import known_words, word_to_tree
+from tests.toy import ROOT
+
+GUIDE = ROOT / "s21k" / "guide"
+PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+MOST_LINES, MOST_LETTERS = 200, 120
+SCRIPTS = ("train_stage1.py", "train_stage2.py", "evaluate.py")
+ENDINGS = (".py", ".md", ".yaml", ".svg", ".png", ".jpg", ".jsonl", ".json", ".txt", ".pt", ".npz", ".tsv")
+# Folders and files that only a reader's own run makes; what lies below them is not in the repository.
+MADE = ("data/", "runs/", "photos/", "pictures/", "predictions/", "parts/", "val/", "train/", "imagenet21k/", "DIR/", "tiny/")
+WRITTEN = {"config.yaml", "stage1.pt", "stage2.pt", "stage1.previous.pt", "stage2.previous.pt", "log.jsonl", "metrics.json",
+           "detections.json", "detections.npz", "contact_sheet.png", "my_data.yaml", "my_data.categories.json", "photo.jpg",
+           "val_boxes.json", "val_images.json", "groups.json"}
+# Files that a recipe of the page asks the reader to write.
+RECIPES = {"convnext.py", "convnext_t.yaml", "confident.py"}
+
+
+def fences(text):
+    """(language, lines) of each block, in order."""
+    found, inside = [], None
+    for line in text.splitlines():
+        if line.startswith("```"):
+            if inside is None:
+                inside = (line[3:].strip(), [])
+            else:
+                found.append(inside)
+                inside = None
+        elif inside is not None:
+            inside[1].append(line)
+    assert inside is None, "a block that is not closed"
+    return found
+
+
+def prose(text):
+    """The page without its blocks."""
+    kept, inside = [], False
+    for line in text.splitlines():
+        inside ^= line.startswith("```")
+        kept.append("" if inside or line.startswith("```") else line)
+    return "\n".join(kept)
+
+
+def commands(text):
+    """The command lines of a page: of its shell blocks, comments taken off and continued lines joined, and of its spans."""
+    found = []
+    for language, lines in fences(text):
+        if language == "":
+            joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+            found += [line.split("    #")[0].strip() for line in joined.splitlines()]
+    found += [" ".join(span.split()) for span in spans(text)]
+    parts = [part.strip() for line in found for part in re.split(r"&&|;", line)]
+    return [part for part in parts if re.match(r"(\w+=\S+ )?(python|torchrun|srun torchrun) ", part)]
+
+
+def spans(text):
+    return re.findall(r"`([^`]+)`", prose(text))
+
+
+def argv_of(command):
+    """(script or module, its arguments) of `python script ..`, `python -m module ..`, `torchrun .. script ..`."""
+    words = shlex.split(command.rstrip("& "))
+    while "=" in words[0] or words[0] == "srun":
+        words.pop(0)
+    if words[0] == "torchrun":
+        at = [place for place, word in enumerate(words) if word.endswith(".py")]
+        words = words[at[0]:] if at else ["torchrun"]                       # its own options alone, in running text
+    else:
+        words.pop(0)
+    if words[0] == "-m":
+        return words[1], words[2:]
+    return words[0], words[1:]
+
+
+# --- links ---
+
+def links(text):
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(text)) if not re.match(r"\w+:|#", target)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_relative_link_leads_to_a_file(page):
+    wrong = [target for target in links(page.read_text()) if not (page.parent / target.split("#")[0]).exists()]
+    assert not wrong, f"{page.relative_to(ROOT)} links to {wrong}"
+
+
+# --- names ---
+
+@functools.cache
+def source(path):
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def defined():
+    """Every class, function, method, field and constant of the product and the tests: Name and Class.name."""
+    names = set()
+    for path in [*ROOT.glob("*.py"), *(ROOT / "s21k").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        tree = ast.parse(source(path))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                names |= {f"{node.name}.{name}" for name in members(node)}
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                names.add(node.name)
+        names |= {target.id for node in tree.body if isinstance(node, ast.Assign)
+                  for target in ast.walk(node.targets[0]) if isinstance(target, ast.Name)}
+    return names
+
+
+def members(node):
+    """Methods, fields, and what methods set on self."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef):
+            yield part.name
+        elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            yield part.target.id
+        elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "self":
+            yield part.attr
+
+
+def is_module(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def is_dotted(name):
+    """s21k.core.config, or a name inside such a module."""
+    if is_module(name):
+        return True
+    module, _, attribute = name.rpartition(".")
+    return is_module(module) and hasattr(importlib.import_module(module), attribute)
+
+
+@functools.cache
+def keys():
+    """Keys of the configuration, and the parts that hold them."""
+    sections = {"data": Config().data, "model": Config().model, "stage1": Config().stage1, "stage2": Config().stage2, "eval": Config().eval}
+    found = {f"{name}.{field}" for name, section in sections.items() for field in vars(section)} | set(vars(Config()))
+    full = leaves(vars_of(load_config(["r18", "tiny"])))
+    return found | set(full) | {"recipes"}
+
+
+def vars_of(value):
+    return {name: vars_of(part) if hasattr(part, "__dataclass_fields__") else part for name, part in vars(value).items()}
+
+
+def wrong_span(span):
+    """Why a span names nothing that is there; "" where it does, or has no such form."""
+    text = " ".join(span.split())
+    if " " in text or text.startswith(("--", "$", "<")) or not re.search(r"[A-Za-z]", text):
+        return ""
+    if re.fullmatch(r"(s21k|tests)(\.\w+)+", text):
+        return "" if is_dotted(text) else "no such module or name"
+    name = text.split("::")[0]
+    if "=" in text:
+        key = text.split("=")[0]
+        if re.fullmatch(r"(data|model|stage1|stage2|eval)\.[\w.]+", key):
+            return "" if key in keys() else "no such key of the configuration"
+        return ""
+    if re.fullmatch(r"(data|model|stage1|stage2|eval)\.[\w.]+", text) and not text.endswith(ENDINGS):
+        return "" if text in keys() else "no such key of the configuration"
+    if name.endswith(ENDINGS) or "/" in name:
+        if not re.fullmatch(r"[\w./-]+", name) or name.startswith(("..", "/")) or name.rsplit("/", 1)[-1] in WRITTEN | RECIPES:
+            return ""
+        if name.startswith(MADE) or any((ROOT / start / name).exists() for start in ("", "s21k", "s21k/prepare")):
+            return ""
+        if "/" not in name and not name.endswith((".py", ".md", ".svg")):
+            return ""                                       # a file that a command writes, beside others
+        return "no such file"
+    if re.fullmatch(r"[A-Z]\w*[a-z]\w*\.\w+|[A-Z][a-z]+[A-Z]\w*|[a-z]\w*_\w+\(?\)?|[A-Z_]{6,}", text):
+        plain = text.rstrip("()")
+        lowered = plain.lower()
+        there = plain in defined() or plain in keys() or plain in known_words() or hasattr(builtins, plain)
+        return "" if there or said_in_source(lowered) else "no such class, function or name"
+    return ""
+
+
+@functools.cache
+def everything():
+    paths = [*ROOT.glob("*.py"), *(ROOT / "s21k").rglob("*.py"), *(ROOT / "s21k").rglob("*.yaml"), *(ROOT / "tests").rglob("*.py")]
+    return "\n".join(source(path) for path in paths if path.name != "test_documents.py").lower()
+
+
+def said_in_source(name):
+    """A key of a JSON, a column of the log, an argument: it stands somewhere in the code as a whole word."""
+    return re.search(rf"\b{re.escape(name)}\b", everything()) is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_path_and_name_in_backticks_exists(page):
+    wrong = {span: why for span in spans(page.read_text()) if (why := wrong_span(span))}
+    assert not wrong, f"{page.relative_to(ROOT)}: {wrong}"
+
+
+@pytest.mark.parametrize("span", ["s21k/models/nothing.py", "s21k.core.nothing", "s21k.core.config.nothing", "stage2.lrr", "stage2.lrr=1", "BoxHead.nothing",
+                                  "RegionDecoder", "region_mll", "INHERITED_PARTS", "tests/test_nothing.py", "nothing.py"])
+def test_a_name_that_is_not_there_is_noticed(span):
+    assert wrong_span(span)
+
+
+# --- commands ---
+
+def wrong_command(command):
+    """Why a command line cannot be typed; "" where it can."""
+    name, arguments = argv_of(command)
+    if name in ("pytest", "tests.mutations", "torchrun"):
+        return ""
+    if name.startswith("tests.bench") or name.startswith("s21k."):
+        if not is_module(name):
+            return f"no module {name}"
+        spec = importlib.util.find_spec(name)
+        if spec.submodule_search_locations:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+        text = source(ROOT / spec.origin)
+        names_of_loop = re.findall(r'for name in \(([^)]*)\)', text)
+        flags = set(re.findall(r'"(--[\w-]+)"', text)) | {f"--{word}" for names in names_of_loop for word in re.findall(r'"([\w-]+)"', names)}
+        unknown = [flag for flag in arguments if flag.startswith("--") and flag.split("=")[0] not in flags and flag not in ("--plan", "--help")]
+        if unknown:
+            return f"{name} has no {unknown[0]}"
+        takes_words = name in ("s21k.demo", "s21k.predict", "s21k.explain", "s21k.experiments.why")
+        words = [word for word in arguments if word in known_words() or re.match(r"(data|model|stage1|stage2|eval)\.[\w.]+=", word)] if takes_words else []
+        return wrong_words([*(["toy"] if name == "s21k.demo" else []), *words])
+    if name not in SCRIPTS:
+        return f"no script {name}"
+    return wrong_words([word for word in arguments if word != "--plan" and "$" not in word])
+
+
+def wrong_words(words):
+    """Why words are no experiment. A YAML file of the reader's own is left out."""
+    words = [word for word in words if not (word.endswith(".yaml") and "/" not in word)]
+    for word in words:
+        if "=" in word:
+            key = next(iter(leaves(word_to_tree(word))))
+            if key not in keys():
+                return f"no key {key}"
+    try:
+        if any("=" not in word for word in words):
+            load_config(words)
+        return ""
+    except InputError as error:
+        return str(error)
+
+
+LINES = [(name, command) for name, page in zip(NAMES, PAGES) for command in commands(page.read_text())]
+
+
+def test_the_commands_of_the_pages_are_found():
+    found = {command for _, command in LINES}
+    assert {"python train_stage1.py r18 tiny", "python -m s21k.demo", "python -m pytest tests", "python -m tests.bench.kills"} <= found
+    assert len(LINES) > 80
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_every_command_can_be_typed(page):
+    wrong = {command: why for name, command in LINES if name == page and (why := wrong_command(command))}
+    assert not wrong, f"{page}: {wrong}"
+
+
+@pytest.mark.parametrize("command", ["python train_stage1.py r18 tinny", "python -m s21k.nothing", "python -m s21k.predict r18 tiny photos/ --nothing", "python evaluate.py r18 r50",
+                                     "python train_stage2.py toy stage2.lrr=1", "torchrun --nproc-per-node=8 train_stage3.py r18 tiny", "python -m s21k.demo stage2.lrr=1"])
+def test_a_command_that_cannot_be_typed_is_noticed(command):
+    assert wrong_command(command)
+
+
+# --- edits ---
+
+def edits(text):
+    """(file, what is there, what comes instead) of each place in the diff blocks: a run of lines with ' ' or '-', then '+'.
+
+    A run of '+' in front of a line with ' ' is put before that line."""
+    found = []
+    for language, lines in fences(text):
+        if language != "diff":
+            continue
+        path, run = None, []
+        for line in [*lines, "--- "]:
+            if line.startswith("--- "):
+                found += places(path, run)
+                path, run = line[4:], []
+            else:
+                run.append((line[:1], line[1:]))
+    return found
+
+
+def places(path, run):
+    """The lines of one file, cut where a line that goes follows one that comes."""
+    parts, before = [[]], ""
+    for sign, line in run:
+        if sign == "-" and before in ("+", " "):
+            parts.append([])
+        parts[-1].append((sign, line))
+        before = sign
+    for part in parts:
+        old = "\n".join(line for sign, line in part if sign != "+")
+        if old:
+            yield path, old, "\n".join(line for sign, line in part if sign != "-")
+
+
+def edited(text):
+    """{file: its source after all edits of the page}."""
+    files = {}
+    for path, old, new in edits(text):
+        before = files.get(path, source(ROOT / path))
+        assert before.count(f"{old}\n") == 1, f"{path}: {before.count(old)} times there: {old!r:.200}"
+        files[path] = before.replace(f"{old}\n", f"{new}\n")
+    return files
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_edit_fits_its_file_and_leaves_python(page):
+    for path, text in edited(page.read_text()).items():
+        compile(text, path, "exec")
+
+
+def test_the_python_blocks_are_python():
+    found = [lines for page in PAGES for language, lines in fences(page.read_text()) if language == "python"]
+    assert found
+    for lines in found:
+        compile("\n".join(lines), "a page", "exec")
+
+
+# --- form ---
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_a_page_is_short_and_its_lines_too(page):
+    lines = page.read_text().splitlines()
+    long = [number for number, line in enumerate(lines, start=1) if len(line) > MOST_LETTERS and not line.startswith("|")]
+    assert len(lines) <= MOST_LINES and not long, f"{page.relative_to(ROOT)}: {len(lines)} lines; longer than {MOST_LETTERS}: {long}"
+
+
+MEASURED = re.compile(r"\d[\d.,]* (%|ms\b|s\b|minutes\b|GB\b|MB\b|images/s\b|GPU-hours\b)|\d ± \d")
+COMMAND = re.compile(r"python (-m )?[\w./]+|torchrun ")
+
+
+def without_command(text):
+    """Titles of the sections (##) in which three or more measured figures stand, and no command."""
+    found = []
+    for section in re.split(r"(?m)^## ", text)[1:]:
+        if len(MEASURED.findall(section)) >= 3 and not COMMAND.search(section):
+            found.append(section.splitlines()[0])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=NAMES[1:])
+def test_a_section_with_measured_figures_names_its_command(page):
+    assert not without_command(page.read_text())
+
+
+def test_a_section_without_its_command_is_noticed():
+    table = "## A\n\n| a | b |\n|---|---|\n| x | 3 ms |\n| y | 4 ms |\n| z | 5 ms |\n"
+    assert without_command(table) == ["A"] and not without_command(table + "\n`python -m tests.bench.kills`\n")
