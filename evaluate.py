@@ -18,7 +18,7 @@ import torch
 
 from s21k.core.categories import CategoryMap
 from s21k.core.config import Config, load_config
-from s21k.core.distributed import World, print0, start_distributed, stop_distributed, together
+from s21k.core.distributed import World, print0, start_distributed, stop_distributed, on_all_ranks
 from s21k.core.errors import InputError, note, run_command
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
@@ -37,15 +37,15 @@ from s21k.models.detector import Detector, restore_detector
 from s21k.plan import plan_evaluation
 from s21k.training.amp import autocast, note_precision, resolve_amp
 from s21k.training.checkpoint import read
-from s21k.training.health import too_many_faults
-from s21k.training.run import settle, trained
+from s21k.training.step_monitor import too_many_faults
+from s21k.training.run import set_backend_flags, trained
 
 METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "in21k": In21kReport, "lvis_box_ap": LvisAveragePrecision,
            "mask_ap": partial(AveragePrecision, kind="mask"), "lvis_mask_ap": partial(LvisAveragePrecision, kind="mask")}
 PREFIXES = {"mask_ap": "mask_", "lvis_box_ap": "lvis_", "lvis_mask_ap": "lvis_mask_"}      # of the keys in metrics.json
 
 
-def draw_pictures(folder: Path, found: DetectionColumns, count: int, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> None:
+def draw_images(folder: Path, found: DetectionColumns, count: int, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> None:
     """pictures/<image id>.png of `count` images, ground truth beside the best detections, and contact_sheet.png of them all.
 
     found: image is an id, category a position."""
@@ -153,7 +153,7 @@ def detect(cfg: Config, world: World, task: Task, detector: Detector, folder: Pa
                     continue
                 if image_id in finished:                                 # in a batch with some that are not
                     continue
-                prediction = prediction.in_picture(scale, task.data.size(task.gt.image_position(image_id)))
+                prediction = prediction.in_image(scale, task.data.size(task.gt.image_position(image_id)))
                 noted = {name: metric.note(image_id, prediction) for name, metric in task.metrics.items()}
                 parts.add(image_id, DetectionColumns.of(image_id, prediction.detections), {n: row for n, row in noted.items() if row is not None})
         parts.flush()
@@ -175,17 +175,17 @@ def score(cfg: Config, task: Task, folder: Path) -> tuple[dict[str, float], Dete
 
 
 def report(cfg: Config, task: Task, folder: Path, results: dict[str, float], found: DetectionColumns, unreadable: list[str]) -> None:
-    """Write metrics.json, the detections and the pictures; print the table."""
+    """Write metrics.json, the detections and the images; print the table."""
     gt = task.gt
     warnings = list(dict.fromkeys(line for metric in task.metrics.values() for line in getattr(metric, "warnings", [])))
     for line in warnings:
         note(f"{cfg.data.eval.annotations}: {line}")
     (folder / "metrics.json").write_text(json.dumps(results | ({"warnings": warnings} if warnings else {}), indent=1))
     write_detections(folder, with_ids(found, gt.category_ids))
-    draw_pictures(folder / "pictures", found, cfg.eval.pictures, task.data, gt, task.categories)
+    draw_images(folder / "pictures", found, cfg.eval.pictures, task.data, gt, task.categories)
     print0(f"{len(gt.image_ids)} images, {len(task.categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")
     if unreadable:
-        print0(f"{len(unreadable)} pictures cannot be read and count with no detections; the first: {unreadable[0]}")
+        print0(f"{len(unreadable)} images cannot be read and count with no detections; the first: {unreadable[0]}")
     for metric in task.metrics.values():
         if isinstance(metric, In21kReport):
             print0(metric.protocol)
@@ -201,12 +201,12 @@ def main(words: list[str]) -> None:
     check_words(cfg)
     world = start_distributed(cfg.timeout)
     cfg = resolve_amp(cfg, world)
-    settle(cfg, world, one_size=False)
-    folder, task = Path(cfg.output_dir), together(lambda: open_task(cfg))
-    content = together(lambda: read(task.checkpoint))
+    set_backend_flags(cfg, world, one_size=False)
+    folder, task = Path(cfg.output_dir), on_all_ranks(lambda: open_task(cfg))
+    content = on_all_ranks(lambda: read(task.checkpoint))
     note_precision(cfg, content.get("config", {}), task.checkpoint)
-    detector = together(lambda: restore_detector(cfg, content, task.categories)).to(world.device)
-    together(lambda: open_parts(folder / "parts", all_that_matters(cfg, task), world.rank))
+    detector = on_all_ranks(lambda: restore_detector(cfg, content, task.categories)).to(world.device)
+    on_all_ranks(lambda: open_parts(folder / "parts", all_that_matters(cfg, task), world.rank))
     stop_distributed()                                                   # from here on no process waits for a message of another
     detect(cfg, world, task, detector, folder / "parts")
     if world.rank == 0:

@@ -1,4 +1,4 @@
-"""Stage I: train an image classifier as a detector's RoI head on one RoI, the entire image (Sec. 3.2, P1).
+"""Stage I: train an image classifier as a detector's RoI head on one RoI, the entire image (Sec. 3.2) [P1].
 
     python train_stage1.py r18 tiny                        one process
     torchrun --nproc-per-node=8 train_stage1.py r18 tiny   eight: the same images in the same order
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from s21k.core.config import STAGE2_ONLY, load_config
-from s21k.core.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, together
+from s21k.core.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, on_all_ranks
 from s21k.core.errors import run_command
 from s21k.core.randomness import set_seed
 from s21k.core.transfer import to_device
@@ -28,10 +28,10 @@ from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage1
 from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import read
-from s21k.training.health import Health
+from s21k.training.step_monitor import StepMonitor
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import Identity, agree, open_folder, resume_run, save_run, settle, spread
+from s21k.training.run import Identity, check_ranks_agree, open_folder, resume_run, save_run, set_backend_flags, wrap_ddp
 from s21k.training.schedule import warmup_cosine
 
 
@@ -61,12 +61,12 @@ def main(words: list[str]) -> None:
     s = cfg.stage1
     world = start_distributed(cfg.timeout)
     cfg = resolve_amp(cfg, world, Path(cfg.output_dir) / "stage1.pt")
-    settle(cfg, world)
-    train = together(lambda: open_classification(cfg, "train"))
-    val = together(lambda: open_classification(cfg, "val", train.class_names)) if cfg.data.cls.val else None
-    together(lambda: look_ahead(cfg, "det", "eval"))
+    set_backend_flags(cfg, world)
+    train = on_all_ranks(lambda: open_classification(cfg, "train"))
+    val = on_all_ranks(lambda: open_classification(cfg, "val", train.class_names)) if cfg.data.cls.val else None
+    on_all_ranks(lambda: look_ahead(cfg, "det", "eval"))
     identity = Identity({"cls": train.class_names}, {"cls": train.fingerprint()})
-    agree(cfg, identity)
+    check_ranks_agree(cfg, identity)
     folder = open_folder(cfg, world)
     steps_per_epoch = max(1, len(train) // s.batch)
     total, warmup = max(1, round(s.epochs * steps_per_epoch)), round(s.warmup_epochs * steps_per_epoch)
@@ -75,7 +75,7 @@ def main(words: list[str]) -> None:
     classifier = build_classifier(cfg.model, cfg.data.cls.classes, s.drop_path)
     if s.init is not None:
         print0(load_backbone(classifier.backbone, read(s.init)))
-    model = spread(classifier, cfg, world)
+    model = wrap_ddp(classifier, cfg, world)
     groups = parameter_groups(classifier, s.weight_decay, exempt=s.optimizer == "adamw")
     optimizer = build_optimizer(groups, s.optimizer, s.rate(s.lr), s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
@@ -88,7 +88,7 @@ def main(words: list[str]) -> None:
     batches = log.waits(stage1_batches(cfg, train, world, first)) if first < total else None
     done = first
     model.train()
-    with Health(world, log, cfg.data.max_faults) as health:
+    with StepMonitor(world, log, cfg.data.max_faults) as monitor:
         for step in range(first, total):
             lr = warmup_cosine(step, total, warmup, s.rate(s.lr), s.rate(s.min_lr))
             set_learning_rate(optimizer, lr)
@@ -99,18 +99,18 @@ def main(words: list[str]) -> None:
                 logits = model(images, batch.seeds)                                  # (B, C^)
             loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
             scaler.scale(loss).backward()
-            log.add(health.check({"loss": loss}, [batch], step))                     # the step's one wait for the device
+            log.add(monitor.check({"loss": loss}, [batch], step))                     # the step's one wait for the device
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)      # 0: no clipping
-            health.gradient(norm, scaler)
+            monitor.gradient(norm, scaler)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            log.step_done(step, lr, health.skipped)
+            log.step_done(step, lr, monitor.skipped)
             done, last = step + 1, step + 1 == total
-            if done % s.save_every == 0 or last or health.stop:
+            if done % s.save_every == 0 or last or monitor.stop:
                 save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, identity, norm)
-            if health.stop:                                                          # asked for by a signal; the same words continue
+            if monitor.stop:                                                          # asked for by a signal; the same words continue
                 break
             if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
                 accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)

@@ -1,4 +1,4 @@
-"""Stage II: train boxes and image labels together, starting from stage I (Sec. 3.2, Fig. 2b; P1).
+"""Stage II: train boxes and image labels together, starting from stage I (Sec. 3.2, Fig. 2b) [P1].
 
     python train_stage2.py r18 tiny                        one process
     torchrun --nproc-per-node=8 train_stage2.py r18 tiny   eight: the same images in the same order
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from s21k.core.config import load_config
-from s21k.core.distributed import print0, start_distributed, stop_distributed, together
+from s21k.core.distributed import print0, start_distributed, stop_distributed, on_all_ranks
 from s21k.core.errors import InputError, run_command
 from s21k.core.randomness import set_seed
 from s21k.data.first_look import look_ahead
@@ -25,19 +25,19 @@ from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage2
 from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import check_categories, is_ours
-from s21k.training.health import Health
+from s21k.training.step_monitor import StepMonitor
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
 from s21k.training.run import (
     Identity,
-    agree,
-    gradients_meet,
+    check_ranks_agree,
+    no_sync_except_last,
     initial_state,
     open_folder,
     resume_run,
     save_run,
-    settle,
-    spread,
+    set_backend_flags,
+    wrap_ddp,
     to_continue,
 )
 from s21k.training.schedule import warmup_steps
@@ -50,19 +50,19 @@ def main(words: list[str]) -> None:
     s = cfg.stage2
     world = start_distributed(cfg.timeout)
     cfg = resolve_amp(cfg, world, Path(cfg.output_dir) / "stage2.pt")
-    settle(cfg, world)
-    det_data = together(lambda: open_detection(cfg))
-    cls_data = together(lambda: open_classification(cfg, "train")) if cfg.data.cls else None
-    together(lambda: look_ahead(cfg, "eval"))
+    set_backend_flags(cfg, world)
+    det_data = on_all_ranks(lambda: open_detection(cfg))
+    cls_data = on_all_ranks(lambda: open_classification(cfg, "train")) if cfg.data.cls else None
+    on_all_ranks(lambda: look_ahead(cfg, "eval"))
     identity = Identity({"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {}),
                         {"det": det_data.fingerprint()} | ({"cls": cls_data.fingerprint()} if cls_data else {}))
-    agree(cfg, identity)
+    check_ranks_agree(cfg, identity)
     folder = open_folder(cfg, world)
 
     set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
     detector = build_detector(cfg)
-    if s.init != "scratch" and to_continue(folder / "stage2.pt") is None:    # "-stage I" (P68) starts from nothing
-        source, content = together(lambda: initial_state(cfg))
+    if s.init != "scratch" and to_continue(folder / "stage2.pt") is None:    # "-stage I" [P68] starts from nothing
+        source, content = on_all_ranks(lambda: initial_state(cfg))
         taken = []
         if is_ours(content):
             check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"}, source)
@@ -74,7 +74,7 @@ def main(words: list[str]) -> None:
             if "FPN" not in taken:
                 raise InputError(f"stage2.copy_fpn_output={s.copy_fpn_output}: no FPN is taken from {source}, expected none")
             detector.encoder.fpn.copy_output(int(s.copy_fpn_output[1]))
-    model = spread(detector, cfg, world)
+    model = wrap_ddp(detector, cfg, world)
     optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
     first = resume_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, identity, ignore="stage1.")
@@ -84,18 +84,18 @@ def main(words: list[str]) -> None:
     print0(f"stage II: {s.iterations} steps of {s.det_batch} images with boxes (of {len(det_data)}, {det_data.left_out} boxes "
            f"left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
     sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
-    print0(f"whole-image RoI of a square picture under the jitter: {level_shares(sides)} by FPN's rule")
+    print0(f"whole-image RoI of a square image under the jitter: {level_shares(sides)} by FPN's rule")
     log = Log(folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
     det_batches = cls_batches = None
     if first < s.iterations:
         det_batches = log.waits(stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate))
-    if with_cls and det_batches is not None:                                      # 1 : 3 in each iteration (P57)
+    if with_cls and det_batches is not None:                                      # 1 : 3 in each iteration [P57]
         cls_batches = log.waits(stage2_batches(cfg, cls_data, "cls", world, s.cls_per_det * micro_batch, first * s.accumulate))
     milestones = [round(share * s.iterations) for share in s.milestones]
-    loss_weights = {"image_category": s.image_loss_weight}              # lambda (P61); every other loss has weight 1
+    loss_weights = {"image_category": s.image_loss_weight}              # lambda [P61]; every other loss has weight 1
     done = first
     model.train()
-    with Health(world, log, cfg.data.max_faults) as health:
+    with StepMonitor(world, log, cfg.data.max_faults) as monitor:
         for step in range(first, s.iterations):
             lr = warmup_steps(step, s.lr, s.warmup, milestones)
             set_learning_rate(optimizer, lr)
@@ -103,23 +103,23 @@ def main(words: list[str]) -> None:
             for micro in range(s.accumulate):
                 det = next(det_batches).to(world.device)                    # b images with boxes
                 cls = next(cls_batches).to(world.device) if cls_batches is not None else None   # 3b images, one label each
-                with gradients_meet(model, micro == s.accumulate - 1):              # processes add up in the last part
+                with no_sync_except_last(model, micro == s.accumulate - 1):              # processes add up in the last part
                     with autocast(cfg.amp, world.device):
                         losses = model(det, cls)                            # one forward, so DDP sees one graph
                     loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
                     scaler.scale(loss / s.accumulate).backward()
-                log.add(health.check(losses, [det, cls], step))             # after the device has all of its work
+                log.add(monitor.check(losses, [det, cls], step))             # after the device has all of its work
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), s.clip_norm or math.inf)      # 0: no clipping
-            health.gradient(norm, scaler)
+            monitor.gradient(norm, scaler)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            log.step_done(step, lr, health.skipped)
+            log.step_done(step, lr, monitor.skipped)
             done = step + 1
-            if done % s.save_every == 0 or done == s.iterations or health.stop:
+            if done % s.save_every == 0 or done == s.iterations or monitor.stop:
                 save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, done, s.iterations, identity, norm)
-            if health.stop:                                                 # asked for by a signal; the same words continue
+            if monitor.stop:                                                 # asked for by a signal; the same words continue
                 break
     log.close()
     print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: {folder / 'stage2.pt'}")

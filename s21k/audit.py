@@ -1,4 +1,4 @@
-"""The ledger: each statement of the paper (P1 to P96) and each gap (G1 to G32), its code and its tests.
+"""The ledger: each statement of the paper [P1 to P96] and each gap [G1 to G32], its code and its tests.
 
     python -m s21k.audit                 all lines of s21k/audit.md
     python -m s21k.audit P25 G3          some of them
@@ -7,7 +7,7 @@
 
 Statement, status and, for a default, the other ways and who has them stand in audit.md. The places are read out of the code and the tests: a comment or docstring that names a
 number is a place of it, "P44-P46" or "G18 to G20" of every number between. P2 to P6 are also levels of the pyramid: those
-count only where they are cited, in brackets "(P5, P35)" or first "P5, P35: ..".
+count only where they are cited, in brackets "[P5, P35]" or first "P5, P35: ..".
 """
 import ast
 import io
@@ -31,7 +31,7 @@ LEFT_OUT = ("s21k/__init__.py", "s21k/audit.py", "tests/test_audit.py", "tests/m
 
 NUMBER = r"([PG])(\d+)b?(?:(?: to |-)\1(\d+)b?)?"
 ANY = re.compile(rf"\b{NUMBER}\b")
-LIST = re.compile(r"(?:\(|^)((?:[PGTE]\d+b?(?: to |-|, | and )?)+)(?=[):;]|\.(?!\.)|$)")
+LIST = re.compile(r"(?:[(\[]|^)((?:[PGTE]\d+b?(?: to |-|, | and )?)+)(?=[\]):;]|\.(?!\.)|$)")
 
 
 @dataclass

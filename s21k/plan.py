@@ -186,7 +186,7 @@ def plan_stage2(cfg: Config) -> None:
     milestones = ", ".join(str(round(share * s.iterations)) for share in s.milestones)
     plan.say("learning rate", f"AdamW {s.lr:g}, linear in {s.warmup} steps, x 0.1 at {milestones}; weight decay {s.weight_decay:g}; lambda {s.image_loss_weight:g}")
     sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
-    plan.say("whole-image RoI", f"jitter {s.scale[0]:g} to {s.scale[1]:g} of {s.size} px, of a square picture by FPN's rule {level_shares(sides)}")
+    plan.say("whole-image RoI", f"jitter {s.scale[0]:g} to {s.scale[1]:g} of {s.size} px, of a square image by FPN's rule {level_shares(sides)}")
     encoder, head = detector.encoder, detector.box_head
     layers = {"f": getattr(head, "foreground", None), "g" if cfg.model.head == "decoupled" else "C + 1": head.det_classifier, "g-hat": head.cls_classifier, "boxes": head.box_regressor}
     fixed = plan.parameters(detector, {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn, "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers, "masks": detector.mask_head}, 2)

@@ -162,7 +162,7 @@ def detect(
     batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(categories.det_index.device)
     with autocast(cfg.amp, batch.images.device):
         prediction = next(detector.predict(batch, categories, cfg.eval))
-    found = above(prediction, threshold).in_picture(scale, size).detections.to(torch.device("cpu"))
+    found = above(prediction, threshold).in_image(scale, size).detections.to(torch.device("cpu"))
     names = [categories.names[label] for label in found.labels.tolist()]
     for place, (box, score, label, name) in enumerate(
         zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)

@@ -27,8 +27,8 @@ from s21k.data.detection import DetectionData
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.files.annotations import load_annotations
-from s21k.files.archives import PictureIndex, members
-from s21k.files.images import check_picture, image_size, read_image
+from s21k.files.archives import ImageIndex, members
+from s21k.files.images import check_image, image_size, read_image
 from s21k.models.detector import restore_detector
 from s21k.prepare.imagenet import _listing, scan
 from s21k.prepare.imagenet_val import read_xml
@@ -131,11 +131,11 @@ class World:
         self.checkpoint, self.words = None, None
 
     @staticmethod
-    def index_of(tars: Path) -> PictureIndex:
+    def index_of(tars: Path) -> ImageIndex:
         from s21k.core.packed import PackedStrings
         found = list(members(tars / "n02691156.tar"))
         n = len(found)
-        return PictureIndex(tars, ["n02691156", "n99999999"], ["n02691156.tar"], np.zeros(n, np.int32), PackedStrings([m.name for m in found]), np.zeros(n, np.int32),
+        return ImageIndex(tars, ["n02691156", "n99999999"], ["n02691156.tar"], np.zeros(n, np.int32), PackedStrings([m.name for m in found]), np.zeros(n, np.int32),
                             np.array([m.offset for m in found]), np.array([m.size for m in found]), np.full(n, 9, np.int32), np.full(n, 9, np.int32))
 
     def trained(self) -> tuple[dict, list[str]]:
@@ -192,7 +192,7 @@ def picture(world: World, rng: random.Random) -> None:
     path = world.root / "case.jpg"
     content = mutate_bytes(rng, rng.choice(world.pictures))
     path.write_bytes(content)
-    size = check_picture(path, content[-2048:])
+    size = check_image(path, content[-2048:])
     assert size == image_size(path)
     image = read_image(path, rng.choice([None, 5]))
     assert image.mode == "RGB" and image.width > 0

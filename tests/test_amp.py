@@ -1,4 +1,4 @@
-"""What `amp: auto` becomes (G21), that it is recorded and kept, and that another precision is said."""
+"""What `amp: auto` becomes [G21], that it is recorded and kept, and that another precision is said."""
 import dataclasses
 
 import pytest

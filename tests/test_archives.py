@@ -13,7 +13,7 @@ from s21k.core.categories import imagenet21k_wnids
 from s21k.core.errors import InputError
 from s21k.core.packed import PackedStrings
 from s21k.data.classification import ClassificationData
-from s21k.files.archives import PictureIndex, Region, members
+from s21k.files.archives import ImageIndex, Region, members
 from s21k.files.images import image_size, read_image
 from s21k.prepare.in21k_benchmark import choose, split, validation_count
 from s21k.prepare.shape_formats import write_tars
@@ -106,7 +106,7 @@ def test_every_planted_fault_ends_as_documented(faulty):
     assert reasons.keys() == {"truncated", "empty", "nopicture", "twice", "../outside"} and len(rows) == 5
     for name, says in {"truncated": "cannot be decoded", "empty": "empty file", "nopicture": "of no known format", "twice": "second file", "../outside": "leads out"}.items():
         assert says in reasons[name]
-    index = PictureIndex.load(faulty / "from_tars")
+    index = ImageIndex.load(faulty / "from_tars")
     by_name = {index.names[i].removeprefix("n07753592_").removesuffix(".JPEG"): i for i in range(len(index)) if "_link" not in index.names[i]}
     repaired = {name: by_name[name] for name in ("gzipped", "cmyk", "16bit", "palette", "1x1", "rotated", "a" * 120, "twice")}
     data = ClassificationData(faulty / "from_tars")
@@ -142,7 +142,7 @@ def test_the_index_moves_with_its_pictures_and_refuses_other_places(faulty, tmp_
     (tmp_path / "moved" / "from_tars" / "table.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match="leads out of its root"):
         ClassificationData(tmp_path / "moved" / "from_tars")
-    hostile = PictureIndex(tmp_path, ["a"], ["a"], np.zeros(1, np.int32), PackedStrings(["../secret.jpg"]), np.zeros(1, np.int32), np.full(1, -1), np.ones(1, np.int64), np.ones(1, np.int32), np.ones(1, np.int32))
+    hostile = ImageIndex(tmp_path, ["a"], ["a"], np.zeros(1, np.int32), PackedStrings(["../secret.jpg"]), np.zeros(1, np.int32), np.full(1, -1), np.ones(1, np.int64), np.ones(1, np.int32), np.ones(1, np.int32))
     with pytest.raises(InputError, match="leads out of it"):
         hostile.open(0)
 
@@ -153,7 +153,7 @@ def test_indexing_continues_and_reads_only_what_changed(tmp_path):
     def index():
         done = run("s21k.prepare.imagenet", str(tmp_path / "tars"), "--out", str(tmp_path / "index"), "--processes", "1", module=True)
         assert done.returncode == 0, done.stderr
-        return PictureIndex.load(tmp_path / "index")
+        return ImageIndex.load(tmp_path / "index")
 
     before = len(index())
     parts = sorted((tmp_path / "index.parts").iterdir())
@@ -178,7 +178,7 @@ def test_a_changed_file_and_a_broken_link_in_a_folder_are_seen(tmp_path):
     def index():
         done = run("s21k.prepare.imagenet", str(tmp_path / "pictures"), "--out", str(tmp_path / "index"), "--processes", "1", module=True)
         assert done.returncode == 0, done.stderr
-        return PictureIndex.load(tmp_path / "index"), (tmp_path / "index.quarantine.tsv").read_text()
+        return ImageIndex.load(tmp_path / "index"), (tmp_path / "index.quarantine.tsv").read_text()
 
     first, quarantine = index()
     assert len(first) == 2 and "deeper/gone.JPEG\tcannot be read" in quarantine
@@ -214,7 +214,7 @@ def test_what_cannot_be_indexed_is_one_line(tmp_path, monkeypatch, words, says):
     assert done.returncode == 2 and says in done.stderr and done.stderr.strip().count("\n") <= 1, done.stderr
 
 
-# --- the split (P44-P46, G30, T7) ---
+# --- the split [P44-P46, G30, T7] ---
 
 def test_the_splits_rule_for_every_small_class():
     """P44, P45, G30, T7: none below 5; 20 % rounded down, one at least, below 25; 5 from 25 on."""
@@ -240,10 +240,10 @@ def test_the_split_does_not_depend_on_the_order_of_listing_nor_on_other_classes(
 
 
 def test_training_and_validation_share_no_picture(faulty, tmp_path):
-    """P44, G30; the paper's counts are printed beside (P46)."""
+    """P44, G30; the paper's counts are printed beside [P46]."""
     done = run("s21k.prepare.in21k_benchmark", "--index", str(faulty / "from_tars"), "--out", str(tmp_path / "b"), module=True)
     assert done.returncode == 0 and "21077" in done.stdout, done.stderr
-    everything, train = PictureIndex.load(faulty / "from_tars"), ClassificationData(tmp_path / "b" / "train")
+    everything, train = ImageIndex.load(faulty / "from_tars"), ClassificationData(tmp_path / "b" / "train")
     val = ClassificationData(tmp_path / "b" / "val.tsv", train.class_names)
     manifest = [tuple(line.split("\t")) for line in (tmp_path / "b" / "manifest.tsv").read_text().splitlines()[1:]]
     trained = {(train.class_names[train.labels[i]], train.index.names[i]) for i in range(len(train))}
@@ -264,7 +264,7 @@ def test_the_vocabulary_is_the_one_of_imagenet_21k():
 
 
 def test_a_gzip_bomb_is_refused(tmp_path):
-    """Inside is more than any picture has; no more than the limit is unpacked."""
+    """Inside is more than any image has; no more than the limit is unpacked."""
     import zlib
 
     from s21k.files import images
@@ -311,7 +311,7 @@ def test_a_compressed_tar_that_is_named_tar_says_so_and_leaves_its_quarantine(tm
     )
     write_tar(tmp_path / "tars" / "n00000002.tar", [("\u00fc.JPEG", jpeg())])                # the others are indexed
     done = index_of(tmp_path, tmp_path / "tars")
-    assert done.returncode == 0 and "1 pictures of 1 synsets of 2" in done.stdout and "1 in quarantine" in done.stdout
+    assert done.returncode == 0 and "1 images of 1 synsets of 2" in done.stdout and "1 in quarantine" in done.stdout
 
 
 def test_tars_with_a_compressed_ending_are_counted_and_named(tmp_path):
@@ -328,7 +328,7 @@ def test_tars_with_a_compressed_ending_are_counted_and_named(tmp_path):
         and "note: " in done.stdout
         and "3 compressed tars are passed over (n00000001.tar.gz, n00000002.tar.gz, n00000003.tgz)" in done.stdout
     )
-    assert "2 pictures of 2 synsets of 2" in done.stdout
+    assert "2 images of 2 synsets of 2" in done.stdout
     (tmp_path / "wnids.txt").write_text("n00000000 n00000002")
     done = index_of(tmp_path, tmp_path / "tars", "--wnids", str(tmp_path / "wnids.txt"))
     assert "1 compressed tars are passed over (n00000002.tar.gz)" in done.stdout
@@ -361,12 +361,12 @@ def test_linked_folders_and_system_files_of_a_synset(tmp_path):
     (source / "linked").symlink_to(other)
     (source / "round").symlink_to(source)
     done = index_of(tmp_path, tmp_path / "all")
-    index = PictureIndex.load(tmp_path / "index")
+    index = ImageIndex.load(tmp_path / "index")
     assert done.returncode == 0 and [index.names[i] for i in range(len(index))] == ["linked/more.JPEG", "n000.JPEG"]
     assert "the first of 3 hidden or system files and folders" in (tmp_path / "index.quarantine.tsv").read_text()
     (other / "new.JPEG").write_bytes(jpeg())                                  # below a link: seen as a change as well
     index_of(tmp_path, tmp_path / "all")
-    assert len(PictureIndex.load(tmp_path / "index")) == 3
+    assert len(ImageIndex.load(tmp_path / "index")) == 3
 
 
 @pytest.mark.parametrize("layout", ["flat", "classes", "linked", "deep"])

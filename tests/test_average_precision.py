@@ -51,7 +51,7 @@ def random_detections(rng, truth, per_image=30):
 
 
 def ellipse(box, width=400, height=300):
-    """A polygon of 16 corners inside a box, cut at the picture."""
+    """A polygon of 16 corners inside a box, cut at the image."""
     x, y, w, h = box
     angle = np.arange(16) * np.pi / 8
     corners = np.stack([x + w / 2 + w / 2 * np.cos(angle), y + h / 2 + h / 2 * np.sin(angle)], 1).clip(0, [width, height])
@@ -112,10 +112,10 @@ def test_every_figure_equals_pycocotools_on_random_data(tmp_path, seed, kind):
     if not rows:
         rows = [{"image_id": truth["images"][0]["id"], "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
     if seed % 4 == 0:
-        rows += [{"image_id": truth["images"][0]["id"], "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.4}] * 3        # unknown: dropped (E2)
+        rows += [{"image_id": truth["images"][0]["id"], "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.4}] * 3        # unknown: dropped [E2]
     if kind == "segm":
         add_masks(truth, rows)
-        if seed % 2:                                                               # boxes are then drawn around the masks (E9)
+        if seed % 2:                                                               # boxes are then drawn around the masks [E9]
             rows = [{key: value for key, value in row.items() if key != "bbox"} for row in rows]
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(truth))

@@ -187,11 +187,11 @@ def test_data_that_cannot_be_read_at_all_is_one_line_even_from_a_loader_process(
     )
     monkeypatch.setattr(image_files, "SAMPLE", 0)
     done = run("train_stage1.py", *words(world, "data.workers=1"))
-    assert done.returncode == 2 and "10 pictures of the stage1 data in a row cannot be read" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "10 images of the stage1 data in a row cannot be read" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_picture_that_went_bad_gives_its_place_to_another_with_that_ones_label(trained, tmp_path):
-    """Of both streams; named in the log once; the run ends as any other. A validation picture counts as wrong."""
+    """Of both streams; named in the log once; the run ends as any other. A validation image counts as wrong."""
     world = copied(trained, tmp_path)
     bad = [sorted((world / "shapes" / "cls_train").rglob("*.jpg"))[5], world / "shapes" / "det_train" / "000002.jpg", world / "shapes" / "val" / "000003.jpg"]
     for path in bad:
@@ -271,12 +271,12 @@ def test_scores_do_not_depend_on_the_evaluation_batch(trained, tmp_path):
 
 
 def test_a_picture_that_cannot_be_read_counts_with_no_detections(trained, tmp_path):
-    """Evaluation goes on to its end, says so, and everything on that picture is missed."""
+    """Evaluation goes on to its end, says so, and everything on that image is missed."""
     world = copied(trained, tmp_path)
     (world / "shapes" / "val" / "000003.jpg").write_bytes(b"no picture")
     more = [f"output_dir={world / 'run'}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", "eval.pictures=0"]
     done = run("evaluate.py", *words(world, *more))
-    assert done.returncode == 0 and "1 pictures cannot be read and count with no detections; the first: " in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 images cannot be read and count with no detections; the first: " in done.stdout, done.stderr
     assert 3 not in np.load(world / "run" / "detections.npz")["image_id"] and json.loads((world / "run" / "metrics.json").read_text())["images"] == 8
 
 

@@ -1,4 +1,4 @@
-"""Data sets, pictures, annotations and augmentation: what enters, and what is refused."""
+"""Data sets, images, annotations and augmentation: what enters, and what is refused."""
 import json
 
 import numpy as np
@@ -11,7 +11,7 @@ from s21k.core.errors import InputError
 from s21k.core.packed import PackedStrings
 from s21k.core.structures import Sample, Target
 from s21k.data.augment_stage1 import TrainAugment, ValidateResize, erase
-from s21k.data.augment_stage2 import Draw, LargeScaleJitter, ResizeShortestEdge, flip_target
+from s21k.data.augment_stage2 import JitterParams, LargeScaleJitter, ResizeShortestEdge, flip_target
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import collate
@@ -21,12 +21,12 @@ from s21k.files.images import image_size, normalize, read_image, resize
 
 
 def gradient(w, h):
-    """A picture whose red grows with x and green with y."""
+    """A image whose red grows with x and green with y."""
     x, y = np.meshgrid(np.linspace(0, 255, w), np.linspace(0, 255, h))
     return Image.fromarray(np.stack([x, y, np.full_like(x, 128)], -1).astype(np.uint8))
 
 
-# --- pictures ---
+# --- images ---
 
 def test_every_mode_becomes_rgb(tmp_path):
     picture = gradient(20, 10)
@@ -195,7 +195,7 @@ def test_a_bad_list_line_is_named(tmp_path, line, says):
 # --- augmentation ---
 
 def test_large_scale_jitter_moves_boxes_with_the_picture():
-    """P54-P56, G23: the picture would just fit 96 x 96, times s; at each box corner it still has the colour it had there (red is x, green is y)."""
+    """P54-P56, G23: the image would just fit 96 x 96, times s; at each box corner it still has the colour it had there (red is x, green is y)."""
     image = gradient(100, 80)
     jitter = LargeScaleJitter(96, (0.3, 2.0))
     flips = 0
@@ -236,10 +236,10 @@ def test_resizing_equals_pillows(size):
 
 
 def test_decoding_fewer_pixels_changes_the_jittered_picture_hardly(tmp_path):
-    """A large JPEG under a small scale: decoded at a quarter, the same picture and the same boxes."""
+    """A large JPEG under a small scale: decoded at a quarter, the same image and the same boxes."""
     gradient(800, 600).save(tmp_path / "a.jpg", quality=95)
     jitter, target = LargeScaleJitter(256, (0.1, 2.0)), Target(torch.tensor([[100.0, 60.0, 500.0, 300.0]]), torch.tensor([0]))
-    draw = Draw(0.5, 0.3, 0.7, True)
+    draw = JitterParams(0.5, 0.3, 0.7, True)
     cheap = read_image(tmp_path / "a.jpg", jitter.needed_side(draw))
     assert cheap.size == (200, 150)
     (a, a_target, a_scale), (b, b_target, b_scale) = (jitter(image, (600, 800), target, draw) for image in (cheap, read_image(tmp_path / "a.jpg")))

@@ -93,7 +93,7 @@ def test_images_without_any_object_give_finite_losses_and_gradients():
 
 
 def test_stage_two_takes_over_the_whole_encoder_of_stage_one():
-    """P5, P28, P35: strictly, and with g-hat or without it (P30, G7)."""
+    """P5, P28, P35: strictly, and with g-hat or without it [P30, G7]."""
     cfg = load_config(["toy", *SMALL])
     classifier = build_classifier(cfg.model, 4, 0.0)
     model = make()
@@ -108,7 +108,7 @@ def test_stage_two_takes_over_the_whole_encoder_of_stage_one():
 
 
 def test_new_layers_stay_as_they_were_drawn():
-    """P29: f, g, boxes, masks and the RPN; all that stage I has goes over, or has a place (P16)."""
+    """P29: f, g, boxes, masks and the RPN; all that stage I has goes over, or has a place [P16]."""
     classifier = build_classifier(load_config(["toy", *SMALL]).model, 4, 0.0)
     assert {".".join(key.split(".")[:2]) for key in classifier.state_dict()} == {"encoder.backbone", "encoder.fpn", "encoder.fc1", "encoder.fc2", "cls_classifier.weight", "cls_classifier.bias"}
     model = make("model.with_masks=true")
@@ -127,7 +127,7 @@ def test_stage_one_trains_the_norms_that_stage_two_freezes():
 
 
 def test_at_test_time_g_hat_reads_the_detectors_region_features():
-    """P20 to P23, P32: three linear layers on one x; a category of g-hat alone has S_fg times g-hat's softmax. One box for all categories (G1)."""
+    """P20 to P23, P32: three linear layers on one x; a category of g-hat alone has S_fg times g-hat's softmax. One box for all categories [G1]."""
     head, x = make().box_head, torch.randn(5, 32)
     found = head.region_scores(x, torch.tensor([[4.0, 4.0, 40.0, 50.0]] * 5), (64, 64), torch.tensor([-1, 1, -1]), torch.tensor([2, -1, 0]))
     s_fg = torch.sigmoid(x @ head.foreground.weight.T + head.foreground.bias)
@@ -172,7 +172,7 @@ def test_stage_one_and_stage_two_give_the_same_feature_of_a_whole_image():
 
 
 def test_padding_is_not_part_of_the_entire_image():
-    """G16: the RoI ends where the picture ends; model.image_roi=canvas takes the padding along."""
+    """G16: the RoI ends where the image ends; model.image_roi=canvas takes the padding along."""
     for roi, same in (("valid", False), ("canvas", True)):
         encoder = make(f"model.image_roi={roi}").eval().encoder
         pyramid = encoder.pyramid(torch.randn(1, 3, 64, 64))
@@ -181,7 +181,7 @@ def test_padding_is_not_part_of_the_entire_image():
 
 
 def test_image_roi_level_options_choose_the_level():
-    """G15; 7 x 7 cells (G14) into two layers (G8)."""
+    """G15; 7 x 7 cells [G14] into two layers [G8]."""
     pyramid = [torch.full((2, 16, 64 // 2**k, 64 // 2**k), float(k)) for k in range(2, 7)]
     boxes = [torch.tensor([[0.0, 0, 64, 64]])] * 2
     features = {}
@@ -206,7 +206,7 @@ def test_prediction_is_one_image_at_a_time_and_inside_the_picture():
         assert prediction.regions.shape == (len(prediction.regions.boxes), 4)
         assert len(prediction.detections.scores) <= 10 and (prediction.detections.scores.diff() <= 0).all()
         assert prediction.regions.boxes.min() >= 0 and prediction.regions.boxes.max() <= 64
-    for prediction in model.predict(batch(2), categories, EvalConfig(threshold=1.0)):                     # Top-5 has no threshold (P83, G27)
+    for prediction in model.predict(batch(2), categories, EvalConfig(threshold=1.0)):                     # Top-5 has no threshold [P83, G27]
         assert len(prediction.detections.scores) == 0 and len(prediction.five_best.scores) == 5
 
 

@@ -54,7 +54,7 @@ def test_a_difference_is_paired_by_seed_and_judged_by_students_t(results):
 
 def test_the_verdicts_name_claim_rows_and_figures(results):
     write(results / "tiny40.jsonl", *(("full", seed, {"top1": 0.5 + seed / 100, "AP50_base": 0.2}) for seed in range(3)), *(("g alone", seed, {"top1": 0.4, "AP50_base": 0.3}) for seed in range(3)))
-    assert experiments.verdicts()[2:] == ["| Eq. 5 beats g alone where both know a category (P33) | full - g alone | Top-1 +11.0 ± 1.0: holds; AP50 base -10.0 ± 0.0: reversed |"]
+    assert experiments.verdicts()[2:] == ["| Eq. 5 beats g alone where both know a category [P33] | full - g alone | Top-1 +11.0 ± 1.0: holds; AP50 base -10.0 ± 0.0: reversed |"]
 
 
 def test_by_chance_one_claim_of_twenty_is_seen():
@@ -224,7 +224,7 @@ def test_cam_finds_what_its_maps_show(world, monkeypatch):
 
 
 def test_why_reads_the_box_of_gt_known_and_the_choices_of_detics_losses(world):
-    """A detector that proposes the truth, the truth moved by half its side, and the whole picture."""
+    """A detector that proposes the truth, the truth moved by half its side, and the whole image."""
     cfg = load_config(["r18", "tiny40", *SMALL, f"data.root={world / 'data'}", "eval.resize=[64,96]"])
     root, where = world / "data", cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
@@ -253,7 +253,7 @@ def test_why_reads_the_box_of_gt_known_and_the_choices_of_detics_losses(world):
     metric, queue = LocalizationAccuracy(gt), iter(order)
     for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
         for image_id, scale, prediction in zip(batch.image_ids, batch.scales, detector.predict(batch, categories, cfg.eval)):
-            metric.update(image_id, prediction.in_picture(scale, (64, 64)))
+            metric.update(image_id, prediction.in_image(scale, (64, 64)))
     assert means["box by f and category"][0] == metric.compute()["gt_known"] and 0 < means["box by f and category"][0] < 1
     assert means["largest proposal"] == pytest.approx([1.0, 1600 / 4096], abs=1e-4)
     with torch.no_grad():

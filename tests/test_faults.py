@@ -19,7 +19,7 @@ from s21k.core.errors import InputError, TrainingFault
 from s21k.evaluation.detections_file import read_detections
 from s21k.training import checkpoint
 from s21k.training import run as training_run
-from s21k.training.run import Identity, agree, save_run
+from s21k.training.run import Identity, check_ranks_agree, save_run
 from tests.bench import kills
 from tests.toy import ROOT, run, words, write_toy
 
@@ -84,9 +84,9 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(tmp_path, monkey
 def test_processes_with_other_words_or_data_are_found_at_the_start(monkeypatch, changed, says):
     monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, mine | changed])
     with pytest.raises(InputError, match=says):
-        agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
+        check_ranks_agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
     monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, dict(mine)])
-    agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
+    check_ranks_agree(load_config(["toy"]), Identity({"det": ["a"]}, {"det": "6 images, y"}))
 
 
 def test_processes_that_continue_from_different_checkpoints_are_found(monkeypatch, tmp_path):
@@ -105,11 +105,11 @@ def test_processes_that_continue_from_different_checkpoints_are_found(monkeypatc
 def test_what_fails_on_one_process_fails_on_all_with_its_reason(monkeypatch):
     monkeypatch.setattr(distributed, "gather_objects", lambda mine: [mine, "boxes.json: not found"])
     with pytest.raises(InputError, match="on rank 1: boxes.json: not found"):
-        distributed.together(lambda: 1)
+        distributed.on_all_ranks(lambda: 1)
     monkeypatch.setattr(distributed, "gather_objects", lambda mine: [mine, ""])
-    assert distributed.together(lambda: 1) == 1
+    assert distributed.on_all_ranks(lambda: 1) == 1
     with pytest.raises(InputError, match="No such file"):
-        distributed.together(lambda: open("/nowhere/x"))
+        distributed.on_all_ranks(lambda: open("/nowhere/x"))
 
 
 def test_a_run_does_not_continue_on_other_images(world):
@@ -207,16 +207,16 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch, text):
 def test_a_log_that_cannot_be_written_ends_every_process_with_one_line(tmp_path):
     """Rank 0 alone writes; the others hear of it with the next step's losses."""
     from s21k.core.distributed import World
-    from s21k.training.health import Health
+    from s21k.training.step_monitor import StepMonitor
     from s21k.training.log import Log
     from tests.toy import batch
     world = World(0, 1, torch.device("cpu"))
     log = Log(tmp_path / "absent" / "log.jsonl", 0, 10, 100, world, "stage1")
-    health = Health(world, log, 0.01)
-    health.check({"loss": torch.tensor(1.0)}, [batch(2)], 0)
+    monitor = StepMonitor(world, log, 0.01)
+    monitor.check({"loss": torch.tensor(1.0)}, [batch(2)], 0)
     log.write({"step": 1})
     with pytest.raises(TrainingFault, match="step 1: .*log.jsonl cannot be written .*No such file.*; the last checkpoint stands"):
-        health.check({"loss": torch.tensor(1.0)}, [batch(2)], 1)
+        monitor.check({"loss": torch.tensor(1.0)}, [batch(2)], 1)
     with pytest.raises(TrainingFault, match="the checkpoint is whole"):
         log.close()
 

@@ -1,4 +1,4 @@
-"""Localization accuracy on pictures drawn here, and its invariants."""
+"""Localization accuracy on images drawn here, and its invariants."""
 import json
 
 import numpy as np
@@ -98,7 +98,7 @@ def test_two_categories_in_an_image_are_refused(tmp_path):
 
 
 def test_figures_are_ordered_and_do_not_depend_on_sharding(tmp_path):
-    """Top-1 <= top5_classes <= GT-Known always (E41)."""
+    """Top-1 <= top5_classes <= GT-Known always [E41]."""
     rng = np.random.default_rng(0)
     boxes = [[[float(v) for v in (*rng.integers(0, 40, 2), *rng.integers(20, 60, 2))]] for _ in range(40)]
     gt = truth(tmp_path, boxes, rng.integers(0, 3, 40).tolist())
@@ -117,7 +117,7 @@ def test_figures_are_ordered_and_do_not_depend_on_sharding(tmp_path):
 
 
 def test_baselines_on_two_drawn_images(tmp_path):
-    """The whole picture fits image 0 only; a centred box of 70 % fits both (IoU 0.67 and 0.73)."""
+    """The whole image fits image 0 only; a centred box of 70 % fits both (IoU 0.67 and 0.73)."""
     metric = LocalizationAccuracy(truth(tmp_path, [[[0.0, 0.0, 90.0, 80.0]], [[15.0, 15.0, 60.0, 62.0]]], [0, 1]))
     results = box_baselines(metric)
     assert results["gt_known_whole_image"] == 0.5 and results["gt_known_whole_image_novel"] == 0

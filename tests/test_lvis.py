@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-np.float = float                            # lvis 0.5.3 asks for the name that numpy dropped (E27); no other effect
+np.float = float                            # lvis 0.5.3 asks for the name that numpy dropped [E27]; no other effect
 from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
 from pycocotools import mask as coco_mask  # noqa: E402
 

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from s21k.core.masks import Masks, Outline, PackedOutlines, Rles, broken_counts, parse_outline, paste
 from s21k.core.packed import Packed
 from s21k.core.structures import Target
-from s21k.data.augment_stage2 import Draw, LargeScaleJitter, flip_target, move_target
+from s21k.data.augment_stage2 import JitterParams, LargeScaleJitter, flip_target, move_target
 
 SIZE = (60, 80)
 
@@ -71,7 +71,7 @@ def test_a_square_on_the_grid_is_exact():
 
 
 def test_jitter_moves_masks_as_it_moves_the_picture():
-    """The mask drawn into the picture, jittered, equals the jittered mask rasterised over the whole result."""
+    """The mask drawn into the image, jittered, equals the jittered mask rasterised over the whole result."""
     from PIL import Image
     polygon = star(4)
     drawn = coco_mask.decode(Outline(SIZE, (polygon,)).rle())
@@ -80,7 +80,7 @@ def test_jitter_moves_masks_as_it_moves_the_picture():
     box = torch.tensor([[float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)]])
     for flip in (False, True):
         jitter = LargeScaleJitter(96, (0.5, 2.0))
-        tensor, target, _ = jitter(image, SIZE, Target(box, torch.tensor([0]), Masks((Outline(SIZE, (polygon,)),))), Draw(1.6, 0.4, 0.3, flip))
+        tensor, target, _ = jitter(image, SIZE, Target(box, torch.tensor([0]), Masks((Outline(SIZE, (polygon,)),))), JitterParams(1.6, 0.4, 0.3, flip))
         h, w = tensor.shape[1:]
         seen = tensor[0] > 127
         whole = target.masks.crop(0, [0.0, 0.0, float(w), float(w)], w)[:h]          # crops are square

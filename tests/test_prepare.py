@@ -11,7 +11,7 @@ from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
 from s21k.files.annotations import load_annotations
-from s21k.prepare.shape_drawing import Category, _object, draw_picture, make_categories
+from s21k.prepare.shape_drawing import Category, _object, draw_image, make_categories
 from s21k.prepare.tiny_imagenet import prepare
 from tests.toy import DATA, SMALL, run, write_toy
 
@@ -36,7 +36,7 @@ def test_a_drawn_box_encloses_its_object_tightly():
     for category in make_categories(64)[::3]:
         _, coverage = _object(np.random.default_rng(0), category, 40.0)
         assert min(coverage[0].max(), coverage[-1].max(), coverage[:, 0].max(), coverage[:, -1].max()) > 0.5
-    image, boxes, placed, masks = draw_picture(5, [category], 96, (0.3, 0.6))
+    image, boxes, placed, masks = draw_image(5, [category], 96, (0.3, 0.6))
     x, y, w, h = boxes[0]
     ys, xs = masks[0].nonzero()
     assert [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=1)
@@ -46,7 +46,7 @@ def test_a_drawn_box_encloses_its_object_tightly():
 
 def test_a_picture_is_a_function_of_its_seed():
     category = Category("t", "disc", "red", "striped", "base")
-    pictures = [np.asarray(draw_picture(seed, [category], 96, (0.3, 0.6))[0]) for seed in (1, 1, 2)]
+    pictures = [np.asarray(draw_image(seed, [category], 96, (0.3, 0.6))[0]) for seed in (1, 1, 2)]
     assert np.array_equal(pictures[0], pictures[1]) and not (pictures[0].shape == pictures[2].shape and np.array_equal(pictures[0], pictures[2]))
 
 
@@ -63,7 +63,7 @@ def test_the_world_has_boxes_for_base_categories_only(tmp_path):
 
 
 def tiny_zip(path, box="0 0 63 63", drop=False):
-    """The official layout with 4 classes of 2 training and 1 validation pictures."""
+    """The official layout with 4 classes of 2 training and 1 validation images."""
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), (10, 200, 30)).save(picture, "JPEG")
     wnids = ["n01443537", "n01629819", "n01641577", "n01644900"]
@@ -102,7 +102,7 @@ def test_a_smaller_zip_is_taken_as_it_is_and_bad_ones_are_refused(tmp_path):
 
 
 def test_the_given_tiny_imagenet_has_the_baselines_it_should(tmp_path):
-    """On the official layout's validation boxes: the whole picture 51.9 %, the best centred box 58.0 %."""
+    """On the official layout's validation boxes: the whole image 51.9 %, the best centred box 58.0 %."""
     source = DATA / "tiny-imagenet-200.zip"
     if not source.is_file():
         pytest.skip("data absent")

@@ -234,11 +234,11 @@ def test_faulty_validation_pictures_are_left_out_with_a_reason(tmp_path):
 
 
 def test_boxes_stay_where_they_were_drawn_on_pictures_that_exif_rotates(tmp_path):
-    """XML of the file's own rows: the picture is then read unrotated. XML of another size: a fault."""
+    """XML of the file's own rows: the image is then read unrotated. XML of another size: a fault."""
     from PIL import Image
 
     from s21k.data.detection import DetectionData
-    from s21k.files.archives import PictureIndex
+    from s21k.files.archives import ImageIndex
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("val", "train/n01440764", "xml"):
@@ -250,7 +250,7 @@ def test_boxes_stay_where_they_were_drawn_on_pictures_that_exif_rotates(tmp_path
     Image.new("RGB", (9, 9)).save(tmp_path / "train" / "n01440764" / "a.JPEG")
     assert run("s21k.prepare.imagenet", str(tmp_path / "train"), "--out", str(tmp_path / "index"), "--processes", "1", module=True).returncode == 0
     done = run("s21k.prepare.imagenet_val", "--index", str(tmp_path / "index"), "--images", str(tmp_path / "val"), "--boxes", str(tmp_path / "xml"), "--out", str(tmp_path / "out"), module=True)
-    assert done.returncode == 0 and PictureIndex.load(tmp_path / "index").class_names == ["n01440764"], done.stderr
+    assert done.returncode == 0 and ImageIndex.load(tmp_path / "index").class_names == ["n01440764"], done.stderr
     table = load_annotations(tmp_path / "out" / "val_boxes.json")
     assert list(zip(table.heights.tolist(), table.widths.tolist())) == [(50, 100), (100, 50)] and "drawn on (70, 70)" in (tmp_path / "out" / "val.faults.tsv").read_text()
     data = DetectionData(tmp_path / "out" / "val_boxes.json", tmp_path / "out" / "val")

@@ -21,7 +21,7 @@ from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector
 from s21k.models.region_encoder import drop_path_noise
 from s21k.models.roi_align import separable_roi_align
-from s21k.training.health import Health
+from s21k.training.step_monitor import StepMonitor
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from tests.bench.timing import peak_bytes
@@ -106,7 +106,7 @@ def test_a_stage_two_step_waits_for_the_device_a_few_times_and_not_for_each_labe
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_t"])
 @pytest.mark.parametrize("reformulated", [True, False])
 def test_a_stage_one_step_waits_once_at_any_batch_size(tmp_path, backbone, reformulated):
-    """The whole step of train_stage1.py: mixup, forward, backward, the exchange of health, clipping, optimizer."""
+    """The whole step of train_stage1.py: mixup, forward, backward, the exchange of monitor, clipping, optimizer."""
     words = f"model.backbone={backbone} model.reformulated={str(reformulated).lower()}"
     waits = []
     for size in (4, 12):
@@ -115,13 +115,13 @@ def test_a_stage_one_step_waits_once_at_any_batch_size(tmp_path, backbone, refor
             model = device.move(build(words, lambda cfg: build_classifier(cfg.model, 4, 0.2))).train()
             optimizer = build_optimizer(parameter_groups(model, 0.05), "sgd", 0.1)
             images = batch(size, objects=1).to(device.device)
-            health = Health(world, Log(tmp_path / "log.jsonl", 0, 10, 100, world, "stage1"), 0.01)
+            monitor = StepMonitor(world, Log(tmp_path / "log.jsonl", 0, 10, 100, world, "stage1"), 0.01)
             device.waits.clear()
             mixed, soft = Mixup(4, 0.8, 1.0, 0.1)(normalize(images.images), images.image_labels())
             loss = F.cross_entropy(model(mixed, images.seeds).float(), soft)
             loss.backward()
-            health.check({"loss": loss}, [images], 0)
-            health.gradient(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf), torch.amp.GradScaler("cpu", enabled=False))
+            monitor.check({"loss": loss}, [images], 0)
+            monitor.gradient(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf), torch.amp.GradScaler("cpu", enabled=False))
             optimizer.step()
             waits.append(device.total())
     assert waits[0] == waits[1] <= 4, device.waits
@@ -149,7 +149,7 @@ def test_accuracy_prediction_and_every_metric_run_on_the_device(tmp_path):
         metrics = [LocalizationAccuracy(gt), AveragePrecision(gt), In21kReport(gt), LvisAveragePrecision(gt)]
         there = list(model.predict(batch(2).to(device.device), categories.to(device.device), test))
         for image, prediction in enumerate(there):
-            original = prediction.in_picture((1.0, 1.0), (64, 64))
+            original = prediction.in_image((1.0, 1.0), (64, 64))
             for metric in metrics:
                 metric.update(image, original)
         assert all(metric.compute() for metric in metrics)

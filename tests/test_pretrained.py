@@ -59,7 +59,7 @@ def test_a_missing_parameter_a_wrong_shape_and_an_unknown_source_are_refused():
 
 
 def test_the_vocabulary_and_microsofts_order_agree_with_timms_lists():
-    """G24: Google's 21,843 sorted wnids, the last two moved into the two rows without pictures."""
+    """G24: Google's 21,843 sorted wnids, the last two moved into the two rows without images."""
     from importlib import resources
     lists = resources.files("timm.data._info")
     google = lists.joinpath("imagenet21k_goog_synsets.txt").read_text().split()

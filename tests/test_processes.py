@@ -31,7 +31,7 @@ from s21k.data.loaders import (
 )
 from s21k.evaluation.parts import open_parts
 from s21k.files.annotations import AnnotationTable, load_annotations
-from s21k.files.archives import PictureIndex
+from s21k.files.archives import ImageIndex
 from s21k.models.detector import Detector
 from tests.bench import kills
 from tests.toy import ROOT, run, words, write_toy
@@ -123,7 +123,7 @@ def test_data_on_an_index_or_a_table_is_opened_again_not_sent(tmp_path):
     label = np.sort(np.arange(n, dtype=np.int32) % classes)
     names = PackedStrings(packed=Packed.of_arrays(np.full(8 * n, 97, np.uint8), 8 * np.arange(n + 1)))
     ones = np.ones(n, dtype=np.int64)
-    PictureIndex(tmp_path, [f"n{i:08d}" for i in range(classes)], ["tar"], np.zeros(n, np.int32), names, label, 0 * ones, ones, ones.astype(np.int32),
+    ImageIndex(tmp_path, [f"n{i:08d}" for i in range(classes)], ["tar"], np.zeros(n, np.int32), names, label, 0 * ones, ones, ones.astype(np.int32),
                  ones.astype(np.int32)).save(tmp_path / "index")
     data = ClassificationData(tmp_path / "index")
     rng = np.random.default_rng(0)

@@ -114,7 +114,7 @@ def test_proposals_equal_torchvisions():
 
 
 def test_losses_equal_torchvisions_with_every_anchor_sampled():
-    """Sampling all makes the choice of anchors equal. Where the rules differ (G11) the difference is computed here:
+    """Sampling all makes the choice of anchors equal. Where the rules differ [G11] the difference is computed here:
     torchvision divides by the anchors found and smooths the L1 below 1/9; we divide by batch x images."""
     ours, theirs, features = pair(batch=100_000)
     targets = [Target(torch.tensor([[10.0, 20.0, 60.0, 90.0], [100.0, 30.0, 140.0, 60.0]]), torch.tensor([0, 1])), Target(torch.tensor([[5.0, 5.0, 100.0, 80.0]]), torch.tensor([2]))]

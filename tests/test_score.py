@@ -26,7 +26,7 @@ def test_json_and_npz_give_pycocotools_figures(tmp_path):
     rng = np.random.default_rng(5)
     truth = random_truth(rng, images=8, categories=5)
     rows = random_detections(rng, truth)
-    rows.append({"image_id": 10, "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.9})          # unknown: dropped (E2)
+    rows.append({"image_id": 10, "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.9})          # unknown: dropped [E2]
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     (tmp_path / "d.json").write_text(json.dumps(rows))
     np.savez(tmp_path / "d.npz", **{k: np.array([r[k] for r in rows]) for k in ("image_id", "category_id", "score", "bbox")})

@@ -11,7 +11,7 @@ import torchvision
 
 from s21k.core.categories import CategoryMap
 from s21k.files.annotations import load_annotations
-from s21k.files.archives import PictureIndex
+from s21k.files.archives import ImageIndex
 from s21k.models.region_encoder import BACKBONES
 from s21k.plan import forward_flops
 from tests.toy import run
@@ -76,12 +76,12 @@ def test_setup_one_gives_mask_ap_of_base_and_novel_categories(lvis):
     results, printed = stages(lvis, "ours", *S1)
     for key in ("lvis_mask_AP", "lvis_mask_AP_base", "lvis_mask_AP_novel", "lvis_AP", "lvis_AP_novel", "lvis_mask_APr"):
         assert 0 <= results[key] <= 1, key
-    assert results["lvis_mask_AP_novel"] == pytest.approx(results["lvis_mask_APr"])      # novel are the rare ones (P37)
+    assert results["lvis_mask_AP_novel"] == pytest.approx(results["lvis_mask_APr"])      # novel are the rare ones [P37]
     assert "from" in printed and "random: f, g, box regression, mask head, RPN" in printed
     found = np.load(lvis / "ours" / "detections.npz")
     assert len(found["rle_size"]) == len(found["score"]) and np.bincount(found["image_id"]).max() <= 300
     known = {c["id"] for c in json.loads((lvis / "lvis_v1_val.json").read_text())["categories"] if c["name"] != "stop_sign"}
-    assert set(found["category_id"].tolist()) <= known                                   # LVIS's own ids; no category beside the 997 (E34)
+    assert set(found["category_id"].tolist()) <= known                                   # LVIS's own ids; no category beside the 997 [E34]
     _, printed = stages(lvis, "no_reform", *S1, "no_reform")
     assert "stage1.pt: backbone; random: f, g, box regression, mask head, FPN, RoI head" in printed
     results, _ = stages(lvis, "no_stage1", *S1, "no_stage1", "model.norm=sync_bn", scripts=("train_stage2.py", "evaluate.py"))
@@ -89,7 +89,7 @@ def test_setup_one_gives_mask_ap_of_base_and_novel_categories(lvis):
 
 
 def test_setup_two_evaluates_the_labels_classifier_alone(imagenet):
-    """P7, P40, P95. Table 3: localization by g-hat (P41, P42); "-reform.", too."""
+    """P7, P40, P95. Table 3: localization by g-hat [P41, P42]; "-reform.", too."""
     results, printed = stages(imagenet, "ours", *S2)
     assert {"top1", "top5", "gt_known", "images"} <= results.keys() and results["images"] == 12 and "top-1 accuracy" in printed
     categories = CategoryMap.load(imagenet / "imagenet1k" / "categories.json")
@@ -117,7 +117,7 @@ def test_setup_three_and_the_three_rows_of_fine_tuning(objects365, lvis):
 
 
 def test_the_lvis_tables_are_the_files_without_what_is_not_for_training(lvis):
-    """P38, G6: annotations of novel and unmatched categories go, pictures stay; against a plain filter of the JSON."""
+    """P38, G6: annotations of novel and unmatched categories go, images stay; against a plain filter of the JSON."""
     raw = json.loads((lvis / "lvis_v1_train.json").read_text())
     base = {c["id"]: c["name"] for c in raw["categories"] if c["frequency"] in "cf" and c["name"] != "stop_sign"}
     table = load_annotations(lvis / "lvis" / "base_train", masks=True)
@@ -127,7 +127,7 @@ def test_the_lvis_tables_are_the_files_without_what_is_not_for_training(lvis):
     assert len(table.masks) == len(expected) < len(raw["annotations"]) and table.file_names[0].startswith("train2017/")
     categories = CategoryMap.load(lvis / "lvis" / "categories_997.json")
     assert categories.groups.count("base") == 6 and categories.groups.count("novel") == 3
-    classes = PictureIndex.load(lvis / "imagenet997" / "train").class_names
+    classes = ImageIndex.load(lvis / "imagenet997" / "train").class_names
     for name, wnid, group, det, cls in zip(categories.names, categories.wnids, categories.groups, categories.det_index.tolist(), categories.cls_index.tolist()):
         assert classes[cls] == wnid and (det >= 0) == (group == "base") and (det < 0 or table.category_names[det] == name)
 

@@ -1,4 +1,4 @@
-"""The plain C + 1 head of fine-tuning against torchvision's Faster R-CNN loss and a slow loop (Table 5, G31)."""
+"""The plain C + 1 head of fine-tuning against torchvision's Faster R-CNN loss and a slow loop (Table 5) [G31]."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ def test_it_takes_the_place_of_the_decoupled_head_and_trains():
 
 
 def test_fine_tuning_inherits_by_the_table(tmp_path):
-    """Rows of Table 5 (P49, G31): the backbone alone, or backbone, FPN, RoI head and RPN of a stage-II model; never category rows or boxes."""
+    """Rows of Table 5 [P49, G31]: the backbone alone, or backbone, FPN, RoI head and RPN of a stage-II model; never category rows or boxes."""
     source = build_detector(load_config(["toy", *SMALL]))
     model = build_detector(load_config(["toy", *SMALL, "model.head=softmax", "data.cls=null"]))
     fresh = {k: v.clone() for k, v in model.state_dict().items()}

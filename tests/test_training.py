@@ -18,7 +18,7 @@ from s21k.core.words import CONFIG_FOLDER
 from s21k.models.classifier import build_classifier
 from s21k.models.swin import swin_t
 from s21k.training.checkpoint import check_categories, latest, read, save
-from s21k.training.health import Health
+from s21k.training.step_monitor import StepMonitor
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
@@ -144,9 +144,9 @@ def test_a_permuted_category_list_is_refused_with_the_first_difference(tmp_path)
 
 
 @pytest.fixture
-def health(tmp_path):
+def monitor(tmp_path):
     world = World(0, 1, torch.device("cpu"))
-    with Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), max_faults=0.1) as made:
+    with StepMonitor(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), max_faults=0.1) as made:
         yield made
 
 
@@ -154,55 +154,55 @@ def scaler(enabled):
     return types.SimpleNamespace(is_enabled=lambda: enabled)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_the_losses_and_the_images(health):
-    assert health.check({"a": torch.tensor(1.5)}, [batch(2), None], 3) == {"a": 1.5}
+def test_a_loss_that_is_not_finite_stops_with_the_step_the_losses_and_the_images(monitor):
+    assert monitor.check({"a": torch.tensor(1.5)}, [batch(2), None], 3) == {"a": 1.5}
     with pytest.raises(TrainingFault, match=r"step 3.*b nan; images \[\[0, 1\]\]"):
-        health.check({"a": torch.tensor(1.5), "b": torch.tensor(float("nan"))}, [batch(2), None], 3)
+        monitor.check({"a": torch.tensor(1.5), "b": torch.tensor(float("nan"))}, [batch(2), None], 3)
 
 
-def test_a_gradient_that_is_not_finite_stops_naming_its_own_step_and_images(health):
+def test_a_gradient_that_is_not_finite_stops_naming_its_own_step_and_images(monitor):
     loss = {"a": torch.tensor(1.5)}
-    health.check(loss, [batch(3)], 7)
-    health.gradient(torch.tensor(float("inf")), scaler(False))
+    monitor.check(loss, [batch(3)], 7)
+    monitor.gradient(torch.tensor(float("inf")), scaler(False))
     with pytest.raises(TrainingFault, match=r"step 7: the gradient.*\[\[0, 1, 2\]\]"):            # the next losses are no numbers, either: they follow from it
-        health.check({"a": torch.tensor(float("nan"))}, [batch(2)], 8)
+        monitor.check({"a": torch.tensor(float("nan"))}, [batch(2)], 8)
 
 
-def test_steps_that_the_scaler_skips_are_counted_once(health):
+def test_steps_that_the_scaler_skips_are_counted_once(monitor):
     loss = {"a": torch.tensor(1.5)}
     for step, norm in enumerate([1.0, float("inf"), float("nan"), 1.0]):
-        health.check(loss, [batch(1)], step)
-        health.check(loss, [batch(1)], step)                                  # two parts of a step
-        health.gradient(torch.tensor(norm), scaler(True))
-    health.check(loss, [batch(1)], 4)
-    assert health.skipped == 2
+        monitor.check(loss, [batch(1)], step)
+        monitor.check(loss, [batch(1)], step)                                  # two parts of a step
+        monitor.gradient(torch.tensor(norm), scaler(True))
+    monitor.check(loss, [batch(1)], 4)
+    assert monitor.skipped == 2
 
 
-def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(health, tmp_path):
+def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(monitor, tmp_path):
     loss, bad = {"a": torch.tensor(1.5)}, batch(10)
     bad.faults = [("x.jpg: cannot be decoded",)] + [()] * 9
     for step in range(30):
-        health.check(loss, [bad], step)                                       # one of ten: just within the share
+        monitor.check(loss, [bad], step)                                       # one of ten: just within the share
     bad.faults = [(f"{i}.jpg: cannot be decoded",) for i in range(5)]
     with pytest.raises(TrainingFault, match="pictures cannot be read, more than data.max_faults=0.1"):
         for step in range(30, 60):
-            health.check(loss, [bad], step)
+            monitor.check(loss, [bad], step)
     named = [json.loads(line)["unreadable"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sorted(named) == sorted({*named}) and "x.jpg: cannot be decoded" in named and len(named) == 6
 
 
-def test_a_signal_asks_for_a_stop_at_the_next_step(health):
+def test_a_signal_asks_for_a_stop_at_the_next_step(monitor):
     loss = {"a": torch.tensor(1.5)}
-    health.check(loss, [batch(1)], 0)
-    assert not health.stop
+    monitor.check(loss, [batch(1)], 0)
+    assert not monitor.stop
     os.kill(os.getpid(), signal.SIGUSR1)
-    health.check(loss, [batch(1)], 1)
-    assert health.stop
+    monitor.check(loss, [batch(1)], 1)
+    assert monitor.stop
 
 
 def test_signals_mean_what_they_meant_once_training_is_over_however_it_ends(tmp_path):
     world, before = World(0, 1, torch.device("cpu")), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ValueError), Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), 0.1):
+    with pytest.raises(ValueError), StepMonitor(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), 0.1):
         assert signal.getsignal(signal.SIGTERM) != before
         child = os.fork()
         if child == 0:                                                        # a process forked inside ends of it, as any does
@@ -311,7 +311,7 @@ def test_what_the_paper_leaves_open_has_the_values_of_the_ledger():
 
 
 def test_detections_are_cut_as_the_paper_cuts_them():
-    """P85, P33, G25, G26; LVIS's own cap is 300 (G29)."""
+    """P85, P33, G25, G26; LVIS's own cap is 300 [G29]."""
     for words, most in ((["swin_b", "s3"], 100), (["r50", "s2"], 100), (["r50", "s1"], 300), (["swin_b", "lvis_finetune"], 300)):
         test = load_config(words).eval
         assert (test.threshold, test.nms, test.max_detections, test.resize) == (1e-4, 0.5, most, (800, 1333))

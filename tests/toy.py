@@ -28,7 +28,7 @@ SMALL = ["model.fpn_channels=16", "model.region_dim=32", "model.regions_per_imag
 
 
 def write_toy(root: Path) -> Path:
-    """4 categories, 2 of them base; 10 + 6 + 8 pictures under root/shapes. Returns root."""
+    """4 categories, 2 of them base; 10 + 6 + 8 images under root/shapes. Returns root."""
     write_world(root / "shapes", 4, 4, 6, 2, 48, seed=0, processes=1)
     return root
 

@@ -1,7 +1,7 @@
 """A setup is data: the K evaluated categories, and which row of which classifier knows each.
 
 det_index (K,) is the row of g (Eq. 2), cls_index (K,) the row of g-hat (Eq. 3), -1 where that
-classifier does not know the category. Eq. 5 needs nothing else: the file is the overlap map (G9).
+classifier does not know the category. Eq. 5 needs nothing else: the file is the overlap map [G9].
 """
 import json
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ def imagenet21k_wnids() -> list[str]:
 @dataclass(frozen=True)
 class CategoryMap:
     """names, wnids (None where unknown) and groups ("base", "novel", ...) of K categories; det_names: what the detection
-    data calls each, where that is neither (G9)."""
+    data calls each, where that is neither [G9]."""
     names: list[str]
     wnids: list[str | None]
     groups: list[str]

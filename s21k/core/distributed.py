@@ -66,7 +66,7 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def together(action: Callable[[], T]) -> T:
+def on_all_ranks(action: Callable[[], T]) -> T:
     """action() on every process. Where it fails on one, with bad input or a file that cannot be used, an InputError comes on all of them: none
     is left waiting for another. Returns this process's own result."""
     result, failure = None, ""

@@ -1,6 +1,6 @@
 """Masks of objects: polygons or run lengths, kept as annotated and packed, rasterised only where they are needed.
 
-pycocotools draws polygons and codes run lengths (E35, E36). A run-length dict ("RLE") is COCO's compressed
+pycocotools draws polygons and codes run lengths [E35, E36]. A run-length dict ("RLE") is COCO's compressed
 form: {"size": [h, w], "counts": bytes}.
 
 A objects of a data set    M objects of an image    N detections
@@ -18,22 +18,22 @@ from s21k.core.packed import Packed, ranges
 
 @dataclass(frozen=True)
 class Outline:
-    """One object in a picture of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE counts."""
+    """One object in a image of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE counts."""
     size: tuple[int, int]
     polygons: tuple[np.ndarray, ...]
     counts: bytes = b""
 
     def rle(self) -> dict:
-        """The whole picture's mask; overlapping polygons are joined (E35)."""
+        """The whole picture's mask; overlapping polygons are joined [E35]."""
         if not self.polygons:
             return {"size": list(self.size), "counts": self.counts}
         return coco_mask.merge(coco_mask.frPyObjects([p.astype(np.float64) for p in self.polygons], *self.size))
 
 
 def parse_outline(segmentation: object) -> Outline:
-    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE (E37). ValueError says what is wrong.
+    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE [E37]. ValueError says what is wrong.
 
-    A polygon does not say its picture's size: it is (0, 0) then. Whether compressed counts cover their picture is for `broken_counts` to say.
+    A polygon does not say its picture's size: it is (0, 0) then. Whether compressed counts cover their image is for `broken_counts` to say.
     """
     if isinstance(segmentation, dict):
         counts, size = segmentation.get("counts"), segmentation.get("size")
@@ -82,7 +82,7 @@ def broken_counts(counts: Packed, sizes: np.ndarray) -> np.ndarray:
         place = place.clip(max=6)
         runs = np.add.reduceat((values & 31) << (5 * place), begins) if len(begins) else np.zeros(0, np.int64)
         runs -= np.where(values[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)              # the sign bit
-        # From the fourth run of a mask on, a run is written as the difference to the one two before it (E36).
+        # From the fourth run of a mask on, a run is written as the difference to the one two before it [E36].
         owner = owner[begins]
         turn = np.arange(len(runs)) - np.searchsorted(owner, owner)
         chain = 3 * owner + np.where(turn == 0, 0, 1 + turn % 2)
@@ -135,7 +135,7 @@ class PackedOutlines:
                                "counts": counts.data, "count_offsets": counts.offsets})
 
     def place(self, sizes: np.ndarray) -> np.ndarray:
-        """Put the objects on pictures of sizes (A, 2); (A,) bool: which were drawn on another size, or have counts that do not cover it."""
+        """Put the objects on images of sizes (A, 2); (A,) bool: which were drawn on another size, or have counts that do not cover it."""
         drawn = np.diff(self.object_offsets) == 0
         bad = drawn & (self.sizes != sizes).any(axis=1)
         rows = np.flatnonzero(drawn & ~bad)
@@ -233,7 +233,7 @@ def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[in
 
 
 def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
-    """The mask (m, m) predicted in a box, as the RLE of a picture of size (h, w): where, interpolated, it is >= 0.5.
+    """The mask (m, m) predicted in a box, as the RLE of a image of size (h, w): where, interpolated, it is >= 0.5.
 
     A pixel's value is read at its centre; outside of the m x m cells it falls to zero.
     """
@@ -247,7 +247,7 @@ def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
 
 @dataclass(frozen=True)
 class Rles:
-    """Masks of N detections: compressed counts, and the (h, w) of each one's picture (N, 2)."""
+    """Masks of N detections: compressed counts, and the (h, w) of each one's image (N, 2)."""
     counts: Packed
     sizes: np.ndarray
 
@@ -278,5 +278,5 @@ class Rles:
 
 
 def mask_iou(detections: list[dict], objects: list[dict], crowd: np.ndarray) -> np.ndarray:
-    """(d, g) IoU of pixels; with a crowd (g,) the divisor is the detection's area (E17, E36)."""
+    """(d, g) IoU of pixels; with a crowd (g,) the divisor is the detection's area [E17, E36]."""
     return np.asarray(coco_mask.iou(detections, objects, crowd.astype(np.uint8).tolist()), dtype=np.float64).reshape(len(detections), len(objects))

@@ -1,4 +1,4 @@
-"""Chance as a function of place: nothing random is ever stored (G32).
+"""Chance as a function of place: nothing random is ever stored [G32].
 
 The p-th item of a stream is f(seed, stream, p); its augmentation, its drop path and the
 sampling of its anchors and regions follow from one number made of the same three. So a run

@@ -23,7 +23,7 @@ class Target:
     """What is known of one image.
 
     boxes (M, 4) float, labels (M,) int64. An image with only an image-level label has one
-    object whose box is the whole valid area (P2, P18). masks: of the M objects, where they were asked for.
+    object whose box is the whole valid area [P2, P18]. masks: of the M objects, where they were asked for.
     """
     boxes: Tensor
     labels: Tensor
@@ -55,7 +55,7 @@ class Batch:
     boxes  (A, 4), labels (A,): the objects of all images, image after image; counts: how many each has; masks: B Masks, or
            None each where they were not asked for. Three tensors in all, however many images: each one that crosses from a
            loader process costs a file descriptor, and a copy to the device;
-    scales B times (x, y): input pixels per pixel of the original picture;
+    scales B times (x, y): input pixels per pixel of the original image;
     seeds  B integers, one for each place in its stream: all chance inside the network comes
            from them, so that it does not depend on the number of processes;
     faults for each image, what could not be read on the way: its place was taken by another, or it is black (Sample.faults).
@@ -172,7 +172,7 @@ class DenseScores(RegionScores):
 
 @dataclass
 class Detections:
-    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K); masks: N compressed RLE of the original picture,
+    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K); masks: N compressed RLE of the original image,
     where there is a mask head."""
     boxes: Tensor
     scores: Tensor
@@ -196,8 +196,8 @@ class Prediction:
     five_best: Detections
     masks: Tensor | None = None
 
-    def in_picture(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
-        """In the pixels of the original picture of size (h, w): scale as in Batch.scales. Masks are pasted one at a time."""
+    def in_image(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
+        """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one at a time."""
         divisor = torch.tensor([*scale, *scale], device=self.regions.boxes.device)
         found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
         if self.masks is not None:

@@ -1,4 +1,4 @@
-"""Strong augmentation of stage I (Sec. 4.1, P11, P15, P51, P52): crop, flip, jitter, RandAugment, erasing."""
+"""Strong augmentation of stage I (Sec. 4.1) [P11, P15, P51, P52]: crop, flip, jitter, RandAugment, erasing."""
 import math
 
 import torch
@@ -44,7 +44,7 @@ def erase(image: Tensor) -> Tensor:
 
 
 class ValidateResize:
-    """Picture -> (3, size, size) uint8: the shorter side to size / crop, then the centre (G24)."""
+    """Picture -> (3, size, size) uint8: the shorter side to size / crop, then the centre [G24]."""
 
     def __init__(self, size: int, crop: float) -> None:
         self.size = size

@@ -75,9 +75,9 @@ class DetectionData:
         return fingerprint(len(self), names.data, names.offsets, self.heights, self.widths, self.boxes, self.labels, self.offsets, *masks)
 
     def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, Target]:
-        """RGB picture and its objects, in pixels of the annotated size.
+        """RGB image and its objects, in pixels of the annotated size.
 
-        The picture may be smaller than annotated where at_least allows (images.read_image);
+        The image may be smaller than annotated where at_least allows (images.read_image);
         InputError when the file has another size than its annotation says.
         """
         image = read_image(self.path(index), at_least, self.size(index))
@@ -93,7 +93,7 @@ class DetectionData:
         """Where image index lies. InputError: its name leads elsewhere."""
         name = self.file_names[index]
         if leaves_root(name):
-            raise InputError(f"{self.root}: picture {name!r:.80} leads out of it")
+            raise InputError(f"{self.root}: image {name!r:.80} leads out of it")
         return find_file(self.root, name)
 
     def sample(self) -> Iterator[tuple[Path | InputError, tuple[int, int]]]:

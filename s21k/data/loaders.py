@@ -21,7 +21,7 @@ from s21k.data.augment_stage2 import LargeScaleJitter, ResizeShortestEdge
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.first_look import first_look
-from s21k.data.samplers import Share, Shuffle, repeat_factors
+from s21k.data.samplers import RankSampler, EpochShuffle, repeat_factors
 
 ATTEMPTS = 10                                       # images tried for one place of a stream
 
@@ -46,7 +46,7 @@ class Stream(Dataset):
             except InputError as error:
                 faults.append(str(error))
                 if len(faults) == ATTEMPTS:
-                    raise InputError(f"{ATTEMPTS} pictures of the {self.name} data in a row cannot be read; the first: {faults[0]}") from None
+                    raise InputError(f"{ATTEMPTS} images of the {self.name} data in a row cannot be read; the first: {faults[0]}") from None
                 index = derive_seed(self.seed, self.name, position, "instead", len(faults)) % len(self.data)
 
     def sample(self, index: int, seed: int) -> Sample:
@@ -78,7 +78,7 @@ class ValidationStream(LabelStream):
 
 
 class JitterStream(Stream):
-    """Images of either kind for stage II: large-scale jitter, the same for both (P17)."""
+    """Images of either kind for stage II: large-scale jitter, the same for both [P17]."""
 
     def __init__(self, data: ClassificationData | DetectionData, name: str, seed: int, jitter: LargeScaleJitter) -> None:
         super().__init__(data, name, seed)
@@ -114,7 +114,7 @@ class TestStream(Stream):
 
 
 def _whole(image: torch.Tensor, label: int) -> Target:
-    """An image-level label: one object, the entire image (P18)."""
+    """An image-level label: one object, the entire image [P18]."""
     h, w = image.shape[-2:]
     return Target(torch.tensor([[0.0, 0.0, float(w), float(h)]]), torch.tensor([label]))
 
@@ -139,7 +139,7 @@ def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, f
         key = "stage1.batch" if name == "stage1" else "stage2.det_batch"
         raise InputError(f"{name}: {batch} images a step cannot be shared evenly by {world.size} processes, expected a {key} that is "
                          f"a multiple of {world.size} (times stage2.accumulate), or fewer processes")
-    share = Share(Shuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
+    share = RankSampler(EpochShuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
     return iter(_loader(cfg, world, stream, workers, batch_size=share.local, sampler=share, collate_fn=partial(collate, canvas=canvas)))
 
 
@@ -162,7 +162,7 @@ def _apart(number: int) -> None:
     group, so it has a group of its own. The main process can still end it."""
     os.setpgrp()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.set_wakeup_fd(-1)                            # the main process's (training/health.py)
+    signal.set_wakeup_fd(-1)                            # the main process's (training/step_monitor.py)
 
 
 def open_classification(cfg: Config, part: str, class_names: list[str] | None = None) -> ClassificationData:

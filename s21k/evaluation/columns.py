@@ -19,8 +19,8 @@ Noted = tuple[np.ndarray, np.ndarray]
 class DetectionColumns:
     """image, category (N,): ids of a file or, in front of a ground truth, positions in it; -1: a category it does not have.
 
-    scores (N,); boxes (N, 4) as [x, y, w, h] in pixels of the picture; masks: N or None. areas (N,) of the masks' pixels
-    where a file has no boxes (those are then drawn around the masks), else None (E9).
+    scores (N,); boxes (N, 4) as [x, y, w, h] in pixels of the image; masks: N or None. areas (N,) of the masks' pixels
+    where a file has no boxes (those are then drawn around the masks), else None [E9].
     """
     image: np.ndarray
     category: np.ndarray
@@ -34,7 +34,7 @@ class DetectionColumns:
 
     @classmethod
     def of(cls, image: int, found: Detections) -> "DetectionColumns":
-        """One image's detections, boxes xyxy in the pixels of its picture."""
+        """One image's detections, boxes xyxy in the pixels of its image."""
         return cls(np.full(len(found.scores), image), found.labels.cpu().numpy(), found.scores.cpu().numpy(),
                    xyxy_to_xywh(found.boxes.cpu().numpy()), None, None if found.masks is None else Rles.of(found.masks))
 

@@ -22,7 +22,7 @@ WRONG = (TypeError, KeyError, ValueError, AttributeError, OverflowError)
 
 
 def read_detections(path: str | Path, masks: bool = False) -> DetectionColumns:
-    """InputError: unreadable, an entry without a field, of the wrong type, or not finite (E10); with masks, without one (E37)."""
+    """InputError: unreadable, an entry without a field, of the wrong type, or not finite [E10]; with masks, without one [E37]."""
     path = Path(path)
     columns = _read_npz(path, masks) if path.suffix == ".npz" else _read_json(path, masks)
     for name, values in (("score", columns.scores), ("bbox", columns.boxes)):
@@ -134,7 +134,7 @@ def _read_json(path: Path, masks: bool) -> DetectionColumns:
     done, with_boxes = 0, True
     try:
         for rows in read_list(path, "detection"):
-            if done == 0 and rows and isinstance(rows[0], dict):         # the first decides for all (E9)
+            if done == 0 and rows and isinstance(rows[0], dict):         # the first decides for all [E9]
                 with_boxes = "bbox" in rows[0] or "segmentation" not in rows[0]
             try:
                 parts.append(_convert(rows, with_boxes, masks or not with_boxes))
@@ -184,7 +184,7 @@ def write_detections(folder: Path, found: DetectionColumns) -> None:
 def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = False) -> DetectionColumns:
     """The same with positions of images and of categories in gt in place of ids.
 
-    Detections of unknown categories are dropped (E2), or kept as -1, and noted. InputError: an unknown image, or no
+    Detections of unknown categories are dropped [E2], or kept as -1, and noted. InputError: an unknown image, or no
     known category.
     """
     image = np.searchsorted(gt.image_ids, columns.image).clip(max=max(len(gt.image_ids) - 1, 0)).astype(np.int32)

@@ -1,7 +1,7 @@
-"""The 21,000-category benchmark's report (Sec. 4.3, 4.4; P44, P83, P85): AP, federated AP and localization accuracy in one pass.
+"""The 21,000-category benchmark's report (Sec. 4.3, 4.4) [P44, P83, P85]: AP, federated AP and localization accuracy in one pass.
 
-Its pictures are annotated for one category each. The paper's text does not say how AP treats what was found of
-other categories (G28); both readings are reported, and the protocol is printed above the figures.
+Its images are annotated for one category each. The paper's text does not say how AP treats what was found of
+other categories [G28]; both readings are reported, and the protocol is printed above the figures.
 """
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
 
 PROTOCOL = """AP, AP50, AP75: COCO's definition, boxes, all images, the best {most} detections of each image over all categories; detections of a
-  category other than the image's count as wrong. Pictures are not annotated exhaustively, so this is a lower bound.
+  category other than the image's count as wrong. Images are not annotated exhaustively, so this is a lower bound.
 AP_fed, ..: only detections of the image's own category count: localization and ranking, blind to classification errors.
 Localization: IoU {rule} {threshold:g} with a box of the image's category; has_gt_class_det: the category is among the detections."""
 
@@ -44,7 +44,7 @@ class In21kReport:
         self.protocol = PROTOCOL.format(most=max_detections, rule=">=" if at_least else ">", threshold=iou_threshold)
 
     def update(self, image_id: int, prediction: Prediction) -> None:
-        """One image, as a detector sees it: the image's own category is asked for, however low its score (P74)."""
+        """One image, as a detector sees it: the image's own category is asked for, however low its score [P74]."""
         position = self.localization.gt.image_position(image_id)
         self.add_all(DetectionColumns.of(position, prediction.detections), (np.array([position]), self.note(image_id, prediction)[None]))
 

@@ -1,7 +1,7 @@
-"""Localization accuracy of Sec. 4.3 (P73, P74, P83, E38-E44, G27), for images of one category each.
+"""Localization accuracy of Sec. 4.3 [P73, P74, P83, E38-E44, G27], for images of one category each.
 
 An answer is right when its category is the image's and its box has IoU > 0.5 with one of the
-image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of ILSVRC's kit and wsolevaluation (E42).
+image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of ILSVRC's kit and wsolevaluation [E42].
 """
 import numpy as np
 import torch
@@ -40,15 +40,15 @@ class LocalizationAccuracy:
     """Counts only: right answers of each kind, for all images and for each group of categories.
 
     top1              the single best (region, category)
-    top5              any of the five best detections after NMS: categories may repeat (P83)
+    top5              any of the five best detections after NMS: categories may repeat [P83]
     top5_classes      the best box of each of the five best categories
-    gt_known          the best box of the image's own category (P74), however low its score
+    gt_known          the best box of the image's own category [P74], however low its score
     has_gt_class_det  the image's category is among the detections kept
     cls_top1, cls_top5   the category alone is right: of the best, of the five best categories
     """
 
     def __init__(self, gt: GroundTruth, iou_threshold: float = 0.5, at_least: bool = False) -> None:
-        """InputError: an image has boxes of more than one category (E44)."""
+        """InputError: an image has boxes of more than one category [E44]."""
         self.gt, self.iou_threshold, self.at_least = gt, iou_threshold, at_least
         usable = np.flatnonzero(~gt.crowd)
         order = usable[np.argsort(gt.image[usable], kind="stable")]
@@ -67,7 +67,7 @@ class LocalizationAccuracy:
         return self._right_pairs(np.full(len(boxes), image), xyxy_to_xywh(boxes))
 
     def update(self, image_id: int, prediction: Prediction) -> None:
-        """One image; boxes in the pixels of the original picture. Images without boxes are not counted (E38)."""
+        """One image; boxes in the pixels of the original image. Images without boxes are not counted [E38]."""
         self.add_hits(np.array([self.gt.image_position(image_id)]), self.note(image_id, prediction)[None])
 
     def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
@@ -93,7 +93,7 @@ class LocalizationAccuracy:
         return np.array([is_right[key] for key in KEYS], dtype=bool)
 
     def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
-        """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file (E39).
+        """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file [E39].
         The figures of `note` where nothing was cut off; where there are noted rows, they are taken in place of the detections."""
         if noted is not None:
             return self.add_hits(*noted)
@@ -153,7 +153,7 @@ class LocalizationAccuracy:
 def box_baselines(metric: LocalizationAccuracy) -> dict[str, float]:
     """GT-Known of two answers that look at nothing, by the metric's own rule, for all and for each group.
 
-    gt_known_whole_image: the box is the picture. gt_known_centred_box: it is centred; its width and
+    gt_known_whole_image: the box is the image. gt_known_centred_box: it is centred; its width and
     height are those shares of the picture's (0.3, 0.325, .. 1) that are best for all images together.
     """
     images = np.flatnonzero(metric.image_category >= 0)

@@ -4,7 +4,7 @@
 
 --metric coco   average precision as COCO defines it: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl
 --metric lvis   as LVIS defines it: AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300
---metric loc    localization accuracy of pictures of one category: top1 top5 top5_classes gt_known has_gt_class_det
+--metric loc    localization accuracy of images of one category: top1 top5 top5_classes gt_known has_gt_class_det
                 cls_top1 cls_top5 images
 --metric in21k  the 21,000-category benchmark: the best 100 detections of each image; AP AP50 AP75, AP_fed AP50_fed AP75_fed (own
                 category only), the figures of loc, truncated_images

@@ -61,11 +61,11 @@ CHOICES = {"default, short": SHORT, "lambda 0.01": [*SHORT, "stage2.image_loss_w
 CLAIMS = (("knowledge of a thoroughly trained classifier helps (Sec. 4.2, 4.3)", "full", "no_stage1", ("top1", "gt_known", "AP50_base", "AP50_novel")),
           ("the reformulated stage I transfers better than a plain one (Tables 2, 3)", "full", "no_reform", ("top1", "gt_known", "AP50_base", "AP50_novel")),
           ("labelled images help in stage II, too (as in Table 5)", "full", "det_only", ("top1_base", "top1_novel", "AP50_base", "AP50_novel")),
-          ("Eq. 5 beats g alone where both know a category (P33)", "full", "g alone", ("top1", "AP50_base")),
-          ("Eq. 5 beats g-hat alone where both know a category (P33)", "full", "g-hat alone", ("top1", "AP50_base")),
-          ("f decoupled beats one softmax over C + 1 on novel categories (P31)", "full", "softmax", ("gt_known_novel", "top1_novel", "AP50_novel")),
-          ("the entire image teaches more than the largest proposal (P3; Detic's losses)", "image", "max_size", ("top1", "gt_known", "AP50_novel")),
-          ("the entire image teaches more than the best-scored proposal (P3; Detic's losses)", "image", "max_score", ("top1", "gt_known", "AP50_novel")),
+          ("Eq. 5 beats g alone where both know a category [P33]", "full", "g alone", ("top1", "AP50_base")),
+          ("Eq. 5 beats g-hat alone where both know a category [P33]", "full", "g-hat alone", ("top1", "AP50_base")),
+          ("f decoupled beats one softmax over C + 1 on novel categories [P31]", "full", "softmax", ("gt_known_novel", "top1_novel", "AP50_novel")),
+          ("the entire image teaches more than the largest proposal [P3; Detic's losses]", "image", "max_size", ("top1", "gt_known", "AP50_novel")),
+          ("the entire image teaches more than the best-scored proposal [P3; Detic's losses]", "image", "max_score", ("top1", "gt_known", "AP50_novel")),
           ("softmax beats sigmoid on the entire image", "full", "image", ("top1", "gt_known", "AP50_novel")),
           ("the whole method beats Detic's max-size loss", "full", "max_size", ("top1", "gt_known", "AP50_novel")),
           ("boxes of some categories localize the others better than class activation maps", "full", "cam", ("gt_known_novel", "top1_novel")))
@@ -184,7 +184,7 @@ def difference(row: str, other: str, key: str) -> tuple[str, str] | None:
 
     A difference is seen where its mean is further from zero than Student's t allows by chance in one of twenty cases (with three seeds:
     2.48 standard deviations); then the claim holds, or it is reversed. All seeds are scored on the same pictures: that other
-    pictures might say otherwise is not in it.
+    images might say otherwise is not in it.
     """
     a, b = figures_of("tiny40", row), figures_of("tiny40", other)
     differences = [a[seed][key] - b[seed][key] for seed in sorted(a.keys() & b.keys()) if key in a[seed] and key in b[seed]]
@@ -212,7 +212,7 @@ def name_of(key: str) -> str:
 
 
 def gaps() -> list[str]:
-    """Delta(novel, all) of GT-Known as in Table 2, and of the boxes that need no training: novel pictures may be easier by themselves."""
+    """Delta(novel, all) of GT-Known as in Table 2, and of the boxes that need no training: novel images may be easier by themselves."""
     out = []
     for row in dict.fromkeys(line["row"] for line in read_results("tiny40")):
         values = [f["gt_known_novel"] - f["gt_known"] for f in figures_of("tiny40", row).values()]
@@ -225,11 +225,11 @@ def gaps() -> list[str]:
 
 
 def levels() -> list[str]:
-    """Where FPN's rule puts the whole image in this world: not at the paper's P4 and P5 (G15)."""
+    """Where FPN's rule puts the whole image in this world: not at the paper's P4 and P5 [G15]."""
     cfg = load_config(BASE)
     jitter = cfg.stage2.size * torch.linspace(*cfg.stage2.scale, 1000).clamp(max=1.0)
     return [f"level of the whole image, stage I: {level_shares(torch.tensor([float(cfg.stage1.size)]))}; stage II: {level_shares(jitter)}; "
-            f"in the paper: {level_shares(torch.tensor([224.0]))}; {level_shares(1024 * torch.linspace(0.1, 2, 1000).clamp(max=1))} (square pictures)"]
+            f"in the paper: {level_shares(torch.tensor([224.0]))}; {level_shares(1024 * torch.linspace(0.1, 2, 1000).clamp(max=1))} (square images)"]
 
 
 def main(argv: list[str]) -> None:

@@ -21,7 +21,7 @@ CAM_SIZES = (64, 96, 128, 192, 256, 320)            # a map has a 32nd of the si
 
 def cam_figures(cfg: Config, checkpoint: Path) -> dict[str, float]:
     """CAM on the pooled classifier of "-reform.": the size of its maps' input and the threshold are those with the best GT-Known on 200 training
-    pictures with boxes; classes are told at the size of training."""
+    images with boxes; classes are told at the size of training."""
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
     classifier = build_classifier(cfg.model, cfg.data.cls.classes, 0.0).eval()

@@ -1,8 +1,8 @@
 """Why the method works or not, of a trained run: python -m s21k.experiments.why r18 tiny40 [seed=0] [--out .github/pictures]
 
-On evaluation pictures of one category each: what S_fg and g-hat's score of the true category are for proposals of every overlap with the
-truth (P31), of base and novel categories, and how often the tighter of two proposals scores higher; which categories the novel ones are
-taken for; the pictures of failures. Writes why.json into the run's folder, foreground.svg and failures.jpg into --out.
+On evaluation images of one category each: what S_fg and g-hat's score of the true category are for proposals of every overlap with the
+truth [P31], of base and novel categories, and how often the tighter of two proposals scores higher; which categories the novel ones are
+taken for; the images of failures. Writes why.json into the run's folder, foreground.svg and failures.jpg into --out.
 """
 import argparse
 import json
@@ -33,11 +33,11 @@ from s21k.training.run import trained
 BINS = 10                                           # of the overlap, from 0 to 1
 FEWEST = 20                                         # proposals of a bin that is shown
 APART, LEAST = 0.2, 0.3                             # overlaps that differ by less are not told apart; those below are beside the object
-SIDE = 128                                          # of a picture on the sheet
+SIDE = 128                                          # of a image on the sheet
 
 
 class Failure(NamedTuple):
-    """A picture whose best detection is wrong: its id, the category found, the box in original pixels, its score, what is wrong."""
+    """A image whose best detection is wrong: its id, the category found, the box in original pixels, its score, what is wrong."""
     image_id: int
     label: int
     box: Tensor
@@ -46,13 +46,13 @@ class Failure(NamedTuple):
 
 
 class Curve:
-    """The mean score of proposals by their overlap with the truth, and how often the tighter of two of one picture, both on the object, scores higher."""
+    """The mean score of proposals by their overlap with the truth, and how often the tighter of two of one image, both on the object, scores higher."""
 
     def __init__(self) -> None:
         self.sums, self.pairs = torch.zeros(2, BINS, dtype=torch.float64), torch.zeros(2)
 
     def add(self, scores: Tensor, overlap: Tensor) -> None:
-        """scores, overlap (R,) of one picture. Of equal scores half a pair is right."""
+        """scores, overlap (R,) of one image. Of equal scores half a pair is right."""
         place = (overlap * BINS).long().clamp(max=BINS - 1)
         self.sums += torch.stack([torch.bincount(place, scores.double(), BINS), torch.bincount(place, minlength=BINS)])
         tighter = (overlap[:, None] >= overlap[None] + APART) & (overlap[None] >= LEAST)             # (R, R)
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     center = [(n + 0.5) / BINS for n in range(BINS)]
     shown = {name: curve.means() for name, curve in curves.items()}
-    line_plot(a.out / "foreground.svg", "Scores of proposals by their overlap (P31)", "IoU of the proposal with the truth", "mean score", center, shown)
+    line_plot(a.out / "foreground.svg", "Scores of proposals by their overlap [P31]", "IoU of the proposal with the truth", "mean score", center, shown)
     if failures:
         sheet(failures, data, gt, categories).save(a.out / "failures.jpg", quality=85)
     wrong, groups = Counter(failure.what for failure in failures), Counter()
@@ -155,7 +155,7 @@ def main(argv: list[str]) -> None:
               "means": means, "failures": dict(wrong), "novel taken for": dict(groups),
               "most common": [{"novel": n, "taken for": o, "group": g, "times": c} for (n, o, g), c in taken_for.most_common(12)]}
     (Path(cfg.output_dir) / "why.json").write_text(json.dumps(result, indent=1))
-    print(f"of {len(gt.image_ids)} pictures {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
+    print(f"of {len(gt.image_ids)} images {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
           + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
     for name, values in means.items():

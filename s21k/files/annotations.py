@@ -22,15 +22,15 @@ INF = float("inf")
 
 @dataclass
 class AnnotationTable:
-    """One annotation file. Boxes are COCO's [x, y, w, h] in float64, as written (E14).
+    """One annotation file. Boxes are COCO's [x, y, w, h] in float64, as written [E14].
 
     image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names, category_wnids,
     frequencies (LVIS: r, c, f), synsets (LVIS: "dog.n.01") C each; then a row an annotation: image_index,
     category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd (A,) and ignore
-    (A,) bool (E6); masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of
-    image and category positions that were checked to be absent, or not boxed completely (E30, E31). written: how many
+    (A,) bool [E6]; masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of
+    image and category positions that were checked to be absent, or not boxed completely [E30, E31]. written: how many
     annotations the file has; unlisted: a line for each way in which some of them were dropped, of images or categories
-    that the file does not list (E3).
+    that the file does not list [E3].
     """
     path: str
     image_ids: np.ndarray
@@ -168,7 +168,7 @@ def _index_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _sorted_ids(part: Part, ids: np.ndarray) -> np.ndarray:
-    """The order of ascending ids, which must be unique (E8)."""
+    """The order of ascending ids, which must be unique [E8]."""
     order = np.argsort(ids, kind="stable")
     if (same := ids[order][1:] == ids[order][:-1]).any():
         raise InputError(f"{part.path}: {part.name}: id {ids[order][1:][same][0]} stands twice, expected unique ids")
@@ -193,10 +193,10 @@ def _unlisted(
 def load_annotations(path: str | Path, masks: bool = False, files: bool = True) -> AnnotationTable:
     """Read a COCO-format file, or a folder that AnnotationTable.save wrote.
 
-    Annotations on images or categories that the file does not list are dropped (E3), and counted in `unlisted`. masks:
-    read the segmentations as well, which every annotation must then have (E37). files: the images are to be read, so
+    Annotations on images or categories that the file does not list are dropped [E3], and counted in `unlisted`. masks:
+    read the segmentations as well, which every annotation must then have [E37]. files: the images are to be read, so
     that each must have a file_name and a size; else "" and 0 stand where they are missing. InputError: not JSON, a
-    part or a field missing, of the wrong type or not finite, or an id that stands twice (E8).
+    part or a field missing, of the wrong type or not finite, or an id that stands twice [E8].
     """
     path = Path(path)
     if is_table(path):

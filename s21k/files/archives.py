@@ -1,7 +1,7 @@
-"""Labelled pictures where they lie: in folders, or in one tar per class that is read in place and never unpacked.
+"""Labelled images where they lie: in folders, or in one tar per class that is read in place and never unpacked.
 
-An index is a table of (class, container, place, size of the file, size of the picture), made once by s21k.prepare.imagenet.
-Python's own tarfile reads the headers (GNU LongLink and pax names included); pictures are then read by place.
+An index is a table of (class, container, place, size of the file, size of the image), made once by s21k.prepare.imagenet.
+Python's own tarfile reads the headers (GNU LongLink and pax names included); images are then read by place.
 """
 import io
 import os
@@ -102,10 +102,10 @@ class Region(io.RawIOBase):
 
 
 @dataclass(frozen=True)
-class PictureIndex:
-    """N pictures, class after class, by name within a class.
+class ImageIndex:
+    """N images, class after class, by name within a class.
 
-    containers: folders or tars below root; of picture i: container[i], its name in it, label[i] (row of class_names), and for a tar
+    containers: folders or tars below root; of image i: container[i], its name in it, label[i] (row of class_names), and for a tar
     offset[i] (-1: a file of a folder) and size[i] in bytes; heights, widths (N,) upright.
     """
     root: Path
@@ -136,18 +136,18 @@ class PictureIndex:
             raise InputError(f"{container}: cannot be read ({error})") from None
         return NamedBytes(content, f"{container}:{name}")
 
-    def take(self, rows: np.ndarray) -> "PictureIndex":
-        """The pictures at these positions; classes and containers stay."""
+    def take(self, rows: np.ndarray) -> "ImageIndex":
+        """The images at these positions; classes and containers stay."""
         return replace(self, names=self.names.take(rows), **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def save(self, folder: Path) -> None:
         names = self.names.packed
-        # Relative, so that an index and its pictures can move together; of real paths, for ".." after a link leads elsewhere.
+        # Relative, so that an index and its images can move together; of real paths, for ".." after a link leads elsewhere.
         save_table(folder, KIND, {name: getattr(self, name) for name in COLUMNS} | {"names": names.data, "name_offsets": names.offsets},
                    {"root": os.path.relpath(os.path.realpath(self.root), os.path.realpath(folder)), "class_names": self.class_names, "containers": self.containers})
 
     @staticmethod
-    def load(folder: Path) -> "PictureIndex":
+    def load(folder: Path) -> "ImageIndex":
         """The columns are mapped, not read. InputError: not an index, or damaged."""
         columns, about = load_table(folder, KIND)
         n, total = len(columns.get("label", ())), len(columns.get("names", ()))
@@ -160,7 +160,7 @@ class PictureIndex:
                                         "size": ("i", (n,), 0, 1 << 40), "heights": ("i", (n,), 1, 1 << 31), "widths": ("i", (n,), 1, 1 << 31),
                                         "names": ("u", (total,), None, None), "name_offsets": ("i", (n + 1,), 0, total)}, {"name_offsets": total})
         names = PackedStrings(packed=Packed.of_arrays(columns["names"], columns["name_offsets"]))
-        return PictureIndex(folder / about["root"], classes, containers, names=names, **{name: columns[name] for name in COLUMNS})
+        return ImageIndex(folder / about["root"], classes, containers, names=names, **{name: columns[name] for name in COLUMNS})
 
 
 COLUMNS = ("container", "label", "offset", "size", "heights", "widths")

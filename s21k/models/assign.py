@@ -50,7 +50,7 @@ def match_iou(parts: Iterable[Tensor], n: int, device: torch.device, low: float,
 def subsample(matches: list[Tensor], count: int, fraction: float, seeds: list[int]) -> list[tuple[Tensor, Tensor]]:
     """matches (N,) of each image, as of `match` -> positions of its chosen positives and negatives.
 
-    At most count * fraction positives; negatives fill up to count (P62: the usual rule, G11, G13).
+    At most count * fraction positives; negatives fill up to count [P62: the usual rule, G11, G13].
     The choice is by the smallest of N numbers made of an image's seed: the same on any device, and for
     any number of processes. One wait for the device: how many of each kind there are.
     """
@@ -72,7 +72,7 @@ def subsample(matches: list[Tensor], count: int, fraction: float, seeds: list[in
 
 def sample_regions(proposals: list[Tensor], targets: list[Target], seeds: list[int],
                    count: int = 512, fraction: float = 0.25) -> list[Regions]:
-    """Regions to train the heads on (G13): at most `count` an image, positives first.
+    """Regions to train the heads on [G13]: at most `count` an image, positives first.
 
     proposals B times (Ri, 4). The objects themselves join the proposals; a region with IoU >= 0.5
     takes the object's category, every other is BACKGROUND.

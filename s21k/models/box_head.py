@@ -1,4 +1,4 @@
-"""The decoupled head (Sec. 3.2): f, g, g-hat and class-agnostic boxes, all linear on x_i (P20-P23).
+"""The decoupled head (Sec. 3.2): f, g, g-hat and class-agnostic boxes, all linear on x_i [P20-P23].
 
 R regions    d  size of x    C  detection categories    C^  classification categories
 """
@@ -14,8 +14,8 @@ from s21k.models.scores import FusedScores, image_nll, region_bce, region_nll
 
 
 class BoxHead(nn.Module):
-    """loss_reading, loss_norm: the two open choices of P25 (G3). num_cls None: no g-hat."""
-    NEW = ("f", "g", "box regression")                  # never inherited (P29)
+    """loss_reading, loss_norm: the two open choices of P25 [G3]. num_cls None: no g-hat."""
+    NEW = ("f", "g", "box regression")                  # never inherited [P29]
 
     def __init__(self, dim: int, num_det: int, num_cls: int | None, loss_reading: str = "nll",
                  loss_norm: str = "all") -> None:
@@ -24,7 +24,7 @@ class BoxHead(nn.Module):
         self.foreground = nn.Linear(dim, 1)                                                  # f, Eq. 1
         self.det_classifier = nn.Linear(dim, num_det)                                        # g, Eq. 2
         self.cls_classifier = None if num_cls is None else nn.Linear(dim, num_cls)           # g-hat, Eq. 3
-        # Class-agnostic: categories without boxes have none to learn from (G1).
+        # Class-agnostic: categories without boxes have none to learn from [G1].
         self.box_regressor = nn.Linear(dim, 4)
         for layer, std in ((self.foreground, 0.01), (self.det_classifier, 0.01), (self.cls_classifier, 0.01),
                            (self.box_regressor, 0.001)):
@@ -46,8 +46,8 @@ class BoxHead(nn.Module):
     def region_losses(self, x: Tensor, regions: list[Regions]) -> dict[str, Tensor]:
         """x (R, d) of the sampled regions of B images -> {"region_score", "region_box"}.
 
-        f and g see detection data only (P26, P27). Every sum is divided by the number of sampled
-        regions, averaged over the processes, so that N of them give one's gradients (G3, G13).
+        f and g see detection data only [P26, P27]. Every sum is divided by the number of sampled
+        regions, averaged over the processes, so that N of them give one's gradients [G3, G13].
         """
         labels = torch.cat([r.labels for r in regions])                                      # (R,)
         objects = object_rows(regions, x.device)                                             # (n,) which of them hold one
@@ -65,7 +65,7 @@ class BoxHead(nn.Module):
         return {"region_score": score, "region_box": box}
 
     def image_losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """x (B, d) of whole-image RoIs, labels (B,) -> {"image_category"}: g-hat alone (P19, P26, G5)."""
+        """x (B, d) of whole-image RoIs, labels (B,) -> {"image_category"}: g-hat alone [P19, P26, G5]."""
         return {"image_category": image_nll(self.classify(x), labels)}
 
     def region_scores(self, x: Tensor, boxes: Tensor, size: tuple[int, int], det_index: Tensor, cls_index: Tensor,

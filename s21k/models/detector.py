@@ -1,8 +1,8 @@
 """Stage II: boxes and image labels trained together, and detection with both (Fig. 2b).
 
 One forward pass of the encoder serves the images with boxes and those with one label each; the
-RPN and the box losses see only the first (G12), the whole-image RoI only the second: no multi-instance
-learning, no pseudo boxes (P3).
+RPN and the box losses see only the first [G12], the whole-image RoI only the second: no multi-instance
+learning, no pseudo boxes [P3].
 """
 import dataclasses
 import operator
@@ -55,12 +55,12 @@ class Detector(nn.Module):
         if self.mask_head is not None:
             losses |= self.mask_head.losses(det_pyramid, regions, det.targets)
         if cls is not None:
-            x = self.image_features([level[len(det):] for level in pyramid], cls)    # (B, d), one RoI each (P18)
+            x = self.image_features([level[len(det):] for level in pyramid], cls)    # (B, d), one RoI each [P18]
             losses |= self.box_head.image_losses(x, cls.image_labels())
         return losses
 
     def image_features(self, pyramid: list[Tensor], cls: Batch) -> Tensor:
-        """x (B, d) that g-hat learns from: of the entire image (P18), or of what a baseline chooses in its place."""
+        """x (B, d) that g-hat learns from: of the entire image [P18], or of what a baseline chooses in its place."""
         if self.chooses is None:
             return self.encoder.images(pyramid, cls.sizes, cls.seeds)
         return self.encoder.regions(pyramid, chosen_boxes(self.chooses, self, pyramid, cls))
@@ -70,7 +70,7 @@ class Detector(nn.Module):
         """One Prediction an image, in network pixels; of the (R, K) scores some rows exist at a time.
 
         categories (on the model's device) say which rows of g and g-hat to use: the classification
-        branch is gone but for g-hat's linear layer (P32).
+        branch is gone but for g-hat's linear layer [P32].
         """
         images = normalize(batch.images, batch.sizes)
         pyramid = self.encoder.pyramid(images)                                       # P2..P6
@@ -82,12 +82,12 @@ class Detector(nn.Module):
                                                   test.fusion, test.fusion_exponent)
             ranking = Ranking(regions)
             found = postprocess(ranking, test.threshold, test.nms, test.max_detections, test.class_agnostic_nms)
-            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)              # any score: Top-5 has no threshold (P83)
+            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)              # any score: Top-5 has no threshold [P83]
             yield Prediction(regions, found, five,
                              None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 
     def inherit(self, state: dict[str, Tensor], only: str = "all", load_image_classifier: bool = True) -> tuple[list[str], list[str]]:
-        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly (P1, P5; INHERITED).
+        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly [P1, P5; INHERITED].
 
         only: "backbone" takes no more than that. Returns the names of the parts taken, and of those that stay random;
         InputError when none is there, or when one does not fit.
@@ -106,8 +106,8 @@ class Detector(nn.Module):
 
 
 # What stage II starts from, part by part: its place in the detector, and the names it has in a checkpoint of stage I, of
-# "-reform." (P67: a backbone, and a linear layer on other features), and of stage II. f, g, box regression and masks are
-# always new (P29). "Ours" inherits backbone, FPN, RoI head (P35) and g-hat (G7). Table 5 (G31): "IN-21K" the backbone alone
+# "-reform." [P67: a backbone, and a linear layer on other features], and of stage II. f, g, box regression and masks are
+# always new [P29]. "Ours" inherits backbone, FPN, RoI head [P35] and g-hat [G7]. Table 5 [G31]: "IN-21K" the backbone alone
 # (stage2.inherit=backbone), "IN-21K -> O365" and "Ours" also FPN, RoI head and RPN of their stage II.
 INHERITED = (("backbone", "encoder.backbone", ("encoder.backbone.", "backbone.")),
              ("FPN", "encoder.fpn", ("encoder.fpn.",)),
@@ -149,7 +149,7 @@ def build_detector(cfg: Config) -> Detector:
     model = cfg.model
     if cfg.stage2.init == "scratch" and model.norm == "frozen_bn" and model.backbone.startswith("resnet"):
         raise InputError("stage2.init=scratch with model.norm=frozen_bn: frozen BN cannot train random weights, "
-                         "expected model.norm=sync_bn or gn (G17)")
+                         "expected model.norm=sync_bn or gn [G17]")
     norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
     backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path, checkpoint=model.checkpoint_activations)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)

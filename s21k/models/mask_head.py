@@ -1,4 +1,4 @@
-"""The mask head of Mask R-CNN (He et al., 2017), class-agnostic: novel categories have no masks to learn from (P39, G2).
+"""The mask head of Mask R-CNN (He et al., 2017), class-agnostic: novel categories have no masks to learn from [P39, G2].
 
 R positive regions    N detections    m = 28, the side of a predicted mask
 """

@@ -3,7 +3,7 @@
 Exact: the result is that of the plain way (every score above the threshold, NMS per category,
 the best of all), in the order score, then lower region, then lower category. But NMS of a
 candidate depends only on better candidates of its category, so they are walked best first and
-the walk ends when enough have survived: at 21,841 categories hardly any are looked at (G26).
+the walk ends when enough have survived: at 21,841 categories hardly any are looked at [G26].
 
 The walk meets no more than R candidates of a category, and the first of them survives: 100 detections need
 100 R candidates at most. They are found without sorting, or keeping, the (R, K) scores: one pass notes the

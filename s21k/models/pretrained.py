@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from s21k.core.categories import imagenet21k_wnids
 from s21k.core.errors import InputError
 
-# The two rows of Google's 21,843-class order that hold no pictures; microsoft's 22K heads put its last two there (G24).
+# The two rows of Google's 21,843-class order that hold no images; microsoft's 22K heads put its last two there [G24].
 EMPTY_ROWS = {9205: "n03931044", 15027: "n09859684"}
 
 
@@ -39,7 +39,7 @@ class LoadReport:
 
 def microsoft_22k_order() -> list[str]:
     """The wnid of each of the 21,841 rows of microsoft's 22K heads: Google's sorted 21,843, whose rows 21841 and 21842
-    moved into the two that have no pictures, 9205 and 15027 (G24)."""
+    moved into the two that have no images, 9205 and 15027 [G24]."""
     google = sorted([*imagenet21k_wnids(), *EMPTY_ROWS.values()])
     rows = google[:21841]
     rows[9205], rows[15027] = google[21841], google[21842]

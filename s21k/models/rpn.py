@@ -18,7 +18,7 @@ LOW, HIGH = 0.3, 0.7                    # G11
 
 
 class RPN(nn.Module):
-    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: rescue_above of `match` (G11)."""
+    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: rescue_above of `match` [G11]."""
 
     def __init__(self, channels: int, anchor_scale: float = 8.0, batch: int = 256,
                  pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (1000, 1000),
@@ -60,7 +60,7 @@ class RPN(nn.Module):
                seeds: list[int]) -> dict[str, Tensor]:
         """anchors (N, 4), logits (B, N), deltas (B, N, 4): cross-entropy and L1 over the sampled anchors.
 
-        Both are divided by batch * B, the number asked for, not the number found (G11).
+        Both are divided by batch * B, the number asked for, not the number found [G11].
         """
         objectness, box = logits.sum() * 0, deltas.sum() * 0             # tied to the graph when nothing is sampled
         matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou) for target in targets]

@@ -3,11 +3,11 @@
 R  regions             C   categories of the detection data
 K  evaluated categories    C^  categories of the classification data
 
-  Eq. 1   S_fg   = sigmoid(f(x))      is there an object                                  P20
-  Eq. 2   S_c    = softmax(g(x))_c    which category of the detection data                P21
-  Eq. 3   S^_c   = softmax(g^(x))_c   which category of the classification data           P22
-  Eq. 4   S'_c   = S_fg * S_c,  S^'_c = S_fg * S^_c                                       P24
-  Eq. 5   S'_c   = S_c^(2/3) * S^_c^(1/3)   where both classifiers know the category      P33
+  Eq. 1   S_fg   = sigmoid(f(x))      is there an object                                  [P20]
+  Eq. 2   S_c    = softmax(g(x))_c    which category of the detection data                [P21]
+  Eq. 3   S^_c   = softmax(g^(x))_c   which category of the classification data           [P22]
+  Eq. 4   S'_c   = S_fg * S_c,  S^'_c = S_fg * S^_c                                       [P24]
+  Eq. 5   S'_c   = S_c^(2/3) * S^_c^(1/3)   where both classifiers know the category      [P33]
 """
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 from s21k.core.structures import BACKGROUND, RegionScores
 
 # For categories that both classifiers know, of the logarithms of S'_c and S^'_c; every other category has the score of
-# the one that knows it (P34).
+# the one that knows it [P34].
 FUSIONS = {"geometric": lambda log_det, log_cls, a: torch.exp(a * log_det + (1 - a) * log_cls),       # Eq. 5
            "arithmetic": lambda log_det, log_cls, a: a * log_det.exp() + (1 - a) * log_cls.exp(),
            "det_only": lambda log_det, log_cls, a: log_det.exp(),
@@ -25,7 +25,7 @@ FUSIONS = {"geometric": lambda log_det, log_cls, a: torch.exp(a * log_det + (1 -
 
 def region_nll(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Tensor | float,
                category_normalizer: Tensor | float | None = None) -> Tensor:
-    """Negative log of the final score of Eq. 4, summed over R regions, divided by normalizer (P25, G3).
+    """Negative log of the final score of Eq. 4, summed over R regions, divided by normalizer [P25, G3].
 
     fg_logits (R,), logits (R, C), labels (R,) in [0, C) or BACKGROUND. A background region is
     scored 1 - S_fg (the paper is silent): {S_fg * S_c, 1 - S_fg} sums to one, so this is one
@@ -42,7 +42,7 @@ def region_nll(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
 
 
 def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Tensor | float) -> Tensor:
-    """The other reading of P25: binary cross-entropy on each product S_fg * S_c of Eq. 4 (G3).
+    """The other reading of P25: binary cross-entropy on each product S_fg * S_c of Eq. 4 [G3].
 
     Shapes as in region_nll. 1 - S' = (1 - S_fg) + S_fg (1 - S_c), each term in log space: finite near one,
     and f keeps its gradient there.
@@ -60,9 +60,9 @@ def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
 
 
 def image_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log of Eq. 3 over B whole-image regions (G4): logits (B, C^), labels (B,).
+    """Mean negative log of Eq. 3 over B whole-image regions [G4]: logits (B, C^), labels (B,).
 
-    Every classification sample counts as foreground, as if S_fg = 1; f takes no part (P19, P26). B = 0 gives 0.
+    Every classification sample counts as foreground, as if S_fg = 1; f takes no part [P19, P26]. B = 0 gives 0.
     """
     return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
 
@@ -77,7 +77,7 @@ class FusedScores(RegionScores):
     """The final scores (R, K) of Eqs. 4 and 5, made where they are asked for: at 21,841 categories hardly any are.
 
     fg_logits (R,), det_logits (R, C), cls_logits (R, C^); det_index and cls_index (K,) are rows of
-    g and g-hat, -1 where that classifier does not know the category (P33, P34). float32.
+    g and g-hat, -1 where that classifier does not know the category [P33, P34]. float32.
 
     Eq. 5 joins the two primed scores of Eq. 4: S_fg appears as S_fg^(2/3) * S_fg^(1/3), once in all. The
     same product comes out when S and S^ are joined first and multiplied by S_fg then.

@@ -1,4 +1,4 @@
-"""The plain head of Faster R-CNN: one softmax over C categories and background (Table 5's fine-tuning, P49, P90, G31).
+"""The plain head of Faster R-CNN: one softmax over C categories and background (Table 5's fine-tuning) [P49, P90, G31].
 
 The same interface as box_head.BoxHead, without image labels: no g-hat, and the background is category C here, the one place
 in this code where it is one. Boxes stay class-agnostic.

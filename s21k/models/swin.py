@@ -4,7 +4,7 @@ B images    h, w token grid    C channels    n = M * M tokens of a window (M = 7
 
 Parameter names are those of the authors' code, so that their weights copy by name; each output
 has its own norm (norm0..norm3), as in their detectors. The grid is padded to whole windows
-inside each block, hence any picture size.
+inside each block, hence any image size.
 """
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def grid_shift(h: int, w: int) -> tuple[int, int]:
 def shift_mask(h: int, w: int, device: torch.device) -> Tensor:
     """(W, n, n) bool: which pairs of tokens of a window may see each other after a cyclic shift.
 
-    The shift brings together strips from opposite sides of the picture; tokens of different
+    The shift brings together strips from opposite sides of the image; tokens of different
     strips must not attend to each other.
     """
     row, column = (torch.arange(side, device=device) for side in (h, w))
@@ -101,7 +101,7 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim)
 
     def keep(self, branch: Tensor, noise: Tensor | None) -> Tensor:
-        """Stochastic depth: the branch of an image is dropped with probability drop_path (P52).
+        """Stochastic depth: the branch of an image is dropped with probability drop_path [P52].
 
         noise (B,) uniform in [0, 1) decides; None (inference) keeps all.
         """

@@ -1,4 +1,4 @@
-"""ImageNet as it is distributed -> an index of its pictures, read where they lie.
+"""ImageNet as it is distributed -> an index of its images, read where they lie.
 
     python -m s21k.prepare.imagenet DIR --out data/imagenet21k/all --wnids imagenet21k
     python -m s21k.prepare.imagenet DIR --out data/imagenet997/train --wnids data/lvis/wnids_997.txt
@@ -8,7 +8,7 @@ DIR has one folder or one tar for each synset (n01440764/ or n01440764.tar). Not
 the order of g-hat's rows, a file of one wnid a line, or imagenet21k for the 21,841; without it, those found. Only headers
 and ends of files are read. Started again after an interruption, it continues; a synset whose folder or tar has changed is read anew.
 
-Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out and why), <out>.report.tsv (pictures of
+Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out and why), <out>.report.tsv (images of
 each synset) and <out>.parts/ (what a later run need not read again).
 """
 import argparse
@@ -30,9 +30,9 @@ from tqdm import tqdm
 from s21k.core.categories import imagenet21k_wnids
 from s21k.core.errors import InputError, nearest, note, run_command
 from s21k.core.packed import Packed, PackedStrings
-from s21k.files.archives import PictureIndex, Region, leaves_root, members
+from s21k.files.archives import ImageIndex, Region, leaves_root, members
 from s21k.files.image_files import PassedOver, walk
-from s21k.files.images import check_picture
+from s21k.files.images import check_image
 
 TAIL = 2048                                         # bytes at a file's end in which its end mark is looked for
 WNID = re.compile(r"n\d{8}")
@@ -116,7 +116,7 @@ def _listing(path: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, st
 
 
 def _check(path: Path, name: str, offset: int, size: int) -> tuple[int, int]:
-    """(h, w) of one picture."""
+    """(h, w) of one image."""
     if size == 0:
         raise InputError(f"{path}:{name}: empty file")
     region = Region(path, offset, size, name) if offset >= 0 else Region(path / name, 0, size, name)
@@ -124,7 +124,7 @@ def _check(path: Path, name: str, offset: int, size: int) -> tuple[int, int]:
         region.seek(max(0, size - TAIL))
         tail = region.read(TAIL)
         region.seek(0)
-        return check_picture(_Named(region, 4096), tail)
+        return check_image(_Named(region, 4096), tail)
 
 
 class _Named(BufferedReader):
@@ -148,7 +148,7 @@ def _stamp(path: Path) -> bytes:
 
 
 def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
-    """One synset's pictures -> parts/<wnid>.npz, unless that is there already and the container has not changed."""
+    """One synset's images -> parts/<wnid>.npz, unless that is there already and the container has not changed."""
     wnid, container = job
     path, part = root / container, parts / f"{wnid}.npz"
     stamp = np.frombuffer(_stamp(path), dtype=np.uint8)
@@ -174,8 +174,8 @@ def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
     return wnid
 
 
-def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, str], processes: int) -> tuple[PictureIndex, list[tuple[str, str, str]]]:
-    """The index of the wnids' pictures, and (wnid, name, reason) of what was left out. Parts are kept below <out>.parts."""
+def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, str], processes: int) -> tuple[ImageIndex, list[tuple[str, str, str]]]:
+    """The index of the wnids' images, and (wnid, name, reason) of what was left out. Parts are kept below <out>.parts."""
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     jobs = [(wnid, containers[wnid]) for wnid in wnids if wnid in containers]
@@ -199,7 +199,7 @@ def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, s
         place.append(np.full(len(numbers[-1]), position, dtype=np.int32))
     offset, size, heights, widths = np.concatenate([np.zeros((0, 4), np.int64), *numbers]).T
     label, container = (np.concatenate([np.zeros(0, np.int32), *column]) for column in (labels, place))
-    return PictureIndex(root, wnids, [container for _, container in jobs], container, PackedStrings(packed=Packed.join(names)), label,
+    return ImageIndex(root, wnids, [container for _, container in jobs], container, PackedStrings(packed=Packed.join(names)), label,
                         offset.copy(), size.copy(), heights.astype(np.int32), widths.astype(np.int32)), quarantined
 
 
@@ -242,12 +242,12 @@ def main(argv: list[str]) -> None:
             if quarantined
             else ""
         )
-        raise InputError(f"{a.source}: has no good pictures of the {len(wnids)} synsets wanted{first}")
+        raise InputError(f"{a.source}: has no good images of the {len(wnids)} synsets wanted{first}")
     index.save(a.out)
     counts = np.bincount(index.label, minlength=len(wnids))
     missing = [wnid for wnid in wnids if wnid not in containers]
     print(
-        f"{a.out}: {len(index)} pictures of {int((counts > 0).sum())} synsets of {len(wnids)}; "
+        f"{a.out}: {len(index)} images of {int((counts > 0).sum())} synsets of {len(wnids)}; "
         f"{int(counts[counts > 0].min())} to {int(counts.max())} each; "
         f"{len(quarantined)} in quarantine"
     )

@@ -1,14 +1,14 @@
-"""LVIS and the categories it shares with ImageNet-21K (P6, P36-P39, T11): 997, of which 720 have boxes in training.
+"""LVIS and the categories it shares with ImageNet-21K [P6, P36-P39, T11]: 997, of which 720 have boxes in training.
 
     python -m s21k.prepare.lvis997 --train lvis_v1_train.json --val lvis_v1_val.json --wordnet /usr/share/wordnet --out data/lvis
 
 An LVIS category and an ImageNet class are one where their WordNet 3.0 synsets are. base: LVIS's "common" and "frequent",
-novel: its "rare" ones (P37). For training, annotations of novel and of unmatched categories go; their pictures stay (G6).
+novel: its "rare" ones [P37]. For training, annotations of novel and of unmatched categories go; their images stay [G6].
 The numbers 997, 720 and 277 must come out; --partial takes files with other categories.
 
 Writes base_train/ (boxes and masks of the 720), val_997/ (the 997, with LVIS's federated lists, so that no other category uses
 up the budget: E34), categories_997.json, wnids_997.txt (the classes of IN-997, for s21k.prepare.imagenet); and for fine-tuning
-on all of LVIS (P49) train/, val/ and categories.json.
+on all of LVIS [P49] train/, val/ and categories.json.
 """
 import argparse
 from pathlib import Path

@@ -1,18 +1,18 @@
-"""Objects365 v2 as it is distributed -> a packed table, and its overlap with ImageNet-21K (P43, G9).
+"""Objects365 v2 as it is distributed -> a packed table, and its overlap with ImageNet-21K [P43, G9].
 
     python -m s21k.prepare.objects365 --train zhiyuan_objv2_train.json --images data/objects365/train --wordnet /usr/share/wordnet \\
         [--reviewed reviewed.tsv] --out data/objects365
 
 --images holds patch0/, patch1/, ..; a picture's name in the JSON is cut down to its patch and its file. The 6 GB of JSON are read
 once, in pieces. Mended: boxes that reach outside are cut, those outside or below a pixel and second copies go, missing
-pictures go with their boxes; crowd boxes stay, marked. Writes train_boxes/ (the table) and faults.tsv.
+images go with their boxes; crowd boxes stay, marked. Writes train_boxes/ (the table) and faults.tsv.
 
 Names: 13 that the distribution misspells are corrected first (MEANT), as Detic corrects them.
 
 Overlap: a name of Objects365 and a class of ImageNet-21K are candidates where the name is one of the class's lemmas. The only candidate
 is taken where it is also the first sense of the name in WordNet, and no other name claims it; every other is left to a reviewer. overlap.tsv lists all, with where each came from;
 correct the wnid of a row (empty: no overlap), set its decision to reviewed, and give the file as --reviewed.
-Writes categories.json: the 21,841 classes, det: the overlapping row of g, or null: then g-hat alone decides (P34).
+Writes categories.json: the 21,841 classes, det: the overlapping row of g, or null: then g-hat alone decides [P34].
 """
 import argparse
 import os
@@ -31,7 +31,7 @@ from s21k.files.archives import leaves_root
 from s21k.prepare.wordnet import WordNet
 
 DECISIONS = ("lemma", "reviewed", "ambiguous", "none")
-# Misspelt in the distribution -> as meant: Detic's list (G9). "Ballon", "Billards" and "Noddles" stay, as there.
+# Misspelt in the distribution -> as meant: Detic's list [G9]. "Ballon", "Billards" and "Noddles" stay, as there.
 MEANT = {"Moniter/TV": "Monitor/TV", "Bakset": "Basket", "Dinning Table": "Dining Table", "Tea pot": "Teapot",
          "Extention Cord": "Extension Cord", "Hotair ballon": "Hot air balloon", "Hamimelon": "Hami melon",
          "Mushroon": "Mushroom", "Tape Measur/ Ruler": "Tape Measure/ Ruler", "Campel": "Camel", "Meat ball": "Meatball",
@@ -40,14 +40,14 @@ HEADER = "name\tdecision\twnid\tcandidates\n"
 
 
 def mend(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, list[tuple[str, str]]]:
-    """The table without its known faults, annotations image after image, and (picture, what was wrong)."""
+    """The table without its known faults, annotations image after image, and (image, what was wrong)."""
     names = ["/".join(PurePosixPath(table.file_names[i]).parts[-2:]) for i in range(len(table.image_ids))]
     if bad := [name for name in names if leaves_root(name)]:
-        raise InputError(f"{table.path}: picture {bad[0]!r} leads out of its folder")
+        raise InputError(f"{table.path}: image {bad[0]!r} leads out of its folder")
     folders = {folder: set(os.listdir(images / folder)) if (images / folder).is_dir() else set() for folder in {os.path.dirname(name) for name in names}}
     there = np.array([os.path.basename(name) in folders[os.path.dirname(name)] for name in names], dtype=bool)
     if not there.any():
-        raise InputError(f"--images {images}: holds none of the {len(names)} pictures, the first being {names[0] if names else ''}")
+        raise InputError(f"--images {images}: holds none of the {len(names)} images, the first being {names[0] if names else ''}")
     faults = [(names[i], "missing") for i in np.flatnonzero(~there)]
     table = replace(table, file_names=PackedStrings(names)).with_images(there)
     owner = table.image_index
@@ -56,7 +56,7 @@ def mend(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, list[tu
     cut = corners.clip(0, limit)
     sides = cut[:, 2:] - cut[:, :2]
     outside = (sides < 1).any(axis=1)
-    # Copies: the same picture, category and box; the first in the file stays.
+    # Copies: the same image, category and box; the first in the file stays.
     copy = second_copies([owner, table.category_index, *corners.T]) & ~outside
     reached = (cut != corners).any(axis=1) & ~outside & ~copy
     for what, rows in (("a box reaches outside: cut", reached), ("a box has less than a pixel inside: left out", outside), ("a second copy of a box: left out", copy)):
@@ -162,7 +162,7 @@ def main(argv: list[str]) -> None:
                 torch.tensor([det_row.get(wnid, -1) for wnid in classes]), torch.arange(len(classes)),
                 [names[det_row[wnid]] if wnid in det_row else None for wnid in classes]).save(a.out / "categories.json")
     counts = Counter(what for _, what in faults)
-    print(f"{a.out}: {len(table.image_ids)} of {num_images} pictures, {len(table.boxes)} of {num_boxes} boxes, {len(names)} categories (the paper: 1.7 M, 29 M, 365)")
+    print(f"{a.out}: {len(table.image_ids)} of {num_images} images, {len(table.boxes)} of {num_boxes} boxes, {len(names)} categories (the paper: 1.7 M, 29 M, 365)")
     print("faults: " + (", ".join(f"{count} x {what}" for what, count in counts.items()) or "none"))
     decisions = Counter(decision for _, decision, _, _ in rows)
     corrected = [f"{name} -> {MEANT[name]}" for name in distributed if name in MEANT]

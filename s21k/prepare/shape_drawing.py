@@ -1,4 +1,4 @@
-"""Pictures of textured shapes: what a category of the toy world is, and how one picture is drawn.
+"""Pictures of textured shapes: what a category of the toy world is, and how one image is drawn.
 
 A category is shape x fill x texture. Pillow and numpy; objects are drawn larger and shrunk.
 """
@@ -148,7 +148,7 @@ def _background(rng: np.random.Generator, h: int, w: int) -> Image.Image:
 
 
 def _clutter(rng: np.random.Generator, image: Image.Image, count: int) -> Image.Image:
-    """Plain things without texture on the picture: strokes and blobs of one colour. They are no category."""
+    """Plain things without texture on the image: strokes and blobs of one colour. They are no category."""
     w, h = image.size
     layer = Image.new("RGBA", (w * SMOOTH, h * SMOOTH))
     draw = ImageDraw.Draw(layer)
@@ -191,9 +191,9 @@ def _object(rng: np.random.Generator, category: Category, size: float) -> tuple[
     return colors[cut], coverage[cut]
 
 
-def draw_picture(seed: int, categories: list[Category], size: int, scale: tuple[float, float],
+def draw_image(seed: int, categories: list[Category], size: int, scale: tuple[float, float],
                  ) -> tuple[Image.Image, list[list[float]], list[int], list[np.ndarray]]:
-    """One picture with the given objects -> picture, boxes [x, y, w, h], positions in `categories` of those that fit, masks (h, w) bool.
+    """One image with the given objects -> image, boxes [x, y, w, h], positions in `categories` of those that fit, masks (h, w) bool.
 
     size: about the picture's side; scale: an object's diameter as a share of it. Objects do not
     cover one another, but clutter may hide a part of them.

@@ -17,7 +17,7 @@ from pycocotools.mask import area
 from s21k.core.errors import InputError
 from s21k.core.masks import encode
 from s21k.core.randomness import derive_seed
-from s21k.prepare.shape_drawing import draw_picture, make_categories
+from s21k.prepare.shape_drawing import draw_image, make_categories
 
 
 class Thing(NamedTuple):
@@ -44,12 +44,12 @@ THINGS = (Thing("airplane", "airplane.n.01", "f", "n02691156", "airplane aeropla
           Thing(None, "mouse.n.04", "", "n03793489", "mouse computer_mouse", None))
 SENSES = {"banana": ["12352287", "07753592"], "mouse": ["02330245", "14289387", "10335563", "03793489"]}      # the others have one
 LOOKS = dict(zip(THINGS, make_categories(len(THINGS))))
-FEW = {"n02164464": 3, "n02790996": 6}              # pictures of these classes, whatever is asked for: the split's rules (P45)
+FEW = {"n02164464": 3, "n02790996": 6}              # images of these classes, whatever is asked for: the split's rules [P45]
 
 
 def _draw(seed: int, things: list[Thing], size: int, scale: tuple[float, float]) -> tuple[Image.Image, list[tuple[Thing, list[float], np.ndarray]]]:
-    """A picture of these things, and (thing, box [x, y, w, h], mask (h, w)) of each that found a place."""
-    image, boxes, placed, masks = draw_picture(seed, [LOOKS[thing] for thing in things], size, scale)
+    """A image of these things, and (thing, box [x, y, w, h], mask (h, w)) of each that found a place."""
+    image, boxes, placed, masks = draw_image(seed, [LOOKS[thing] for thing in things], size, scale)
     return image, [(things[number], box, mask) for number, box, mask in zip(placed, boxes, masks)]
 
 
@@ -66,7 +66,7 @@ def _outline(box: list[float], mask: np.ndarray) -> list[list[float]]:
 
 
 class Annotations:
-    """A COCO-format file that grows picture by picture."""
+    """A COCO-format file that grows image by image."""
 
     def __init__(self, categories: list[dict], ids: dict[Thing, int]) -> None:
         self.content: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
@@ -111,7 +111,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def write_tars(folder: Path, per_class: int, size: int, seed: int) -> None:
-    """folder/<wnid>.tar of each class, and beside it <folder>_truth.json: the boxes of every picture."""
+    """folder/<wnid>.tar of each class, and beside it <folder>_truth.json: the boxes of every image."""
     folder.mkdir(parents=True, exist_ok=True)
     truth = {}
     for thing in THINGS:
@@ -127,7 +127,7 @@ def write_tars(folder: Path, per_class: int, size: int, seed: int) -> None:
 
 
 def plant_faults(folder: Path, size: int, seed: int) -> None:
-    """One more class file whose pictures have every fault that ImageNet-21K's files are known for, and some that an enemy would plant."""
+    """One more class file whose images have every fault that ImageNet-21K's files are known for, and some that an enemy would plant."""
     thing = next(thing for thing in THINGS if thing.lvis == "banana")
     image = _draw(derive_seed(seed, "faults"), [thing], size, (0.4, 0.9))[0]
     good = _jpeg(image)
@@ -151,7 +151,7 @@ def plant_faults(folder: Path, size: int, seed: int) -> None:
 
 
 def write_lvis(out: Path, per_class: int, det_images: int, val_images: int, size: int, seed: int) -> None:
-    """LVIS v1's two files and COCO's pictures; ImageNet-21K as tars; WordNet."""
+    """LVIS v1's two files and COCO's images; ImageNet-21K as tars; WordNet."""
     things = sorted((thing for thing in THINGS if thing.lvis), key=lambda t: t.lvis)
     ids = {thing: i for i, thing in enumerate(things, start=1)}
     categories = [{"id": i, "name": t.lvis, "synset": t.synset, "frequency": t.frequency, "synonyms": [t.lvis], "def": "a thing",
@@ -161,7 +161,7 @@ def write_lvis(out: Path, per_class: int, det_images: int, val_images: int, size
         for i in range(count):
             shown = [things[k] for k in rng.integers(0, len(things), rng.integers(1, 4))]
             image, objects = _draw(derive_seed(seed, part, i), shown, size, (0.25, 0.6))
-            folder = folders[i % len(folders)]                           # LVIS's val pictures lie in both of COCO's folders
+            folder = folders[i % len(folders)]                           # LVIS's val images lie in both of COCO's folders
             name = f"{folder}/{1000 * (part == 'val') + i:012d}.jpg"
             (out / "coco" / folder).mkdir(parents=True, exist_ok=True)
             image.save(out / "coco" / name, quality=92)
@@ -176,7 +176,7 @@ def write_lvis(out: Path, per_class: int, det_images: int, val_images: int, size
 
 
 def write_imagenet(out: Path, per_class: int, det_images: int, val_images: int, size: int, seed: int) -> None:
-    """ImageNet-1K: folders of training pictures, the flat validation folder, its XML boxes and its list; COCO; WordNet."""
+    """ImageNet-1K: folders of training images, the flat validation folder, its XML boxes and its list; COCO; WordNet."""
     things = [thing for thing in THINGS if thing.wnid]
     for thing in things:
         folder = out / "ILSVRC2012_img_train" / thing.wnid
@@ -204,7 +204,7 @@ def write_imagenet(out: Path, per_class: int, det_images: int, val_images: int, 
 
 
 def write_coco(out: Path, det_images: int, size: int, seed: int) -> None:
-    """COCO's training file and pictures, with a crowd region here and there; six categories, ids with a gap."""
+    """COCO's training file and images, with a crowd region here and there; six categories, ids with a gap."""
     things = [thing for thing in THINGS if thing.frequency and thing.frequency != "r" and thing.wnid]
     ids = {thing: i for i, thing in zip((1, 2, 3, 5, 6, 7), things)}
     file, rng = Annotations([{"id": i, "name": t.lvis, "supercategory": "thing"} for t, i in ids.items()], ids), np.random.default_rng(derive_seed(seed, "coco"))
@@ -244,7 +244,7 @@ FORMATS = {"lvis": write_lvis, "imagenet": write_imagenet, "objects365": write_o
 
 
 def annotate(val_images: Path, truth: Path) -> int:
-    """What people do for the benchmark (P47): val_images.json -> val_boxes.json beside it, from the toy world's truth. The number of boxes."""
+    """What people do for the benchmark [P47]: val_images.json -> val_boxes.json beside it, from the toy world's truth. The number of boxes."""
     try:
         content, boxes = json.loads(val_images.read_text()), json.loads(truth.read_text())
         ids = {category["wnid"]: category["id"] for category in content["categories"]}

@@ -1,4 +1,4 @@
-"""The embedded toy world: pictures of textured shapes, in the formats of real data.
+"""The embedded toy world: images of textured shapes, in the formats of real data.
 
     python -m s21k.prepare.shapes --out data/shapes [--categories 24] [--images-per-category 250]
     python -m s21k.prepare.shapes --format lvis|imagenet|objects365 --out data/mini     a miniature in the form of the paper's data
@@ -6,11 +6,11 @@
 
 A category is shape x fill x texture ("red striped triangle"); any number up to 21,952 can be asked
 for. Half of them, the base categories, have boxes in the detection set; the novel half never does.
-Every picture of a category shows one object, anywhere, rotated, partly hidden, among plain clutter
-on a textured background. Picture i of a set is a function of (seed, set, i).
+Every image of a category shows one object, anywhere, rotated, partly hidden, among plain clutter
+on a textured background. Image i of a set is a function of (seed, set, i).
 
-Writes cls_train/<category>/ (labelled pictures), det_train.json + det_train/ (with boxes), val.json +
-val/ and val.tsv (the same validation pictures as a list), categories.json.
+Writes cls_train/<category>/ (labelled images), det_train.json + det_train/ (with boxes), val.json +
+val/ and val.tsv (the same validation images as a list), categories.json.
 """
 import argparse
 import json
@@ -26,20 +26,20 @@ from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, run_command
 from s21k.core.masks import encode
 from s21k.core.randomness import derive_seed
-from s21k.prepare.shape_drawing import Category, draw_picture, make_categories
+from s21k.prepare.shape_drawing import Category, draw_image, make_categories
 from s21k.prepare.shape_formats import FORMATS, THINGS, annotate
 
 
 def _draw_one(job: tuple) -> tuple[int, int, list, list, list]:
     path, seed, categories, size, scale = job
-    image, boxes, placed, masks = draw_picture(seed, categories, size, scale)
+    image, boxes, placed, masks = draw_image(seed, categories, size, scale)
     image.save(path, quality=92)
     return image.height, image.width, boxes, placed, [encode(mask) for mask in masks]
 
 
 def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Category]], size: int, scale: tuple[float, float],
               by_category: bool = False) -> list[tuple]:
-    """Draw one set's pictures to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed, masks) of each."""
+    """Draw one set's images to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed, masks) of each."""
     jobs = []
     for i, content in enumerate(contents):
         folder = out / name / content[0].name if by_category else out / name

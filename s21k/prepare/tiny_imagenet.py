@@ -1,12 +1,12 @@
-"""Tiny ImageNet (200 classes, 64 x 64 pixels, one box a picture) -> lists, boxes and categories.
+"""Tiny ImageNet (200 classes, 64 x 64 pixels, one box a image) -> lists, boxes and categories.
 
     python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip [--out data/tiny-imagenet] [--classes 40]
 
 --classes: every 5th class when 40 of the 200 are wanted, and so on. Every second class (of the sorted wnids) is base: the detection set has the boxes of its training
-pictures. The other 100 are novel: their boxes are used for scoring only. A zip with fewer
-pictures than the official one is taken as it is.
+images. The other 100 are novel: their boxes are used for scoring only. A zip with fewer
+images than the official one is taken as it is.
 
-Writes train.tsv, val.tsv, det_train.json, val.json, categories.json and the pictures below --out.
+Writes train.tsv, val.tsv, det_train.json, val.json, categories.json and the images below --out.
 """
 import argparse
 import io
@@ -31,7 +31,7 @@ def _box(fields: list[str], size: tuple[int, int], where: str) -> list[float]:
     except ValueError:
         raise InputError(f"{where}: {fields!r}, expected x1 y1 x2 y2") from None
     if not (0 <= x1 <= x2 < size[1] and 0 <= y1 <= y2 < size[0]):
-        raise InputError(f"{where}: box {[x1, y1, x2, y2]} is not inside the picture of {size} (h, w)")
+        raise InputError(f"{where}: box {[x1, y1, x2, y2]} is not inside the image of {size} (h, w)")
     return [float(x1), float(y1), float(x2 - x1 + 1), float(y2 - y1 + 1)]
 
 
@@ -44,7 +44,7 @@ def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
 
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, int]:
-    """Write one picture to target; its (h, w)."""
+    """Write one image to target; its (h, w)."""
     try:
         content = archive.read(name)
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
@@ -55,7 +55,7 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, in
 
 
 def _coco(pictures: list[tuple[str, tuple[int, int], str, list[float]]], wnids: list[str], words: dict[str, str]) -> dict:
-    """(file name, (h, w), wnid, box) of each picture -> a COCO-format file; ids start at 1."""
+    """(file name, (h, w), wnid, box) of each image -> a COCO-format file; ids start at 1."""
     ids = {wnid: i for i, wnid in enumerate(wnids, start=1)}
     return {"images": [{"id": i, "file_name": name, "height": h, "width": w}
                        for i, (name, (h, w), _, _) in enumerate(pictures, start=1)],
@@ -65,7 +65,7 @@ def _coco(pictures: list[tuple[str, tuple[int, int], str, list[float]]], wnids: 
 
 
 def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str, int]:
-    """Unpack the pictures and write the five files; num_classes: of so many classes, evenly chosen. Returns counts by name."""
+    """Unpack the images and write the five files; num_classes: of so many classes, evenly chosen. Returns counts by name."""
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:
@@ -98,7 +98,7 @@ def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str
                 size = _extract(archive, member, out / f"val/{Path(name).name}")
                 val.append((f"val/{Path(name).name}", size, wnid, _box(corners, size, f"{source}: val_annotations.txt: {name}")))
     if not train or not val:
-        raise InputError(f"{source}: holds {len(train)} training and {len(val)} validation pictures, expected some of each")
+        raise InputError(f"{source}: holds {len(train)} training and {len(val)} validation images, expected some of each")
     with_boxes = [picture for picture in train if picture[2] in set(base)]
     (out / "train.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in train))
     (out / "val.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in val))

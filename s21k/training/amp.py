@@ -1,4 +1,4 @@
-"""Mixed precision (P62, G21): what `amp: auto` becomes on a device. Losses, softmax and box decoding stay in float32."""
+"""Mixed precision [P62, G21]: what `amp: auto` becomes on a device. Losses, softmax and box decoding stay in float32."""
 import dataclasses
 import os
 from pathlib import Path

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from s21k.core.config import Config, save_config, training_difference
-from s21k.core.distributed import World, gather_objects, print0, together
+from s21k.core.distributed import World, gather_objects, print0, on_all_ranks
 from s21k.core.errors import InputError, TrainingFault
 from s21k.core.trees import leaves
 from s21k.training.amp import note_precision
@@ -27,11 +27,11 @@ def open_folder(cfg: Config, world: World) -> Path:
         except OSError as error:
             raise InputError(f"output folder {folder}: cannot be written ({error})") from None
 
-    together(make)
+    on_all_ranks(make)
     return folder
 
 
-def settle(cfg: Config, world: World, one_size: bool = True) -> None:
+def set_backend_flags(cfg: Config, world: World, one_size: bool = True) -> None:
     """Deterministic algorithms where the configuration says so (None: yes on CPU, no on CUDA).
 
     one_size: all batches have one size, so that cuDNN's search for the fastest algorithm pays.
@@ -44,7 +44,7 @@ def settle(cfg: Config, world: World, one_size: bool = True) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def spread(model: nn.Module, cfg: Config, world: World) -> nn.Module:
+def wrap_ddp(model: nn.Module, cfg: Config, world: World) -> nn.Module:
     """The model on its device, under DistributedDataParallel where there are several processes.
 
     find_unused_parameters: stage I leaves layers of the pyramid without gradient; and without it
@@ -62,7 +62,7 @@ def spread(model: nn.Module, cfg: Config, world: World) -> nn.Module:
                                    find_unused_parameters=True)
 
 
-def gradients_meet(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+def no_sync_except_last(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
     """Within a step of several parts, the processes add their gradients up in the last part only."""
     if last or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
@@ -76,7 +76,7 @@ class Identity:
     data: dict[str, str]
 
 
-def agree(cfg: Config, identity: Identity) -> None:
+def check_ranks_agree(cfg: Config, identity: Identity) -> None:
     """InputError on every process: one of them was given other words, or reads other data, than rank 0."""
     mine = {key: value for key, value in leaves(dataclasses.asdict(cfg)).items() if key not in ("data.root", "data.workers")}
     mine |= {f"{name} data": value for name, value in identity.data.items()}
@@ -133,7 +133,7 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
             save_config(cfg, path.parent / "config.yaml")
         return content["step"]
 
-    step = together(restore)
+    step = on_all_ranks(restore)
     steps = gather_objects(step)
     if len(set(steps)) > 1:
         raise InputError(f"{path}: the processes continue from different steps ({steps}, by rank), expected one folder that all of them share")

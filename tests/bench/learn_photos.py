@@ -3,7 +3,7 @@
     python -m tests.bench.learn_photos [--images 16] [--iterations 1700] [--out runs/learn-photos] [key=value ..]
 
 Trains with train_stage2.py and scores with evaluate.py on the same images: a detector that cannot learn
-16 pictures by heart has an error in it. Prints the figures and the time.
+16 images by heart has an error in it. Prints the figures and the time.
 """
 import argparse
 import json

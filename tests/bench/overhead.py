@@ -1,7 +1,7 @@
 """What surviving costs a step: python -m tests.bench.overhead, or under torchrun with several processes (OMP_NUM_THREADS=1).
 
 A stage-II step of ResNet-18 at 1 + 3 images of 512 px a process, and beside it the calls that are there only so that a run can be restarted,
-checked and stopped: seeding of the step and of each image, the exchange of health, the gradient's look; and a checkpoint, a 1,000th of it.
+checked and stopped: seeding of the step and of each image, the exchange of faults, the gradient's look; and a checkpoint, a 1,000th of it.
 Medians over the steps, in one run.
 """
 import os
@@ -17,7 +17,7 @@ from s21k.core.distributed import print0, start_distributed, stop_distributed
 from s21k.core.randomness import derive_seed, seeded, set_seed
 from s21k.models.detector import build_detector
 from s21k.training.checkpoint import save
-from s21k.training.health import Health
+from s21k.training.step_monitor import StepMonitor
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.run import spread
@@ -40,7 +40,7 @@ def main() -> None:
     det, cls = batch(1, size=512), batch(3, objects=1, size=512, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         log = Log(Path(folder) / "log.jsonl", 0, STEPS, 1000, world, "bench")
-        health = Health(world, log, 0.01)                                # without its signals
+        monitor = StepMonitor(world, log, 0.01)                                # without its signals
         whole, extra = [], []
         for step in range(STEPS):
             began = time.perf_counter()
@@ -53,12 +53,12 @@ def main() -> None:
             if world.size > 1:
                 torch.distributed.barrier()                              # so that waiting for the slower one is not counted as the exchange
             before = time.perf_counter()
-            health.check(losses, [det, cls], step)
+            monitor.check(losses, [det, cls], step)
             checked = time.perf_counter()
             sum(losses.values()).backward()
             norm = torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
             looked = time.perf_counter()
-            health.gradient(norm, scaler)
+            monitor.gradient(norm, scaler)
             spent = (seeded_at - began) + (checked - before) + (time.perf_counter() - looked)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -26,7 +26,7 @@ NUM_DET = 365                                                            # as Ob
 
 
 def boxes_of(regions: int, generator: torch.Generator) -> torch.Tensor:
-    """Proposals as a detector makes them: many around each of 40 objects of an 800 x 1333 picture."""
+    """Proposals as a detector makes them: many around each of 40 objects of an 800 x 1333 image."""
     centre = torch.rand(40, 2, generator=generator) * torch.tensor([1333.0, 800.0])
     side = 40 + 300 * torch.rand(40, 2, generator=generator)
     which = torch.randint(0, 40, (regions,), generator=generator)

@@ -18,15 +18,15 @@ STEPS, CUTS = 12, (4, 8, 12)
 # The script with one addition: the images and losses that Health sees are written down, and the run ends after so many steps.
 SPY = """
 import json, os, runpy, sys
-from s21k.training import health
-plain = health.Health.check
+from s21k.training import step_monitor
+plain = step_monitor.StepMonitor.check
 def check(self, losses, batches, step):
     numbers = plain(self, losses, batches, step)
     with open(os.environ["SPY"] + f".{self.world.rank}", "a") as file:
         file.write(json.dumps({"step": step, "images": [b.image_ids for b in batches if b is not None], "losses": numbers}) + "\\n")
     self.stop = step + 1 == int(os.environ["UNTIL"])
     return numbers
-health.Health.check = check
+step_monitor.StepMonitor.check = check
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -5,7 +5,7 @@
     python -m tests.bench.scoring check [--out ..]               20 random categories over all images with pycocotools
     python -m tests.bench.scoring growth                         three sizes, each tool in a process of its own
 
-A picture has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
+A image has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
 """
 import argparse
 import contextlib

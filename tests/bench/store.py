@@ -2,10 +2,10 @@
 
     python -m tests.bench.store write [--out runs/store] [--synsets 21841]      tiny JPEGs, real wnids, one tar each and the same as folders
     python -m tests.bench.store index [--out ..]          s21k.prepare.imagenet and in21k_benchmark: seconds, sizes, resident memory
-    python -m tests.bench.store serve [--out ..]          pictures a second from tars and from folders; memory of 0, 2 and 4 loader processes
+    python -m tests.bench.store serve [--out ..]          images a second from tars and from folders; memory of 0, 2 and 4 loader processes
     python -m tests.bench.store boxes [--out ..] [--boxes 5000000]      seconds and peak memory of packing COCO's JSON
 
-A synset has 1 to 30 pictures of 64 px; the figures are those of a warm disk cache.
+A synset has 1 to 30 images of 64 px; the figures are those of a warm disk cache.
 """
 import argparse
 import io
@@ -51,7 +51,7 @@ def write(out: Path, synsets: int) -> None:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
                 (out / "folders" / wnid / f"{wnid}_{i}.JPEG").write_bytes(content)
-    print(f"{out}: {synsets} synsets, {counts.sum()} pictures of about {statistics.mean(map(len, contents)):.0f} bytes")
+    print(f"{out}: {synsets} synsets, {counts.sum()} images of about {statistics.mean(map(len, contents)):.0f} bytes")
 
 
 def command(*words: str) -> None:
@@ -93,7 +93,7 @@ def serve(out: Path) -> None:
             for i in order:
                 data.read(i)
             rate = len(order) / (time.perf_counter() - began)
-        print(f"{name}: {rate:.0f} pictures of 64 px a second and core, at random", flush=True)
+        print(f"{name}: {rate:.0f} images of 64 px a second and core, at random", flush=True)
     index = datas["tars"].index
     index.take(np.arange(0, len(index), 10)).save(out / "tenth_index")
     for part in ("tars", "tenth"):
@@ -114,12 +114,12 @@ def serve_one(out: Path, part: str, workers: int, start: str) -> None:
     rate = 150 * 64 / (time.perf_counter() - began)
     own = [private_bytes(w.pid) / MB for w in getattr(loader, "_workers", [])]
     main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{len(data)} pictures, {workers} loader processes by {start}: {rate:.0f} pictures a second, main process at most {main:.0f} MB, "
+    print(f"{len(data)} images, {workers} loader processes by {start}: {rate:.0f} images a second, main process at most {main:.0f} MB, "
           f"each loader process {', '.join(f'{b:.0f}' for b in own) or '-'} MB of its own", flush=True)
 
 
 def boxes(out: Path, count: int) -> None:
-    """17 boxes a picture, as in Objects365."""
+    """17 boxes a image, as in Objects365."""
     path = out / "boxes.json"
     if not path.exists():
         rng, images = np.random.default_rng(0), count // 17

@@ -142,7 +142,7 @@ def step(num_images: int = 2, size: int = 512) -> None:
 
 
 def loader() -> None:
-    """One core: pictures of coco-mini, 1,024 px, scale 0.1 to 2."""
+    """One core: images of coco-mini, 1,024 px, scale 0.1 to 2."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = DATA / "coco-mini"

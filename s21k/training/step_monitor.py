@@ -1,5 +1,5 @@
 """What the processes tell one another at every step, so that they go on, save or stop together: whether losses and gradients
-are numbers, how many pictures could not be read, and whether somebody asked for an end.
+are numbers, how many images could not be read, and whether somebody asked for an end.
 
 One small sum over the processes, and one synchronisation with the device, a step.
 """
@@ -18,7 +18,7 @@ from s21k.core.structures import Batch
 from s21k.core.transfer import to_device
 from s21k.training.log import Log
 
-ALWAYS_BORNE = 10                                   # unreadable pictures, however few were seen
+ALWAYS_BORNE = 10                                   # unreadable images, however few were seen
 SAME_SIGNAL = 5.0                                   # seconds in which a signal to a group of processes may arrive twice
 
 
@@ -27,11 +27,11 @@ def too_many_faults(faults: int, seen: int, max_faults: float) -> bool:
     return faults > ALWAYS_BORNE + max_faults * seen
 
 
-class Health:
+class StepMonitor:
     """Signals are heard inside `with`. stop: some process got SIGTERM or SIGUSR1; the same on every process after each check.
     A second SIGTERM or Ctrl-C ends the process at once, also while it waits for data or for another process.
 
-    max_faults: the share of unreadable pictures, over all processes since the start, at which training stops.
+    max_faults: the share of unreadable images, over all processes since the start, at which training stops.
     """
 
     def __init__(self, world: World, log: Log, max_faults: float) -> None:
@@ -84,7 +84,7 @@ class Health:
 
     def check(self, losses: dict[str, Tensor], batches: list[Batch | None], step: int) -> dict[str, float]:
         """The losses as numbers. TrainingFault, on every process together: on one of them a loss, or the gradient of the step
-        before, is not finite; or too many pictures could not be read."""
+        before, is not finite; or too many images could not be read."""
         there = [batch for batch in batches if batch is not None]
         values = torch.stack([value.detach().float() for value in losses.values()])
         own = torch.stack([(~values.isfinite()).any().float(), (~self._norm.isfinite()).float()])
@@ -113,5 +113,5 @@ class Health:
         for fault in new:
             self.log.write({"stage": self.log.name, "step": step, "unreadable": fault})
         if too_many_faults(self.faults, self.seen, self.max_faults):
-            raise TrainingFault(f"step {step}: {self.faults} of {self.seen} pictures cannot be read, more than data.max_faults={self.max_faults} "
+            raise TrainingFault(f"step {step}: {self.faults} of {self.seen} images cannot be read, more than data.max_faults={self.max_faults} "
                                 f"allows; the last: {faults[-1]}")
