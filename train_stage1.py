@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from s21k.core.config import STAGE2_ONLY, load_config
-from s21k.core.distributed import World, print0, start_distributed, stop_distributed, sum_over_ranks, on_all_ranks
+from s21k.core.distributed import World, on_all_ranks, print0, start_distributed, stop_distributed, sum_over_ranks
 from s21k.core.errors import run_command
 from s21k.core.randomness import set_seed
 from s21k.core.transfer import to_device
@@ -28,11 +28,19 @@ from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage1
 from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import read
-from s21k.training.step_monitor import StepMonitor
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import Identity, check_ranks_agree, open_folder, resume_run, save_run, set_backend_flags, wrap_ddp
+from s21k.training.run import (
+    Identity,
+    check_ranks_agree,
+    open_folder,
+    resume_run,
+    save_run,
+    set_backend_flags,
+    wrap_ddp,
+)
 from s21k.training.schedule import warmup_cosine
+from s21k.training.step_monitor import StepMonitor
 
 
 @torch.no_grad()
@@ -48,7 +56,8 @@ def top1_accuracy(model: torch.nn.Module, batches, world: World, amp: str) -> fl
         right += (logits.argmax(1) == batch.image_labels()).sum()
         seen, unreadable = seen + len(batch), unreadable + sum(map(bool, batch.faults))
     model.train()
-    right, total, unreadable = sum_over_ranks(torch.stack([right, *to_device([seen, unreadable], world.device, torch.float32)])).tolist()
+    right, total, unreadable = sum_over_ranks(
+        torch.stack([right, *to_device([seen, unreadable], world.device, torch.float32)])).tolist()
     if unreadable:
         print0(f"{int(unreadable)} validation images cannot be read and count as wrong")
     return right / total
@@ -99,9 +108,11 @@ def main(words: list[str]) -> None:
                 logits = model(images, batch.seeds)                                  # (B, C^)
             loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
             scaler.scale(loss).backward()
-            log.add(monitor.check({"loss": loss}, [batch], step))                     # the step's one wait for the device
+            # the step's one wait for the device
+            log.add(monitor.check({"loss": loss}, [batch], step))
             scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)      # 0: no clipping
+            # 0: no clipping
+            norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)
             monitor.gradient(norm, scaler)
             scaler.step(optimizer)
             scaler.update()
@@ -110,12 +121,15 @@ def main(words: list[str]) -> None:
             done, last = step + 1, step + 1 == total
             if done % s.save_every == 0 or last or monitor.stop:
                 save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, identity, norm)
-            if monitor.stop:                                                          # asked for by a signal; the same words continue
+            if monitor.stop:
+                # asked for by a signal; the same words continue
                 break
             if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
                 accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)
-                log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2), "val_top1": accuracy})
-                print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} images")
+                log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2),
+                           "val_top1": accuracy})
+                print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} "
+                       f"images")
     log.close()
     print0(f"stage I {'done' if done == total else f'stopped after {done} of {total} steps'}: {folder / 'stage1.pt'}")
     stop_distributed()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from s21k.core.config import load_config
-from s21k.core.distributed import print0, start_distributed, stop_distributed, on_all_ranks
+from s21k.core.distributed import on_all_ranks, print0, start_distributed, stop_distributed
 from s21k.core.errors import InputError, run_command
 from s21k.core.randomness import set_seed
 from s21k.data.first_look import look_ahead
@@ -25,22 +25,22 @@ from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage2
 from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import check_categories, is_ours
-from s21k.training.step_monitor import StepMonitor
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
 from s21k.training.run import (
     Identity,
     check_ranks_agree,
-    no_sync_except_last,
     initial_state,
+    no_sync_except_last,
     open_folder,
     resume_run,
     save_run,
     set_backend_flags,
-    wrap_ddp,
     to_continue,
+    wrap_ddp,
 )
 from s21k.training.schedule import warmup_steps
+from s21k.training.step_monitor import StepMonitor
 
 
 def main(words: list[str]) -> None:
@@ -65,14 +65,16 @@ def main(words: list[str]) -> None:
         source, content = on_all_ranks(lambda: initial_state(cfg))
         taken = []
         if is_ours(content):
-            check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"}, source)
+            check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"},
+                             source)
             taken, random = detector.inherit(content["model"], s.inherit, s.load_image_classifier)
             print0(f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
         else:
             print0(load_backbone(detector.encoder.backbone, content))
         if s.copy_fpn_output != "none":
             if "FPN" not in taken:
-                raise InputError(f"stage2.copy_fpn_output={s.copy_fpn_output}: no FPN is taken from {source}, expected none")
+                raise InputError(f"stage2.copy_fpn_output={s.copy_fpn_output}: no FPN is taken from {source}, "
+                                 f"expected none")
             detector.encoder.fpn.copy_output(int(s.copy_fpn_output[1]))
     model = wrap_ddp(detector, cfg, world)
     optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
@@ -81,7 +83,8 @@ def main(words: list[str]) -> None:
 
     micro_batch = s.det_batch // s.accumulate                           # images with boxes of one part of a step
     with_cls = cls_data is not None and s.cls_per_det > 0
-    print0(f"stage II: {s.iterations} steps of {s.det_batch} images with boxes (of {len(det_data)}, {det_data.left_out} boxes "
+    print0(f"stage II: {s.iterations} steps of {s.det_batch} images with boxes (of {len(det_data)}, "
+           f"{det_data.left_out} boxes "
            f"left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
     sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
     print0(f"whole-image RoI of a square image under the jitter: {level_shares(sides)} by FPN's rule")
@@ -90,7 +93,8 @@ def main(words: list[str]) -> None:
     if first < s.iterations:
         det_batches = log.waits(stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate))
     if with_cls and det_batches is not None:                                      # 1 : 3 in each iteration [P57]
-        cls_batches = log.waits(stage2_batches(cfg, cls_data, "cls", world, s.cls_per_det * micro_batch, first * s.accumulate))
+        cls_batches = log.waits(stage2_batches(cfg, cls_data, "cls", world, s.cls_per_det * micro_batch,
+                                               first * s.accumulate))
     milestones = [round(share * s.iterations) for share in s.milestones]
     loss_weights = {"image_category": s.image_loss_weight}              # lambda [P61]; every other loss has weight 1
     done = first
@@ -102,8 +106,10 @@ def main(words: list[str]) -> None:
             set_seed(cfg.seed, world.rank, step)                            # nothing random is stored
             for micro in range(s.accumulate):
                 det = next(det_batches).to(world.device)                    # b images with boxes
-                cls = next(cls_batches).to(world.device) if cls_batches is not None else None   # 3b images, one label each
-                with no_sync_except_last(model, micro == s.accumulate - 1):              # processes add up in the last part
+                # 3b images, one label each
+                cls = next(cls_batches).to(world.device) if cls_batches is not None else None
+                with no_sync_except_last(model, micro == s.accumulate - 1):
+                    # processes add up in the last part
                     with autocast(cfg.amp, world.device):
                         losses = model(det, cls)                            # one forward, so DDP sees one graph
                     loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
@@ -118,11 +124,14 @@ def main(words: list[str]) -> None:
             log.step_done(step, lr, monitor.skipped)
             done = step + 1
             if done % s.save_every == 0 or done == s.iterations or monitor.stop:
-                save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, done, s.iterations, identity, norm)
-            if monitor.stop:                                                 # asked for by a signal; the same words continue
+                save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, done, s.iterations, identity,
+                         norm)
+            if monitor.stop:
+                # asked for by a signal; the same words continue
                 break
     log.close()
-    print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: {folder / 'stage2.pt'}")
+    print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: "
+           f"{folder / 'stage2.pt'}")
     stop_distributed()
 
 

@@ -19,7 +19,8 @@ def share(whole, rank, size):
     """This rank's images: position rank * local + i, as in the streams."""
     local = len(whole) // size
     part = slice(rank * local, (rank + 1) * local)
-    return whole.pack(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part], whole.scales[part], whole.seeds[part])
+    return whole.pack(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part],
+                      whole.scales[part], whole.seeds[part])
 
 
 def gradients(world, backbone: str, norm: str) -> dict:
@@ -30,7 +31,8 @@ def gradients(world, backbone: str, norm: str) -> dict:
     set_backend_flags(cfg, world)
     set_seed(0, "initialisation")
     detector = build_detector(cfg)
-    with torch.no_grad():                            # proposals that depend on the image, not on the initial near-zero deltas
+    with torch.no_grad():
+        # proposals that depend on the image, not on the initial near-zero deltas
         detector.rpn.deltas.weight.mul_(5)
     model = wrap_ddp(detector, cfg, world)
     det, cls = batch(4, objects=3), batch(12, objects=1, seed=1, first_seed=100)

@@ -19,7 +19,8 @@ def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
                "categories": [{"id": c + 1, "name": n} for c, n in enumerate("abc")], "annotations": []}
     for i, (image_boxes, label) in enumerate(zip(boxes, labels)):
         for box in image_boxes:
-            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": i, "category_id": label + 1, "bbox": box, "area": 1.0})
+            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": i,
+                                           "category_id": label + 1, "bbox": box, "area": 1.0})
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(content))
     categories = CategoryMap(list("abc"), [None] * 3, list(groups), torch.arange(3), torch.arange(3))
@@ -28,7 +29,8 @@ def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
 
 def predict(boxes, scores, threshold=1e-4):
     regions = DenseScores(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores))
-    return Prediction(regions, postprocess(Ranking(regions), threshold, 0.5, 100), postprocess(Ranking(regions), -1.0, 0.5, 5))
+    return Prediction(regions, postprocess(Ranking(regions), threshold, 0.5, 100),
+                      postprocess(Ranking(regions), -1.0, 0.5, 5))
 
 
 GOOD, BAD = [10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
@@ -40,7 +42,8 @@ def test_right_class_and_box_counts_everywhere(tmp_path):
     metric = LocalizationAccuracy(truth(tmp_path, [[TRUE_BOX]], [0]))
     metric.update(0, predict([GOOD, BAD], [[0.9, 0.1, 0.1], [0.2, 0.1, 0.1]]))
     results = metric.compute()
-    assert all(results[key] == 1 for key in ("top1", "top5", "top5_classes", "gt_known", "cls_top1", "cls_top5", "top1_base"))
+    assert all(results[key] == 1
+               for key in ("top1", "top5", "top5_classes", "gt_known", "cls_top1", "cls_top5", "top1_base"))
     assert results["images"] == 1 and results["top1_novel"] == -1
 
 

@@ -13,7 +13,8 @@ from tests.toy import DATA
 timm = pytest.importorskip("timm.data.auto_augment")
 # Our name -> timm's, where the two differ.
 INCREASING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
-THEIRS = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"} | {name: f"{name}Increasing" for name in INCREASING}
+THEIRS = ({"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
+          | {name: f"{name}Increasing" for name in INCREASING})
 HOW = {"img_mean": COLOUR, "interpolation": Image.BICUBIC}
 
 

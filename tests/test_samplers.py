@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from s21k.core.randomness import derive_seed, seeded, uniform
-from s21k.data.samplers import RankSampler, EpochShuffle, repeat_factors
+from s21k.data.samplers import EpochShuffle, RankSampler, repeat_factors
 
 
 def take(share, steps, local):
@@ -71,7 +71,8 @@ def test_every_process_has_three_labelled_images_for_each_with_boxes_in_every_st
         cls = stage2_batches(cfg, cls_data, "cls", world, cfg.stage2.cls_per_det * micro, 0)
         for _ in range(4):
             boxes, labels = next(det), next(cls)
-            assert len(labels) == 3 * len(boxes) == 3 and labels.images.shape[1:] == boxes.images.shape[1:] == (3, 64, 64)
+            assert (len(labels) == 3 * len(boxes) == 3
+                    and labels.images.shape[1:] == boxes.images.shape[1:] == (3, 64, 64))
             assert all(len(target.labels) == 1 for target in labels.targets)
 
 
@@ -79,12 +80,14 @@ def test_every_process_has_three_labelled_images_for_each_with_boxes_in_every_st
 
 def boxes_of(rng, images=60, categories=5):
     """Category of each box, image after image, and where images begin; category 4 is rare, category 5 shows nowhere."""
-    rows = [sorted(rng.choice(categories, rng.integers(0, 4), p=[0.5, 0.3, 0.15, 0.04, 0.01]).tolist()) for _ in range(images)]
+    rows = [sorted(rng.choice(categories, rng.integers(0, 4), p=[0.5, 0.3, 0.15, 0.04, 0.01]).tolist())
+            for _ in range(images)]
     return rows, np.array([c for row in rows for c in row], dtype=np.int32), np.cumsum([0, *map(len, rows)])
 
 
 def test_repeat_factors_equal_a_slow_loop():
-    """P90, G23; Gupta et al. (2019): r_c = max(1, sqrt(t / f_c)) with f_c over images; an image takes the largest of its categories'."""
+    """P90, G23; Gupta et al. (2019): r_c = max(1, sqrt(t / f_c)) with f_c over images; an image takes the largest of
+    its categories'."""
     rng = np.random.default_rng(0)
     for threshold in (0.001, 0.1, 0.5, 1.0):
         rows, flat, offsets = boxes_of(rng)
@@ -101,7 +104,8 @@ def test_an_image_comes_as_often_as_its_factor_says_on_average_and_never_less():
     counts = np.array([np.bincount(order.epoch(e), minlength=5) for e in range(4000)])
     assert np.abs(counts.mean(axis=0) - factors).max() < 0.03
     assert (counts >= np.floor(factors)).all() and (counts <= np.ceil(factors)).all()
-    assert not np.array_equal(order.epoch(0), order.epoch(1)) and np.array_equal(order.epoch(7), EpochShuffle(5, 0, "det", factors).epoch(7))
+    assert (not np.array_equal(order.epoch(0), order.epoch(1))
+            and np.array_equal(order.epoch(7), EpochShuffle(5, 0, "det", factors).epoch(7)))
 
 
 def test_a_stream_with_factors_starts_anywhere_and_is_shared_without_gap():

@@ -19,8 +19,10 @@ from s21k.core.trees import build, leaves
 from s21k.core.words import add_words, known_words, word_to_tree
 
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
-NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.", "data.det.expected", "data.cls.expected",
-           "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
+NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.",
+           "data.det.expected", "data.cls.expected",
+           "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every",
+           "stage2.save_every", "stage2.log_every")
 # Keys that change stage II alone: runs that differ in these share their stage I.
 STAGE2_ONLY = ("stage2.", "model.rpn_")
 
@@ -62,7 +64,8 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
-    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I: gn, or trained BN [G17]
+    # of a ResNet in stage II; stage I: gn, or trained BN [G17]
+    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head [P67, P76]
     fpn_channels: int = 256                 # G10
     region_dim: int = 1024                  # d of Eqs. 1-3 [G8]
@@ -77,7 +80,8 @@ class ModelConfig:
     rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test [G11]
     regions_per_image: int = 512            # sampled regions, a quarter positive at most [G13]
     head: Literal["decoupled", "softmax"] = "decoupled"         # f, g, g-hat; or the usual C + 1, for fine-tuning [G31]
-    with_masks: bool = False                # Mask R-CNN's mask head beside the box head [P39, G2]; the boxes' JSON needs segmentations
+    # Mask R-CNN's mask head beside the box head [P39, G2]; the boxes' JSON needs segmentations
+    with_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Stage1Config:
     optimizer: Literal["sgd", "adamw"] = "sgd"                  # P50, P52
     lr: float = 0.1                         # of the batch that rates_per names [P50, G24]
     min_lr: float = 0.0                     # the last rate, likewise [G24]
-    rates_per: int = 0                      # lr and min_lr are published for a step of so many images, and are scaled by
+    # lr and min_lr are published for a step of so many images, and are scaled by
+    rates_per: int = 0
                                             # batch / rates_per (`rate`); 0: they hold for any batch [G24]
     momentum: float = 0.9                   # of SGD [G24]
     weight_decay: float = 1e-4              # P50
@@ -116,11 +121,15 @@ class Stage1Config:
 
 @dataclass(frozen=True)
 class Stage2Config:
-    init: str | None = None                 # a checkpoint, or public weights for the backbone; None: this run's own stage I;
+    # a checkpoint, or public weights for the backbone; None: this run's own stage I;
+    init: str | None = None
                                             # "scratch": none, "-stage I" [P68]
-    inherit: Literal["all", "backbone"] = "all"     # what stage II takes of init; backbone: the row "IN-21K" of Table 5 [G31]
-    copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"     # the output layer that stage I trained, to all levels [G15]
-    load_image_classifier: bool = True      # stage I's g-hat continues: "except for the last layer" can be read both ways [P30, G7]
+    # what stage II takes of init; backbone: the row "IN-21K" of Table 5 [G31]
+    inherit: Literal["all", "backbone"] = "all"
+    # the output layer that stage I trained, to all levels [G15]
+    copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"
+    # stage I's g-hat continues: "except for the last layer" can be read both ways [P30, G7]
+    load_image_classifier: bool = True
     size: int = 1024                        # P54
     scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter [P55]
     det_batch: int = 16                     # images with boxes a step, all processes; the paper gives none [P62, G18]
@@ -135,7 +144,8 @@ class Stage2Config:
     image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
     loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" [P25, G3]
     loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions [G3]
-    baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"     # for comparison only: models/baselines.py
+    # for comparison only: models/baselines.py
+    baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"
     drop_path: float = 0.0                  # G22
     save_every: int = 1000                  # steps
     log_every: int = 20                     # steps
@@ -160,7 +170,8 @@ class EvalConfig:
 class Config:
     seed: int = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # P62, G21: training/amp.py says what auto becomes
-    timeout: float = 600.0                  # seconds after which a process that waits for another, or for data, gives up
+    # seconds after which a process that waits for another, or for data, gives up
+    timeout: float = 600.0
     deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed
     output_dir: str = ""                    # "": runs/<words>
     parent_dir: str = ""                    # where stage I of the same words without stage-II changes lies
@@ -172,17 +183,28 @@ class Config:
 
 
 INF = float("inf")
-RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
-          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF), "model.rpn_rescue_iou": (0, 1),
-          "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF), "stage1.epochs": (0, INF),
-          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.rates_per": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
-          "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1), "stage1.mixup": (0, INF),
-          "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99), "stage1.validate_every": (1, INF),
-          "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF), "stage2.det_batch": (1, INF),
-          "stage2.cls_per_det": (0, INF), "stage2.accumulate": (1, INF), "stage2.iterations": (1, INF), "stage2.lr": (0, INF),
-          "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF), "stage2.image_loss_weight": (0, INF),
-          "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF), "eval.batch": (1, INF),
-          "eval.fusion_exponent": (0, 1), "eval.threshold": (-1, 1), "eval.nms": (0, 1), "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
+RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1),
+          "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
+          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF),
+          "model.rpn_batch": (1, INF), "model.rpn_rescue_iou": (0, 1),
+          "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF),
+          "stage1.epochs": (0, INF),
+          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.rates_per": (
+              0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
+          "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1),
+          "stage1.mixup": (0, INF),
+          "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99),
+          "stage1.validate_every": (1, INF),
+          "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF),
+          "stage2.det_batch": (1, INF),
+          "stage2.cls_per_det": (0, INF), "stage2.accumulate": (1, INF), "stage2.iterations": (1, INF),
+          "stage2.lr": (0, INF),
+          "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF),
+          "stage2.image_loss_weight": (0, INF),
+          "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF),
+          "eval.batch": (1, INF),
+          "eval.fusion_exponent": (0, 1), "eval.threshold": (-1, 1), "eval.nms": (0, 1),
+          "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
 
 
 def _check_ranges(config: Config) -> None:
@@ -196,13 +218,17 @@ def _check_ranges(config: Config) -> None:
             raise InputError(f"{name}: expected numbers of at least 1, found {list(flat[name])}")
     milestones = config.stage2.milestones
     if not all(0 < share <= 1 for share in milestones) or list(milestones) != sorted(milestones):
-        raise InputError(f"stage2.milestones: expected rising shares of the iterations in (0, 1], found {list(milestones)}")
+        raise InputError(f"stage2.milestones: expected rising shares of the iterations in (0, 1], found "
+                         f"{list(milestones)}")
     if config.stage1.crop_scale[1] > 1:
-        raise InputError(f"stage1.crop_scale: expected shares of the image, at most 1, found {list(config.stage1.crop_scale)}")
+        raise InputError(f"stage1.crop_scale: expected shares of the image, at most 1, found "
+                         f"{list(config.stage1.crop_scale)}")
     if config.stage2.det_batch % config.stage2.accumulate:
-        raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into {config.stage2.accumulate} parts")
+        raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into "
+                         f"{config.stage2.accumulate} parts")
     if config.stage2.copy_fpn_output != "none" and config.stage2.init == "scratch":
-        raise InputError("stage2.copy_fpn_output with stage2.init=scratch: no stage I has trained an output layer, expected none")
+        raise InputError("stage2.copy_fpn_output with stage2.init=scratch: no stage I has trained an output layer, "
+                         "expected none")
     if config.model.checkpoint_activations and config.model.norm == "sync_bn":
         raise InputError("model.checkpoint_activations with model.norm=sync_bn: BN would count each batch twice")
     for name in ("stage1.crop_scale", "stage2.scale", "eval.resize"):
@@ -259,9 +285,11 @@ def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
 
 
 def training_difference(config: Config, before: dict[str, Any], ignore: str | tuple[str, ...]) -> list[str]:
-    """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a tree."""
+    """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a
+    tree."""
     new = training_view(config)
-    plain = training_view(Config())                                      # a key that came after the run had its default there
+    # a key that came after the run had its default there
+    plain = training_view(Config())
     old = {key: plain[key] for key in new.keys() & plain.keys()} | training_view(before)
     return [f"{key} ({old.get(key)} before, now {new.get(key)})" for key in sorted({*old, *new})
             if not key.startswith(ignore) and old.get(key) != new.get(key)]

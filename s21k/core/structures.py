@@ -52,13 +52,15 @@ class Batch:
 
     images (B, 3, H, W) uint8 RGB (images.normalize makes the network's input of them);
     sizes  B times (h, w), the valid area; image_ids B ids of the data set;
-    boxes  (A, 4), labels (A,): the objects of all images, image after image; counts: how many each has; masks: B Masks, or
-           None each where they were not asked for. Three tensors in all, however many images: each one that crosses from a
-           loader process costs a file descriptor, and a copy to the device;
+    boxes  (A, 4), labels (A,): the objects of all images, image after image; counts: how many each has; masks: B Masks,
+           or
+           None each where they were not asked for. Three tensors in all, however many images: each one that crosses
+           from a loader process costs a file descriptor, and a copy to the device;
     scales B times (x, y): input pixels per pixel of the original image;
     seeds  B integers, one for each place in its stream: all chance inside the network comes
            from them, so that it does not depend on the number of processes;
-    faults for each image, what could not be read on the way: its place was taken by another, or it is black (Sample.faults).
+    faults for each image, what could not be read on the way: its place was taken by another, or it is black
+    (Sample.faults).
     """
     images: Tensor
     sizes: list[tuple[int, int]]
@@ -116,7 +118,8 @@ class Regions:
 
 
 def object_rows(regions: list[Regions], device: torch.device) -> Tensor:
-    """Which rows hold an object when all images' regions stand one after the other. No wait: the host knows the numbers."""
+    """Which rows hold an object when all images' regions stand one after the other. No wait: the host knows the
+    numbers."""
     rows, begin = [], 0
     for r in regions:
         rows += range(begin, begin + r.num_objects)
@@ -180,7 +183,8 @@ class Detections:
     masks: list[dict] | None = None
 
     def pick(self, rows: list[int]) -> "Detections":
-        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], None if self.masks is None else [self.masks[i] for i in rows])
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows],
+                          None if self.masks is None else [self.masks[i] for i in rows])
 
     def to(self, device: torch.device) -> "Detections":
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), self.masks)
@@ -197,7 +201,8 @@ class Prediction:
     masks: Tensor | None = None
 
     def in_image(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
-        """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one at a time."""
+        """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one at a
+        time."""
         divisor = torch.tensor([*scale, *scale], device=self.regions.boxes.device)
         found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
         if self.masks is not None:

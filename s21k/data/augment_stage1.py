@@ -48,7 +48,8 @@ class ValidateResize:
 
     def __init__(self, size: int, crop: float) -> None:
         self.size = size
-        self.steps = T.Compose([T.Resize(round(size / crop), InterpolationMode.BICUBIC, antialias=True), T.CenterCrop(size)])
+        self.steps = T.Compose([T.Resize(round(size / crop), InterpolationMode.BICUBIC, antialias=True),
+                                T.CenterCrop(size)])
 
     def __call__(self, image: Image.Image) -> Tensor:
         return to_tensor(self.steps(image))

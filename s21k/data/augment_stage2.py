@@ -17,7 +17,8 @@ from s21k.files.images import resize
 Augmented = tuple[Tensor, Target, tuple[float, float]]
 
 
-def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]) -> Target:
+def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, float],
+                size: tuple[int, int]) -> Target:
     """Boxes times scale (x, y), minus shift (x, y), clipped to size (h, w); below one pixel a side they go [G23].
 
     Where masks are known, a box that was cut is drawn anew around the part of the mask that is left [G23].
@@ -56,7 +57,7 @@ class LargeScaleJitter:
         return JitterParams(self.scale[0] + s * (self.scale[1] - self.scale[0]), x, y, flip < 0.5)
 
     def needed_side(self, draw: JitterParams) -> int:
-        """The picture's longer side after the resize: fewer pixels need not be decoded (images.read_image)."""
+        """The image's longer side after the resize: fewer pixels need not be decoded (images.read_image)."""
         return math.ceil(self.size * draw.s)
 
     def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target, draw: JitterParams) -> Augmented:

@@ -16,11 +16,13 @@ from s21k.files.annotations import AnnotationTable, load_annotations
 
 @dataclass
 class GroundTruth:
-    """image_ids (I,) ascending, sizes (I, 2) as (h, w); category_ids, category_names K each, in evaluation order; groups: name -> (K,) bool.
+    """image_ids (I,) ascending, sizes (I, 2) as (h, w); category_ids, category_names K each, in evaluation order;
+    groups: name -> (K,) bool.
 
     A row a box, in file order: image, category (positions in the above), boxes (G, 4) as
-    [x, y, w, h] float64, areas, crowd, ignore, masks (G outlines, or None when not read). Boxes of categories outside the K are dropped [E3].
-    LVIS only: frequencies K letters, negative and not_exhaustive (n, 2) pairs of image and category.
+    [x, y, w, h] float64, areas, crowd, ignore, masks (G outlines, or None when not read). Boxes of categories outside
+    the K are dropped [E3]. LVIS only: frequencies K letters, negative and not_exhaustive (n, 2) pairs of image and
+    category.
     """
     path: str
     image_ids: np.ndarray
@@ -73,8 +75,10 @@ class GroundTruth:
             moved = np.stack([listed[:, 0], position[listed[:, 1]]], axis=1)
             return moved[moved[:, 1] >= 0]
 
-        return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1), np.where(there, table.category_ids[chosen], -1),
-                           [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept], category[kept],
+        return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1),
+                           np.where(there, table.category_ids[chosen], -1),
+                           [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept],
+                           category[kept],
                            table.boxes[kept], table.areas[kept], table.crowd[kept], table.ignore[kept],
                            None if table.masks is None else table.masks.take(np.flatnonzero(kept)),
                            [table.frequencies[c] if c >= 0 else None for c in chosen], pairs(table.negative),

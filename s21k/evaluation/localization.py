@@ -58,7 +58,8 @@ class LocalizationAccuracy:
         self.image_category[gt.image[order]] = gt.category[order]
         if (mixed := self.image_category[gt.image[order]] != gt.category[order]).any():
             image = gt.image_ids[gt.image[order][mixed][0]]
-            raise InputError(f"{gt.path}: image {image} has boxes of several categories: localization accuracy needs one")
+            raise InputError(f"{gt.path}: image {image} has boxes of several categories: localization accuracy "
+                             f"needs one")
         self.group_names = list(gt.groups)
         self.counts = np.zeros((1 + len(gt.groups), len(KEYS)), dtype=np.int64)
 
@@ -71,7 +72,8 @@ class LocalizationAccuracy:
         self.add_hits(np.array([self.gt.image_position(image_id)]), self.note(image_id, prediction)[None])
 
     def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
-        """(len(KEYS),) bool: in which way one image is right, of all its scores; nothing of an image without boxes or regions."""
+        """(len(KEYS),) bool: in which way one image is right, of all its scores; nothing of an image without boxes or
+        regions."""
         image = self.gt.image_position(image_id)
         truth = int(self.image_category[image])
         if truth < 0 or len(prediction.regions.boxes) == 0:
@@ -93,8 +95,9 @@ class LocalizationAccuracy:
         return np.array([is_right[key] for key in KEYS], dtype=bool)
 
     def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
-        """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file [E39].
-        The figures of `note` where nothing was cut off; where there are noted rows, they are taken in place of the detections."""
+        """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file
+        [E39]. The figures of `note` where nothing was cut off; where there are noted rows, they are taken in place of
+        the detections."""
         if noted is not None:
             return self.add_hits(*noted)
         order = stable_order(-found.scores, found.image)
@@ -112,7 +115,8 @@ class LocalizationAccuracy:
         class_rank = before[near] - before[first[near]]
         image, rank, best = image[near], rank[near], best[near]
         right = self._right_pairs(image, found.boxes[order[near]].astype(np.float64))
-        marks = {"top1": right & (rank == 0), "top5": right & (rank < 5), "top5_classes": right & best & (class_rank < 5),
+        marks = {"top1": right & (rank == 0), "top5": right & (rank < 5),
+                 "top5_classes": right & best & (class_rank < 5),
                  "gt_known": right & best, "has_gt_class_det": np.ones(len(near), dtype=bool), "cls_top1": rank == 0,
                  "cls_top5": best & (class_rank < 5)}
         hits = np.zeros((len(self.image_category), len(KEYS)), dtype=bool)
@@ -138,7 +142,8 @@ class LocalizationAccuracy:
         return best >= self.iou_threshold if self.at_least else best > self.iou_threshold
 
     def compute(self) -> dict[str, float]:
-        """Shares of the images that have a box: the KEYS and "images"; KEY_<group> for each group. -1 without images."""
+        """Shares of the images that have a box: the KEYS and "images"; KEY_<group> for each group. -1 without
+        images."""
         seen = self.image_category[self.image_category >= 0]
         results: dict[str, float] = {}
         for position, name in enumerate(["", *self.group_names]):
@@ -154,7 +159,7 @@ def box_baselines(metric: LocalizationAccuracy) -> dict[str, float]:
     """GT-Known of two answers that look at nothing, by the metric's own rule, for all and for each group.
 
     gt_known_whole_image: the box is the image. gt_known_centred_box: it is centred; its width and
-    height are those shares of the picture's (0.3, 0.325, .. 1) that are best for all images together.
+    height are those shares of the image's (0.3, 0.325, .. 1) that are best for all images together.
     """
     images = np.flatnonzero(metric.image_category >= 0)
     begin = metric.offsets[images]

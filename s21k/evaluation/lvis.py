@@ -28,10 +28,12 @@ class LvisAveragePrecision(AveragePrecision):
         if bad := [letter for letter in gt.frequencies if letter not in ("r", "c", "f")]:
             raise InputError(f"{gt.path}: a category has frequency {bad[0]!r}, expected r, c or f [E33]")
         kept = (gt.areas > 0) & np.isfinite(gt.areas)                    # E29
-        self.gt = dataclasses.replace(gt, image=gt.image[kept], category=gt.category[kept], boxes=gt.boxes[kept], areas=gt.areas[kept],
+        self.gt = dataclasses.replace(gt, image=gt.image[kept], category=gt.category[kept], boxes=gt.boxes[kept],
+                                      areas=gt.areas[kept],
                                       crowd=np.zeros(kept.sum(), dtype=bool), ignore=gt.ignore[kept],
                                       masks=None if gt.masks is None else gt.masks.take(np.flatnonzero(kept)))
-        self.crowd, self.ignored = self.gt.crowd, self.gt.ignore         # no crowds here; `ignore` is honoured [E6, E32]
+        # no crowds here; `ignore` is honoured [E6, E32]
+        self.crowd, self.ignored = self.gt.crowd, self.gt.ignore
         self.recall_at = (np.iinfo(np.int64).max,)
         self.warnings = [] if len(gt.negative) else [NO_NEGATIVES]
 
@@ -42,7 +44,8 @@ class LvisAveragePrecision(AveragePrecision):
         """
         kept = best_of_each_image(found, self.max_detections)
         judged = np.union1d(self._cell(self.gt.image, self.gt.category), self._cell(*self.gt.negative.T))
-        return kept[(found.category[kept] >= 0) & (areas[kept] > 0) & is_in(self._cell(found.image[kept], found.category[kept]), judged)]
+        return kept[(found.category[kept] >= 0) & (areas[kept] > 0)
+                    & is_in(self._cell(found.image[kept], found.category[kept]), judged)]
 
     def _excused(self, cell: np.ndarray) -> np.ndarray:
         """Of a category that was not boxed completely in that image [E31]."""
@@ -55,5 +58,6 @@ class LvisAveragePrecision(AveragePrecision):
         letters = np.array(self.gt.frequencies)
         return ({name: results[name] for name in names}
                 | {f"AP{letter}": mean(self.per_category[:, letters == letter]) for letter in FREQUENCIES}
-                | {"AR@300": results[f"AR{self.recall_at[0]}"]} | {f"AR{size}@300": results[f"AR{size}"] for size in "sml"}
+                | {"AR@300": results[f"AR{self.recall_at[0]}"]}
+                | {f"AR{size}@300": results[f"AR{size}"] for size in "sml"}
                 | self._group_results())

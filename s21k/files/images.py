@@ -1,7 +1,7 @@
 """Opening a image safely: the one place where image files become RGB.
 
 Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 10 to 16 bits a channel, one-bit, a gzip file in a
-picture's place. Refused in one line: what is no image, truncated files, and sizes that are absurd.
+image's place. Refused in one line: what is no image, truncated files, and sizes that are absurd.
 """
 import io
 import zlib
@@ -107,7 +107,8 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 def check_image(source: Source, tail: bytes) -> tuple[int, int]:
     """(h, w) as read_image would give it, of a file that looks whole. tail: its last kilobyte or more.
 
-    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: it is no image, or truncated.
+    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: it is no image, or
+    truncated.
     """
     image = _open(source)
     size = _upright_size(image)
@@ -166,8 +167,10 @@ def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
-    """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at another size (h, w): (3, h, w) uint8, bilinear with antialiasing.
+def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int] | None = None,
+           mirror: bool = False) -> Tensor:
+    """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at another size (h, w): (3, h, w) uint8, bilinear
+    with antialiasing.
 
     As Pillow's to a level, and three times as fast. The memory stays row by row of pixels (channels last), which is how
     images are decoded and how `collate` lays them down.
@@ -175,7 +178,8 @@ def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, in
     pixels = np.asarray(image)
     if window is not None:
         pixels = pixels[window[1]:window[3], window[0]:window[2]]
-    pixels = np.array(pixels[:, ::-1] if mirror else pixels)                            # a copy: Pillow's own memory may not be written
+    # a copy: Pillow's own memory may not be written
+    pixels = np.array(pixels[:, ::-1] if mirror else pixels)
     return F.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None], size=size, mode="bilinear", antialias=True)[0]
 
 

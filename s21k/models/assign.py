@@ -14,7 +14,8 @@ from s21k.core.structures import BACKGROUND, IGNORE, Regions, Target
 PAIRS = 1 << 23                         # IoUs that exist at a time: 134 MB while they are computed
 
 
-def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: bool, rescue_above: float = 0.0) -> Tensor:
+def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: bool,
+          rescue_above: float = 0.0) -> Tensor:
     """Boxes (M, 4) and (N, 4) -> (N,): the object with the largest IoU if it is >= high, BACKGROUND (-1) if
     it is < low, IGNORE (-2) between. rescue: an object's best candidates are objects, too, if
     their IoU with it is >= rescue_above.
@@ -77,7 +78,8 @@ def sample_regions(proposals: list[Tensor], targets: list[Target], seeds: list[i
     proposals B times (Ri, 4). The objects themselves join the proposals; a region with IoU >= 0.5
     takes the object's category, every other is BACKGROUND.
     """
-    candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]         # B times (N, 4)
+    # B times (N, 4)
+    candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]
     matches = [match(target.boxes, boxes, 0.5, 0.5, rescue=False) for boxes, target in zip(candidates, targets)]
     chosen = subsample(matches, count, fraction, [derive_seed(seed, "regions") for seed in seeds])
     sampled = []

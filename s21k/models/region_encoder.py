@@ -73,5 +73,6 @@ class RegionEncoder(nn.Module):
         if self.image_roi_level == "p5":
             return torch.full_like(levels, 5)
         if self.image_roi_level == "random" and self.training and seeds:
-            return torch.tensor([derive_seed(seed, "level") % (MAX_LEVEL - MIN_LEVEL + 1) + MIN_LEVEL for seed in seeds])
+            return torch.tensor(
+                [derive_seed(seed, "level") % (MAX_LEVEL - MIN_LEVEL + 1) + MIN_LEVEL for seed in seeds])
         return levels

@@ -83,26 +83,30 @@ class FusedScores(RegionScores):
     same product comes out when S and S^ are joined first and multiplied by S_fg then.
     """
 
-    def __init__(self, boxes: Tensor, fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor, cls_index: Tensor,
+    def __init__(self, boxes: Tensor, fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor,
+                 cls_index: Tensor,
                  fusion: str = "geometric", exponent: float = 2 / 3) -> None:
         self.boxes, self.shape = boxes, (len(fg_logits), len(det_index))
         self.det_logits, self.cls_logits = det_logits.float(), cls_logits.float()
         self.det_index, self.cls_index = det_index, cls_index
         # log S'_c = logit_c - (logsumexp of all logits - log S_fg): Eqs. 1 to 4 in logarithms; the bracket is (R,).
         log_fg = F.logsigmoid(fg_logits.float())
-        self.det_norm, self.cls_norm = (torch.cat([rows.logsumexp(1) for rows in logits.split(self.rows_at_once(logits.shape[1]))]) - log_fg
+        self.det_norm, self.cls_norm = (
+            torch.cat([rows.logsumexp(1) for rows in logits.split(self.rows_at_once(logits.shape[1]))]) - log_fg
                                         for logits in (self.det_logits, self.cls_logits))
         self.fusion, self.exponent = FUSIONS[fusion], exponent
         has_det, has_cls = det_index >= 0, cls_index >= 0
         self.both = has_det & has_cls
         # What fills which columns; a later line overwrites an earlier one, so that g-hat's is one run of columns.
         self.plan = [(self._fill(columns, det, cls), det, cls)
-                     for columns, det, cls in ((has_cls & bool((~self.both).any()), False, True), (has_det & ~has_cls, True, False), (self.both, True, True))
+                     for columns, det, cls in ((has_cls & bool((~self.both).any()), False, True),
+                                               (has_det & ~has_cls, True, False), (self.both, True, True))
                      if columns.any()]
 
     def _fill(self, chosen: Tensor, det: bool, cls: bool) -> tuple[Tensor | slice, ...]:
         columns = chosen.nonzero().squeeze(1)
-        return (_columns(columns, self.shape[1]), _columns(self.det_index[columns], self.det_logits.shape[1]) if det else None,
+        return (_columns(columns, self.shape[1]),
+                _columns(self.det_index[columns], self.det_logits.shape[1]) if det else None,
                 _columns(self.cls_index[columns], self.cls_logits.shape[1]) if cls else None)
 
     def rows(self, first: int, end: int) -> Tensor:
@@ -110,7 +114,8 @@ class FusedScores(RegionScores):
         for (columns, det_rows, cls_rows), det, cls in self.plan:
             log_det = self.det_logits[part, det_rows] - self.det_norm[part, None] if det else None
             log_cls = self.cls_logits[part, cls_rows] - self.cls_norm[part, None] if cls else None
-            found = self.fusion(log_det, log_cls, self.exponent) if det and cls else (log_det if det else log_cls).exp_()
+            found = (self.fusion(log_det, log_cls, self.exponent) if det and cls
+                     else (log_det if det else log_cls).exp_())
             if isinstance(columns, slice):                                                           # all of them
                 scores = found
                 continue
@@ -120,7 +125,8 @@ class FusedScores(RegionScores):
 
     def at(self, region: Tensor, category: Tensor) -> Tensor:
         def log_score(logits: Tensor, norm: Tensor, index: Tensor) -> Tensor:
-            if logits.shape[1] == 0:                                                                 # there is no such classifier
+            if logits.shape[1] == 0:
+                # there is no such classifier
                 return torch.zeros(len(region), device=norm.device)
             return logits[region, index[category].clamp(min=0)] - norm[region]
 
@@ -136,4 +142,5 @@ def fuse(fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: T
          fusion: str = "geometric", exponent: float = 2 / 3) -> Tensor:
     """All final scores (R, K) at once: arguments as of FusedScores."""
     boxes = fg_logits.new_zeros(len(fg_logits), 4)
-    return FusedScores(boxes, fg_logits, det_logits, cls_logits, det_index, cls_index, fusion, exponent).rows(0, len(fg_logits))
+    return FusedScores(boxes, fg_logits, det_logits, cls_logits, det_index, cls_index, fusion,
+                       exponent).rows(0, len(fg_logits))

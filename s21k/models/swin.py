@@ -57,8 +57,10 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        at = torch.stack(torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")).flatten(1)   # (2, n)
-        apart = at[:, :, None] - at[:, None, :] + WINDOW - 1                                                     # (2, n, n)
+        # (2, n)
+        at = torch.stack(torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")).flatten(1)
+        # (2, n, n)
+        apart = at[:, :, None] - at[:, None, :] + WINDOW - 1
         self.register_buffer("relative_position_index", apart[0] * (2 * WINDOW - 1) + apart[1], persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -184,7 +186,8 @@ class Swin(nn.Module):
     checkpoint: forget each block's activations and compute them again in the backward pass.
     """
 
-    def __init__(self, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], drop_path: float, checkpoint: bool) -> None:
+    def __init__(self, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], drop_path: float,
+                 checkpoint: bool) -> None:
         super().__init__()
         self.channels = [dim * 2 ** i for i in range(4)]
         self.num_noise = 2 * sum(depths)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from s21k.core.config import Config, save_config, training_difference
-from s21k.core.distributed import World, gather_objects, print0, on_all_ranks
+from s21k.core.distributed import World, gather_objects, on_all_ranks, print0
 from s21k.core.errors import InputError, TrainingFault
 from s21k.core.trees import leaves
 from s21k.training.amp import note_precision
@@ -71,20 +71,23 @@ def no_sync_except_last(model: nn.Module, last: bool) -> contextlib.AbstractCont
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What a run's data is: the categories of each classifier's rows, and a fingerprint of each stream (images and their order)."""
+    """What a run's data is: the categories of each classifier's rows, and a fingerprint of each stream (images and
+    their order)."""
     categories: dict[str, list[str]]
     data: dict[str, str]
 
 
 def check_ranks_agree(cfg: Config, identity: Identity) -> None:
     """InputError on every process: one of them was given other words, or reads other data, than rank 0."""
-    mine = {key: value for key, value in leaves(dataclasses.asdict(cfg)).items() if key not in ("data.root", "data.workers")}
+    mine = {key: value for key, value in leaves(dataclasses.asdict(cfg)).items()
+            if key not in ("data.root", "data.workers")}
     mine |= {f"{name} data": value for name, value in identity.data.items()}
     first, *others = gather_objects(mine)
     for rank, theirs in enumerate(others, start=1):
         for name in sorted(first.keys() | theirs.keys()):
             if first.get(name) != theirs.get(name):
-                raise InputError(f"rank {rank} has {name} {theirs.get(name)!r:.80}, rank 0 has {first.get(name)!r:.80}; expected the same words and data on every process")
+                raise InputError(f"rank {rank} has {name} {theirs.get(name)!r:.80}, rank 0 has "
+                                 f"{first.get(name)!r:.80}; expected the same words and data on every process")
 
 
 def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
@@ -100,7 +103,8 @@ def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer:
     if world.rank == 0:
         try:
             save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                        "step": step, "total": total, "config": dataclasses.asdict(cfg), **dataclasses.asdict(identity)})
+                        "step": step, "total": total, "config": dataclasses.asdict(cfg),
+                        **dataclasses.asdict(identity)})
         except OSError as error:
             failure = str(error)
     if failure := gather_objects(failure)[0]:
@@ -108,11 +112,13 @@ def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer:
 
 
 def to_continue(path: Path) -> Path | None:
-    """The checkpoint to continue from, if there is one. InputError: only some of the processes see one (a folder that not all machines share)."""
+    """The checkpoint to continue from, if there is one. InputError: only some of the processes see one (a folder that
+    not all machines share)."""
     found = latest(path)
     seen = gather_objects(found is not None)
     if len(set(seen)) > 1:
-        raise InputError(f"{path}: only some processes see a checkpoint there ({seen}, by rank), expected one folder that all of them share")
+        raise InputError(f"{path}: only some processes see a checkpoint there ({seen}, by rank), expected one folder "
+                         f"that all of them share")
     return found
 
 
@@ -120,8 +126,9 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
                scaler: torch.amp.GradScaler, identity: Identity, ignore: str | tuple[str, ...]) -> int:
     """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done.
 
-    Then writes config.yaml, the whole resolved configuration, beside it. ignore: how the keys of the other stage alone start ("stage1."), which may differ. InputError: the
-    checkpoint was made with another configuration, other categories, or other data.
+    Then writes config.yaml, the whole resolved configuration, beside it. ignore: how the keys of the other stage alone
+    start ("stage1."), which may differ. InputError: the checkpoint was made with another configuration, other
+    categories, or other data.
     """
     found = to_continue(path)
 
@@ -136,7 +143,8 @@ def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimize
     step = on_all_ranks(restore)
     steps = gather_objects(step)
     if len(set(steps)) > 1:
-        raise InputError(f"{path}: the processes continue from different steps ({steps}, by rank), expected one folder that all of them share")
+        raise InputError(f"{path}: the processes continue from different steps ({steps}, by rank), expected one folder "
+                         f"that all of them share")
     if found is not None:
         print0(f"continuing {found} after {step} steps")
     return step
@@ -152,7 +160,8 @@ def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module
     check_categories(content["categories"], identity.categories, found)
     for name, fingerprint in identity.data.items():
         if content["data"].get(name) != fingerprint:
-            raise InputError(f"{found}: its {name} data was {content['data'].get(name)}, now it is {fingerprint}: the images or their order changed")
+            raise InputError(f"{found}: its {name} data was {content['data'].get(name)}, now it is {fingerprint}: the "
+                             f"images or their order changed")
     try:
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
@@ -164,7 +173,8 @@ def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module
 def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
     """What stage II starts from: stage2.init, else stage1.pt of this folder, else of the same words without
     their stage-II changes. InputError when there is none."""
-    places = [Path(cfg.stage2.init)] if cfg.stage2.init else [Path(d) / "stage1.pt" for d in dict.fromkeys((cfg.output_dir, cfg.parent_dir))]
+    places = ([Path(cfg.stage2.init)] if cfg.stage2.init
+              else [Path(d) / "stage1.pt" for d in dict.fromkeys((cfg.output_dir, cfg.parent_dir))])
     for place in filter(None, map(latest, places)):
         content = read(place)
         if is_ours(content):
@@ -172,7 +182,8 @@ def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
         if is_ours(content) and content["step"] < content["total"]:
             print0(f"warning: {place} is unfinished: {content['step']} of {content['total']} steps")
         return place, content
-    raise InputError(f"no stage-I checkpoint at {' or '.join(map(str, places))}: run train_stage1.py with the same words, "
+    raise InputError(f"no stage-I checkpoint at {' or '.join(map(str, places))}: run train_stage1.py with the same "
+                     f"words, "
                      "or give stage2.init=PATH (or stage2.init=scratch for none)")
 
 
@@ -180,5 +191,6 @@ def trained(cfg: Config) -> Path:
     """The stage-II checkpoint to use: eval.checkpoint, else stage2.pt of the run. InputError when it is not there."""
     path = Path(cfg.eval.checkpoint) if cfg.eval.checkpoint else latest(Path(cfg.output_dir) / "stage2.pt")
     if path is None:
-        raise InputError(f"{cfg.output_dir}: no stage2.pt in it; run train_stage2.py with the same words, or give eval.checkpoint=PATH")
+        raise InputError(f"{cfg.output_dir}: no stage2.pt in it; run train_stage2.py with the same words, or give "
+                         f"eval.checkpoint=PATH")
     return path
