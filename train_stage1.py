@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from s21k.core.config import STAGE2_ONLY, load_config
+from s21k.core.config import load_config
 from s21k.core.distributed import World, on_all_ranks, print0, start_distributed, stop_distributed, sum_over_ranks
 from s21k.core.errors import run_command
 from s21k.core.randomness import set_seed
@@ -30,15 +30,7 @@ from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import read
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import (
-    Identity,
-    check_ranks_agree,
-    open_folder,
-    resume_run,
-    save_run,
-    set_backend_flags,
-    wrap_ddp,
-)
+from s21k.training.run import Identity, open_run, set_backend_flags, wrap_ddp
 from s21k.training.schedule import warmup_cosine
 from s21k.training.step_monitor import StepMonitor
 
@@ -75,8 +67,7 @@ def main(words: list[str]) -> None:
     val = on_all_ranks(lambda: open_classification(cfg, "val", train.class_names)) if cfg.data.cls.val else None
     on_all_ranks(lambda: look_ahead(cfg, "det", "eval"))
     identity = Identity({"cls": train.class_names}, {"cls": train.fingerprint()})
-    check_ranks_agree(cfg, identity)
-    folder = open_folder(cfg, world)
+    run = open_run(cfg, world, "stage1", identity)
     steps_per_epoch = max(1, len(train) // s.batch)
     total, warmup = max(1, round(s.epochs * steps_per_epoch)), round(s.warmup_epochs * steps_per_epoch)
 
@@ -89,11 +80,12 @@ def main(words: list[str]) -> None:
     optimizer = build_optimizer(groups, s.optimizer, s.rate(s.lr), s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
     mixup = Mixup(cfg.data.cls.classes, s.mixup, s.cutmix, s.label_smoothing)
-    first = resume_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, identity, ignore=STAGE2_ONLY)
+    run.model, run.optimizer, run.scaler = classifier, optimizer, scaler
+    first = run.resume()
 
     print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
            f"whole-image RoI at {s.size} px: {level_shares(torch.tensor([float(s.size)]))} by FPN's rule")
-    log = Log(folder / "log.jsonl", first, total, s.log_every, world, "stage1")
+    log = Log(run.path.parent / "log.jsonl", first, total, s.log_every, world, "stage1")
     batches = log.waits(stage1_batches(cfg, train, world, first)) if first < total else None
     done = first
     model.train()
@@ -120,7 +112,7 @@ def main(words: list[str]) -> None:
             log.step_done(step, lr, monitor.skipped)
             done, last = step + 1, step + 1 == total
             if done % s.save_every == 0 or last or monitor.stop:
-                save_run(folder / "stage1.pt", world, cfg, classifier, optimizer, scaler, done, total, identity, norm)
+                run.save(done, total, norm)
             if monitor.stop:
                 # asked for by a signal; the same words continue
                 break
@@ -131,7 +123,7 @@ def main(words: list[str]) -> None:
                 print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} "
                        f"images")
     log.close()
-    print0(f"stage I {'done' if done == total else f'stopped after {done} of {total} steps'}: {folder / 'stage1.pt'}")
+    print0(f"stage I {'done' if done == total else f'stopped after {done} of {total} steps'}: {run.path}")
     stop_distributed()
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from s21k.core.config import load_config
+from s21k.core.config import Config, load_config
 from s21k.core.distributed import on_all_ranks, print0, start_distributed, stop_distributed
 from s21k.core.errors import InputError, run_command
 from s21k.core.randomness import set_seed
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
-from s21k.models.detector import build_detector
+from s21k.models.detector import Detector, build_detector
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage2
@@ -29,18 +29,32 @@ from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
 from s21k.training.run import (
     Identity,
-    check_ranks_agree,
     initial_state,
     no_sync_except_last,
-    open_folder,
-    resume_run,
-    save_run,
+    open_run,
     set_backend_flags,
-    to_continue,
     wrap_ddp,
 )
 from s21k.training.schedule import warmup_steps
 from s21k.training.step_monitor import StepMonitor
+
+
+def start_from_stage1(cfg: Config, detector: Detector, identity: Identity) -> None:
+    """Take over what stage II inherits [P1, P35]: of stage I's checkpoint, or of public weights the backbone alone."""
+    source, content = on_all_ranks(lambda: initial_state(cfg))
+    taken: list[str] = []
+    if is_ours(content):
+        labelled = {name: names for name, names in identity.categories.items() if name == "cls"}
+        check_categories(content["categories"], labelled, source)
+        taken, random = detector.inherit(content["model"], cfg.stage2.inherit, cfg.stage2.load_image_classifier)
+        print0(f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
+    else:
+        print0(load_backbone(detector.encoder.backbone, content))
+    copied = cfg.stage2.copy_fpn_output
+    if copied != "none":
+        if "FPN" not in taken:
+            raise InputError(f"stage2.copy_fpn_output={copied}: no FPN is taken from {source}, expected none")
+        detector.encoder.fpn.copy_output(int(copied[1]))
 
 
 def main(words: list[str]) -> None:
@@ -56,39 +70,25 @@ def main(words: list[str]) -> None:
     on_all_ranks(lambda: look_ahead(cfg, "eval"))
     identity = Identity({"det": det_data.category_names} | ({"cls": cls_data.class_names} if cls_data else {}),
                         {"det": det_data.fingerprint()} | ({"cls": cls_data.fingerprint()} if cls_data else {}))
-    check_ranks_agree(cfg, identity)
-    folder = open_folder(cfg, world)
+    run = open_run(cfg, world, "stage2", identity)
 
     set_seed(cfg.seed, "initialisation")                                # the same weights on every rank
     detector = build_detector(cfg)
-    if s.init != "scratch" and to_continue(folder / "stage2.pt") is None:    # "-stage I" [P68] starts from nothing
-        source, content = on_all_ranks(lambda: initial_state(cfg))
-        taken = []
-        if is_ours(content):
-            check_categories(content["categories"], {k: v for k, v in identity.categories.items() if k == "cls"},
-                             source)
-            taken, random = detector.inherit(content["model"], s.inherit, s.load_image_classifier)
-            print0(f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
-        else:
-            print0(load_backbone(detector.encoder.backbone, content))
-        if s.copy_fpn_output != "none":
-            if "FPN" not in taken:
-                raise InputError(f"stage2.copy_fpn_output={s.copy_fpn_output}: no FPN is taken from {source}, "
-                                 f"expected none")
-            detector.encoder.fpn.copy_output(int(s.copy_fpn_output[1]))
+    if s.init != "scratch" and run.found is None:                       # "-stage I" [P68] starts from nothing
+        start_from_stage1(cfg, detector, identity)
     model = wrap_ddp(detector, cfg, world)
-    optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # P60, G18
+    optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # [P60, G18]
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")
-    first = resume_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, identity, ignore="stage1.")
+    run.model, run.optimizer, run.scaler = detector, optimizer, scaler
+    first = run.resume()
 
     micro_batch = s.det_batch // s.accumulate                           # images with boxes of one part of a step
     with_cls = cls_data is not None and s.cls_per_det > 0
     print0(f"stage II: {s.iterations} steps of {s.det_batch} images with boxes (of {len(det_data)}, "
-           f"{det_data.left_out} boxes "
-           f"left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
+           f"{det_data.left_out} boxes left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
     sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
     print0(f"whole-image RoI of a square image under the jitter: {level_shares(sides)} by FPN's rule")
-    log = Log(folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
+    log = Log(run.path.parent / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
     det_batches = cls_batches = None
     if first < s.iterations:
         det_batches = log.waits(stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate))
@@ -124,14 +124,13 @@ def main(words: list[str]) -> None:
             log.step_done(step, lr, monitor.skipped)
             done = step + 1
             if done % s.save_every == 0 or done == s.iterations or monitor.stop:
-                save_run(folder / "stage2.pt", world, cfg, detector, optimizer, scaler, done, s.iterations, identity,
-                         norm)
+                run.save(done, s.iterations, norm)
             if monitor.stop:
                 # asked for by a signal; the same words continue
                 break
     log.close()
     print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: "
-           f"{folder / 'stage2.pt'}")
+           f"{run.path}")
     stop_distributed()
 
 

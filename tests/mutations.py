@@ -32,9 +32,9 @@ class Mutation(NamedTuple):
 # file -> (number, old text, new text, test)
 TABLE = {
     "s21k/models/scores.py": [
-        ("P20", "logits.shape[1]))]) - log_fg", "logits.shape[1]))])",
+        ("P20", " - F.logsigmoid(fg_logits)\n", "\n",
          "test_detector.py::test_at_test_time_g_hat_reads_the_detectors_region_features"),
-        ("P24", "log_fg = F.logsigmoid(fg_logits.float())\n", "log_fg = 2 * F.logsigmoid(fg_logits.float())\n",
+        ("P24", "- F.logsigmoid(fg_logits)\n", "- 2 * F.logsigmoid(fg_logits)\n",
          "test_scores.py::test_the_exponent_one_is_g_alone_and_zero_is_g_hat_alone"),
         ("P25", "F.binary_cross_entropy_with_logits(fg_logits, is_object.float()",
          "F.binary_cross_entropy_with_logits(fg_logits, 1 - is_object.float()",
@@ -52,6 +52,8 @@ TABLE = {
          "test_scores.py::test_image_nll_is_the_mean_negative_log_of_eq_3"),
         ("P33", "torch.exp(a * log_det + (1 - a) * log_cls)", "torch.exp((1 - a) * log_det + a * log_cls)",
          "test_scores.py::test_fuse_on_three_categories_one_known_to_both_one_to_each"),
+    ],
+    "s21k/models/fused_scores.py": [
         ("P34", "has_det, has_cls = det_index >= 0, cls_index >= 0", "has_det, has_cls = det_index > 0, cls_index >= 0",
          "test_scores.py::test_fuse_on_three_categories_one_known_to_both_one_to_each"),
     ],

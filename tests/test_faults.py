@@ -16,13 +16,21 @@ import torch
 
 from s21k.core import distributed, errors
 from s21k.core.config import load_config
+from s21k.core.distributed import World
 from s21k.core.errors import InputError, TrainingFault
 from s21k.evaluation.detections_file import read_detections
 from s21k.training import checkpoint
 from s21k.training import run as training_run
-from s21k.training.run import Identity, check_ranks_agree, save_run
+from s21k.training.run import Identity, Run, check_ranks_agree, to_continue
 from tests.bench import kills
 from tests.toy import ROOT, run, words, write_toy
+
+
+def a_run(path) -> Run:
+    """Of one process, of a model of two numbers, not saved yet."""
+    model = torch.nn.Linear(1, 1)
+    return Run(load_config(["toy"]), World(0, 1, torch.device("cpu")), path.stem, Identity({}, {}), path, None, model,
+               torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", enabled=False))
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +86,8 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(tmp_path, monkey
         checkpoint.save(tmp_path / "a.pt", {"step": 3})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.previous.pt", "a.pt"]
     assert [torch.load(tmp_path / n)["step"] for n in ("a.pt", "a.previous.pt")] == [2, 1]
-    model = torch.nn.Linear(1, 1)
-    from s21k.core.distributed import World
     with pytest.raises(TrainingFault, match="step 3: .*cannot be written"):
-        save_run(tmp_path / "a.pt", World(0, 1, torch.device("cpu")), load_config(["toy"]), model,
-                 torch.optim.SGD(model.parameters(), 0.1),
-                 torch.amp.GradScaler("cpu", enabled=False), 3, 4, Identity({}, {}), torch.tensor(1.0))
+        a_run(tmp_path / "a.pt").save(3, 4, torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("changed, says", [({"stage2.lr": 0.1}, "rank 1 has stage2.lr 0.1, rank 0 has 0.0003"),
@@ -100,17 +104,13 @@ def test_processes_with_other_words_or_data_are_found_at_the_start(monkeypatch, 
 
 def test_processes_that_continue_from_different_checkpoints_are_found(monkeypatch, tmp_path):
     """A folder that not all machines share: the others would train random weights."""
-    from s21k.core.distributed import World
-    model = torch.nn.Linear(1, 1)
-    parts = (World(0, 1, torch.device("cpu")), load_config(["toy"]), model, torch.optim.SGD(model.parameters(), 0.1),
-             torch.amp.GradScaler("cpu", enabled=False), Identity({}, {}))
     monkeypatch.setattr(training_run, "gather_objects",
                         lambda mine: [mine, True if mine in (True, False) and isinstance(mine, bool) else 5])
     with pytest.raises(InputError, match="only some processes see a checkpoint"):
-        training_run.resume_run(tmp_path / "stage2.pt", *parts, ignore="stage1.")
+        to_continue(tmp_path / "stage2.pt")
     monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, mine if isinstance(mine, bool) else 5])
     with pytest.raises(InputError, match="continue from different steps"):
-        training_run.resume_run(tmp_path / "stage2.pt", *parts, ignore="stage1.")
+        a_run(tmp_path / "stage2.pt").resume()
 
 
 def test_what_fails_on_one_process_fails_on_all_with_its_reason(monkeypatch):

@@ -5,8 +5,8 @@ import torch
 from s21k.core.errors import InputError
 from s21k.core.structures import DenseScores
 from s21k.models import postprocess as walk
+from s21k.models.fused_scores import FusedScores
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.models.scores import FusedScores
 
 
 def slow_postprocess(boxes, scores, threshold, iou_threshold, most, class_agnostic=False):

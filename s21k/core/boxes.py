@@ -10,8 +10,8 @@ from torch import Tensor
 
 from s21k.core.transfer import constant
 
-RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)           # G11
-REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)      # G13
+RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)           # [G11]
+REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)      # [G13]
 LOG_SCALE_CLIP = math.log(1000 / 16)         # a delta may not enlarge a side more than 62.5 times [G13]
 
 

@@ -67,7 +67,7 @@ class ModelConfig:
     # of a ResNet in stage II; stage I: gn, or trained BN [G17]
     norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head [P67, P76]
-    fpn_channels: int = 256                 # G10
+    fpn_channels: int = 256                 # [G10]
     region_dim: int = 1024                  # d of Eqs. 1-3 [G8]
     image_roi_level: Literal["fpn_rule", "p5", "all_mean", "random"] = "fpn_rule"   # of the whole image [G15]
     image_roi: Literal["valid", "canvas"] = "valid"             # "entire image" without or with the padding [G16]
@@ -88,18 +88,18 @@ class ModelConfig:
 class Stage1Config:
     init: str | None = None                 # public weights for the backbone (models/pretrained.py); None: random
     recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"     # which of the backbone's: s21k/core/words.py
-    size: int = 224                         # P11
+    size: int = 224                         # [P11]
     batch: int = 256                        # images a step over all processes [G24]
-    epochs: float = 100.0                   # P15, P50, P53
-    optimizer: Literal["sgd", "adamw"] = "sgd"                  # P50, P52
+    epochs: float = 100.0                   # [P15, P50, P53]
+    optimizer: Literal["sgd", "adamw"] = "sgd"                  # [P50, P52]
     lr: float = 0.1                         # of the batch that rates_per names [P50, G24]
     min_lr: float = 0.0                     # the last rate, likewise [G24]
     # lr and min_lr are published for a step of so many images, and are scaled by
     rates_per: int = 0
                                             # batch / rates_per (`rate`); 0: they hold for any batch [G24]
     momentum: float = 0.9                   # of SGD [G24]
-    weight_decay: float = 1e-4              # P50
-    warmup_epochs: float = 5.0              # G24
+    weight_decay: float = 1e-4              # [P50]
+    warmup_epochs: float = 5.0              # [G24]
     clip_norm: float = 0.0                  # 0: no clipping [G24]
     crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop [P51]
     color_jitter: float = 0.4               # brightness, contrast, saturation [P51]
@@ -108,7 +108,7 @@ class Stage1Config:
     erasing: float = 0.0                    # probability of random erasing [P52]
     mixup: float = 0.0                      # alpha; 0: off [P52]
     cutmix: float = 0.0                     # alpha; 0: off [P52]
-    label_smoothing: float = 0.0            # G24
+    label_smoothing: float = 0.0            # [G24]
     drop_path: float = 0.0                  # stochastic depth of Swin's last block [P52, G22]
     validate_every: int = 1                 # epochs
     save_every: int = 1000                  # steps
@@ -130,7 +130,7 @@ class Stage2Config:
     copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"
     # stage I's g-hat continues: "except for the last layer" can be read both ways [P30, G7]
     load_image_classifier: bool = True
-    size: int = 1024                        # P54
+    size: int = 1024                        # [P54]
     scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter [P55]
     det_batch: int = 16                     # images with boxes a step, all processes; the paper gives none [P62, G18]
     cls_per_det: int = 3                    # "1:3 in each iteration" [P57]; 0: detection data only
@@ -140,13 +140,13 @@ class Stage2Config:
     weight_decay: float = 0.05              # P60; with AdamW [G18]
     warmup: int = 1000                      # steps [G21]
     milestones: tuple[float, ...] = (7 / 9, 25 / 27)    # lr x 0.1 at these shares of the iterations [G20]
-    clip_norm: float = 1.0                  # G21
+    clip_norm: float = 1.0                  # [G21]
     image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
     loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" [P25, G3]
     loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions [G3]
     # for comparison only: models/baselines.py
     baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"
-    drop_path: float = 0.0                  # G22
+    drop_path: float = 0.0                  # [G22]
     save_every: int = 1000                  # steps
     log_every: int = 20                     # steps
 
@@ -158,7 +158,7 @@ class EvalConfig:
     batch: int = 1                          # images of one forward pass
     fusion: Literal["geometric", "det_only", "cls_only", "arithmetic"] = "geometric"    # Eq. 5 [P33, G9]
     fusion_exponent: float = 2 / 3          # of the detection score in Eq. 5 [P33]
-    threshold: float = 1e-4                 # P85, G26
+    threshold: float = 1e-4                 # [P85, G26]
     nms: float = 0.5                        # IoU above which the worse box of one category goes [G26]
     class_agnostic_nms: bool = False        # True: a box removes the worse ones of every category
     max_detections: int = 100               # an image; -1: all [P85, G26]
@@ -169,7 +169,7 @@ class EvalConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # P62, G21: training/amp.py says what auto becomes
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # [P62, G21] training/amp.py says what auto becomes
     # seconds after which a process that waits for another, or for data, gives up
     timeout: float = 600.0
     deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed

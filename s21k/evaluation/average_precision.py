@@ -16,9 +16,9 @@ from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh
 from s21k.evaluation.sorting import is_in, stable_order, starts
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # E12
-RECALLS = np.linspace(0.0, 1.0, 101)                # E23
-AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # E18
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # [E12]
+RECALLS = np.linspace(0.0, 1.0, 101)                # [E23]
+AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # [E18]
 
 
 def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ class AveragePrecision:
         return category.astype(np.int64) * len(self.gt.image_ids) + image
 
     def _ranked(self) -> None:
-        """The detections that take part, in the order of E20: category, score, image, place in the image.
+        """The detections that take part, in order [E20]: category, score, image, place in the image.
 
         Of each: category, det_area, excused. `near`: the places of those whose cell has a box, the only ones that can
         be right; of these also the cell and the rank inside it.

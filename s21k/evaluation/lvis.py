@@ -27,7 +27,7 @@ class LvisAveragePrecision(AveragePrecision):
         super().__init__(gt, max_detections, kind)
         if bad := [letter for letter in gt.frequencies if letter not in ("r", "c", "f")]:
             raise InputError(f"{gt.path}: a category has frequency {bad[0]!r}, expected r, c or f [E33]")
-        kept = (gt.areas > 0) & np.isfinite(gt.areas)                    # E29
+        kept = (gt.areas > 0) & np.isfinite(gt.areas)                    # [E29]
         self.gt = dataclasses.replace(gt, image=gt.image[kept], category=gt.category[kept], boxes=gt.boxes[kept],
                                       areas=gt.areas[kept],
                                       crowd=np.zeros(kept.sum(), dtype=bool), ignore=gt.ignore[kept],

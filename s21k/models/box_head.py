@@ -10,7 +10,8 @@ from s21k.core import boxes as B
 from s21k.core.distributed import mean_over_ranks
 from s21k.core.structures import Regions, RegionScores, object_rows
 from s21k.core.transfer import to_device
-from s21k.models.scores import FusedScores, image_nll, region_bce, region_nll
+from s21k.models.fused_scores import FusedScores
+from s21k.models.scores import image_nll, region_bce, region_nll
 
 
 class BoxHead(nn.Module):

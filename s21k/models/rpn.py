@@ -13,8 +13,8 @@ from s21k.core.structures import BACKGROUND, Target
 from s21k.models.anchors import RATIOS, pyramid_anchors
 from s21k.models.assign import match, subsample
 
-NMS_THRESHOLD = 0.7                     # G11
-LOW, HIGH = 0.3, 0.7                    # G11
+NMS_THRESHOLD = 0.7                     # [G11]
+LOW, HIGH = 0.3, 0.7                    # [G11]
 
 
 class RPN(nn.Module):

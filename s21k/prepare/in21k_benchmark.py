@@ -29,7 +29,7 @@ def validation_count(n: int) -> int:
     """How many of a synset's n images go to validation."""
     if n < 5:
         return 0                                    # P45b
-    return max(1, n // 5) if n < 25 else 5          # P45, P44
+    return max(1, n // 5) if n < 25 else 5          # [P45, P44]
 
 
 def choose(wnid: str, names: list[str], seed: int) -> list[int]:

@@ -22,8 +22,8 @@ from s21k.core.errors import InputError, run_command
 from s21k.files.annotations import AnnotationTable, load_annotations
 from s21k.prepare.wordnet import WordNet
 
-EXPECTED = (997, 720, 277)                          # P36, P37
-GROUPS = {"r": "novel", "c": "base", "f": "base"}   # P37
+EXPECTED = (997, 720, 277)                          # [P36, P37]
+GROUPS = {"r": "novel", "c": "base", "f": "base"}   # [P37]
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 

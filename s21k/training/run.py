@@ -9,26 +9,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from s21k.core.config import Config, save_config, training_difference
+from s21k.core.config import STAGE2_ONLY, Config, save_config, training_difference
 from s21k.core.distributed import World, gather_objects, on_all_ranks, print0
 from s21k.core.errors import InputError, TrainingFault
 from s21k.core.trees import leaves
 from s21k.training.amp import note_precision
 from s21k.training.checkpoint import check_categories, is_ours, latest, read, save
-
-
-def open_folder(cfg: Config, world: World) -> Path:
-    """Make the output folder."""
-    folder = Path(cfg.output_dir)
-
-    def make() -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"output folder {folder}: cannot be written ({error})") from None
-
-    on_all_ranks(make)
-    return folder
 
 
 def set_backend_flags(cfg: Config, world: World, one_size: bool = True) -> None:
@@ -90,84 +76,116 @@ def check_ranks_agree(cfg: Config, identity: Identity) -> None:
                                  f"{first.get(name)!r:.80}; expected the same words and data on every process")
 
 
-def save_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, step: int, total: int, identity: Identity, norm: torch.Tensor) -> None:
-    """Rank 0 writes the checkpoint of a run that has done `step` of `total` steps.
-
-    norm: of the last gradient, the same on every rank. TrainingFault, on every rank: it is not finite, so that the
-    weights are lost (fp16 skips such steps by itself), or the file cannot be written; the checkpoint before stands.
-    """
-    if not scaler.is_enabled() and not norm.isfinite():
-        raise TrainingFault(f"step {step}: the gradient is not finite; the checkpoint before stands")
-    failure = ""
-    if world.rank == 0:
-        try:
-            save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                        "step": step, "total": total, "config": dataclasses.asdict(cfg),
-                        **dataclasses.asdict(identity)})
-        except OSError as error:
-            failure = str(error)
-    if failure := gather_objects(failure)[0]:
-        raise TrainingFault(f"step {step}: {path} cannot be written ({failure}); the checkpoint before stands")
-
-
 def to_continue(path: Path) -> Path | None:
-    """The checkpoint to continue from, if there is one. InputError: only some of the processes see one (a folder that
-    not all machines share)."""
+    """The checkpoint to continue from, if there is one. InputError: only some of the processes see one."""
     found = latest(path)
     seen = gather_objects(found is not None)
     if len(set(seen)) > 1:
         raise InputError(f"{path}: only some processes see a checkpoint there ({seen}, by rank), expected one folder "
-                         f"that all of them share")
+                         "that all of them share")
     return found
 
 
-def resume_run(path: Path, world: World, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-               scaler: torch.amp.GradScaler, identity: Identity, ignore: str | tuple[str, ...]) -> int:
-    """Continue from the checkpoint at path if there is one, and say so. Returns the number of steps done.
+# Keys of the other stage alone may change between two starts of a run: how their names begin.
+OTHER_STAGE = {"stage1": STAGE2_ONLY, "stage2": ("stage1.",)}
 
-    Then writes config.yaml, the whole resolved configuration, beside it. ignore: how the keys of the other stage alone
-    start ("stage1."), which may differ. InputError: the checkpoint was made with another configuration, other
-    categories, or other data.
+
+@dataclasses.dataclass
+class Run:
+    """One stage's training: its configuration, its data, its checkpoint, and, once the script has made them, what is
+    trained.
+
+    found: the checkpoint it continues from, or None.
     """
-    found = to_continue(path)
+    cfg: Config
+    world: World
+    stage: str                              # "stage1" or "stage2"
+    identity: Identity
+    path: Path                              # of its checkpoint
+    found: Path | None
+    model: nn.Module | None = None          # without DistributedDataParallel
+    optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
 
-    def restore() -> int:
-        content: dict[str, Any] = {"step": 0} if found is None else read(found, world.device)
-        if found is not None:
-            _restore(content, found, cfg, model, optimizer, scaler, identity, ignore)
-        if world.rank == 0:
-            save_config(cfg, path.parent / "config.yaml")
-        return content["step"]
+    def resume(self) -> int:
+        """Continue from the checkpoint if there is one, and say so. Returns the number of steps done.
 
-    step = on_all_ranks(restore)
-    steps = gather_objects(step)
-    if len(set(steps)) > 1:
-        raise InputError(f"{path}: the processes continue from different steps ({steps}, by rank), expected one folder "
-                         f"that all of them share")
-    if found is not None:
-        print0(f"continuing {found} after {step} steps")
-    return step
+        Then writes config.yaml, the whole resolved configuration, beside it. InputError: the checkpoint was made with
+        another configuration, other categories, or other data.
+        """
+        step = on_all_ranks(self._restore)
+        steps = gather_objects(step)
+        if len(set(steps)) > 1:
+            raise InputError(f"{self.path}: the processes continue from different steps ({steps}, by rank), expected "
+                             "one folder that all of them share")
+        if self.found is not None:
+            print0(f"continuing {self.found} after {step} steps")
+        return step
+
+    def _restore(self) -> int:
+        step = 0
+        if self.found is not None:
+            content = read(self.found, self.world.device)
+            self._check(content)
+            try:
+                for part in ("model", "optimizer", "scaler"):
+                    getattr(self, part).load_state_dict(content[part])
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{self.found}: does not fit this run ({str(error):.200})") from None
+            step = content["step"]
+        if self.world.rank == 0:
+            save_config(self.cfg, self.path.parent / "config.yaml")
+        return step
+
+    def _check(self, content: dict[str, Any]) -> None:
+        if not is_ours(content):
+            raise InputError(f"{self.found}: expected a checkpoint of this run, its keys start "
+                             f"{sorted(map(str, content))[:3]}")
+        if keys := training_difference(self.cfg, content["config"], OTHER_STAGE[self.stage]):
+            raise InputError(f"{self.found} was made with another configuration; different: {', '.join(keys)}; "
+                             "give another output_dir=, or remove the folder")
+        check_categories(content["categories"], self.identity.categories, self.found)
+        for name, fingerprint in self.identity.data.items():
+            if content["data"].get(name) != fingerprint:
+                raise InputError(f"{self.found}: its {name} data was {content['data'].get(name)}, now it is "
+                                 f"{fingerprint}: the images or their order changed")
+
+    def save(self, step: int, total: int, norm: torch.Tensor) -> None:
+        """Rank 0 writes the checkpoint of a run that has done `step` of `total` steps.
+
+        norm: of the last gradient, the same on every rank. TrainingFault, on every rank: it is not finite, so that the
+        weights are lost (fp16 skips such steps by itself), or the file cannot be written; the previous one is kept.
+        """
+        if not self.scaler.is_enabled() and not norm.isfinite():
+            raise TrainingFault(f"step {step}: the gradient is not finite; the previous checkpoint is kept")
+        failure = ""
+        if self.world.rank == 0:
+            try:
+                states = {part: getattr(self, part).state_dict() for part in ("model", "optimizer", "scaler")}
+                save(self.path, {**states, "step": step, "total": total, "config": dataclasses.asdict(self.cfg),
+                                 **dataclasses.asdict(self.identity)})
+            except OSError as error:
+                failure = str(error)
+        if failure := gather_objects(failure)[0]:
+            raise TrainingFault(f"step {step}: {self.path} cannot be written ({failure}); the previous checkpoint is "
+                                "kept")
 
 
-def _restore(content: dict[str, Any], found: Path, cfg: Config, model: nn.Module, optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, identity: Identity, ignore: str | tuple[str, ...]) -> None:
-    if not is_ours(content):
-        raise InputError(f"{found}: expected a checkpoint of this run, its keys start {sorted(map(str, content))[:3]}")
-    if keys := training_difference(cfg, content["config"], ignore):
-        raise InputError(f"{found} was made with another configuration; different: {', '.join(keys)}; "
-                         "give another output_dir=, or remove the folder")
-    check_categories(content["categories"], identity.categories, found)
-    for name, fingerprint in identity.data.items():
-        if content["data"].get(name) != fingerprint:
-            raise InputError(f"{found}: its {name} data was {content['data'].get(name)}, now it is {fingerprint}: the "
-                             f"images or their order changed")
-    try:
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-        scaler.load_state_dict(content["scaler"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{found}: does not fit this run ({str(error):.200})") from None
+def open_run(cfg: Config, world: World, stage: str, identity: Identity) -> Run:
+    """Make the output folder, and look what is in it. InputError: the processes were given different words or data, or
+    the folder cannot be written."""
+    check_ranks_agree(cfg, identity)
+    folder = Path(cfg.output_dir)
+
+    def make() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output folder {folder}: cannot be written ({error})") from None
+
+    on_all_ranks(make)
+    path = folder / f"{stage}.pt"
+    return Run(cfg, world, stage, identity, path, to_continue(path))
 
 
 def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:

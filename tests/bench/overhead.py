@@ -20,7 +20,7 @@ from s21k.models.detector import build_detector
 from s21k.training.checkpoint import save
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
-from s21k.training.run import spread
+from s21k.training.run import wrap_ddp
 from s21k.training.step_monitor import StepMonitor
 from tests.toy import batch
 
@@ -36,7 +36,7 @@ def main() -> None:
                        "model.rpn_pre_nms=[2000,1000]", "model.rpn_proposals=[1000,1000]"])
     set_seed(0)
     detector = build_detector(cfg)
-    model = spread(detector, cfg, world).train()
+    model = wrap_ddp(detector, cfg, world).train()
     optimizer = build_optimizer(parameter_groups(detector, 0.05), "adamw", 1e-4)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     det, cls = batch(1, size=512), batch(3, objects=1, size=512, seed=1)

@@ -17,8 +17,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import nms
 
 from s21k.core.structures import Detections
+from s21k.models.fused_scores import FusedScores
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.models.scores import FusedScores
 from tests.bench.timing import peak_bytes, shown
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
