@@ -4,8 +4,8 @@
     torchrun --nproc-per-node=8 train_stage1.py r18 tiny   eight: the same images in the same order
     python train_stage1.py r18 tiny stage1.epochs=2        key=value: over the words, the later one over the earlier
 
-Words are files of s21k/configs or paths of YAML files. Writes runs/<words>/stage1.pt, log.jsonl and
-config.yaml; started again with the same words, it continues.
+Words are files of s21k/configs or paths of YAML files. Writes runs/<words>/stage1.pt, log.jsonl,
+curves.svg and config.yaml; started again with the same words, it continues.
 """
 import math
 from pathlib import Path
@@ -21,6 +21,7 @@ from s21k.core.transfer import to_device
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, stage1_batches, validation_batches
 from s21k.data.mixup import Mixup
+from s21k.experiments.plot import plot_curves
 from s21k.files.images import normalize
 from s21k.models.classifier import build_classifier
 from s21k.models.pretrained import load_backbone
@@ -85,7 +86,7 @@ def main(words: list[str]) -> None:
 
     print0(f"stage I: {len(train)} images, {len(train.class_names)} classes, {total} steps of {s.batch} images, "
            f"whole-image RoI at {s.size} px: {level_shares(torch.tensor([float(s.size)]))} by FPN's rule")
-    log = Log(run.path.parent / "log.jsonl", first, total, s.log_every, world, "stage1")
+    log = Log(run.folder / "log.jsonl", first, total, s.log_every, world, "stage1")
     batches = log.waits(stage1_batches(cfg, train, world, first)) if first < total else None
     done = first
     model.train()
@@ -113,6 +114,7 @@ def main(words: list[str]) -> None:
             done, last = step + 1, step + 1 == total
             if done % s.save_every == 0 or last or monitor.stop:
                 run.save(done, total, norm)
+                plot_curves(run.folder, world)
             if monitor.stop:
                 # asked for by a signal; the same words continue
                 break
@@ -122,6 +124,7 @@ def main(words: list[str]) -> None:
                            "val_top1": accuracy})
                 print0(f"\nstage I after {done} of {total} steps: top-1 accuracy {100 * accuracy:.1f} % on {len(val)} "
                        f"images")
+    plot_curves(run.folder, world)
     log.close()
     print0(f"stage I {'done' if done == total else f'stopped after {done} of {total} steps'}: {run.path}")
     stop_distributed()

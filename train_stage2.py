@@ -5,8 +5,8 @@
     python train_stage2.py r18 tiny no_stage1              an ablation of Tables 2 and 3
 
 Words are files of s21k/configs or paths of YAML files; key=value overrides. Starts from
-stage2.init=PATH, else from stage1.pt of the same words. Writes runs/<words>/stage2.pt, log.jsonl and
-config.yaml; started again with the same words, it continues.
+stage2.init=PATH, else from stage1.pt of the same words. Writes runs/<words>/stage2.pt, log.jsonl,
+curves.svg and config.yaml; started again with the same words, it continues.
 """
 import math
 from pathlib import Path
@@ -19,6 +19,7 @@ from s21k.core.errors import InputError, run_command
 from s21k.core.randomness import set_seed
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
+from s21k.experiments.plot import plot_curves
 from s21k.models.detector import Detector, build_detector
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
@@ -88,7 +89,7 @@ def main(words: list[str]) -> None:
            f"{det_data.left_out} boxes left out) and {s.det_batch * s.cls_per_det if with_cls else 0} with labels")
     sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
     print0(f"whole-image RoI of a square image under the jitter: {level_shares(sides)} by FPN's rule")
-    log = Log(run.path.parent / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
+    log = Log(run.folder / "log.jsonl", first, s.iterations, s.log_every, world, "stage2")
     det_batches = cls_batches = None
     if first < s.iterations:
         det_batches = log.waits(stage2_batches(cfg, det_data, "det", world, micro_batch, first * s.accumulate))
@@ -125,9 +126,11 @@ def main(words: list[str]) -> None:
             done = step + 1
             if done % s.save_every == 0 or done == s.iterations or monitor.stop:
                 run.save(done, s.iterations, norm)
+                plot_curves(run.folder, world)
             if monitor.stop:
                 # asked for by a signal; the same words continue
                 break
+    plot_curves(run.folder, world)
     log.close()
     print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: "
            f"{run.path}")

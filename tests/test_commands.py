@@ -29,8 +29,8 @@ def model_of(path):
 
 def test_the_three_scripts_leave_what_the_readme_says(trained):
     folder = trained / "run"
-    for name in ("config.yaml", "stage1.pt", "stage2.pt", "log.jsonl", "metrics.json", "detections.json",
-                 "detections.npz", "pictures/contact_sheet.png"):
+    for name in ("config.yaml", "stage1.pt", "stage2.pt", "log.jsonl", "curves.svg", "metrics.json",
+                 "detections.json", "detections.npz", "pictures/contact_sheet.png"):
         assert (folder / name).exists(), name
     results = json.loads((folder / "metrics.json").read_text())
     for key in ("top1", "top5", "top5_classes", "gt_known", "top1_base", "gt_known_novel", "AP", "AP50_novel",
@@ -38,6 +38,8 @@ def test_the_three_scripts_leave_what_the_readme_says(trained):
         assert key in results
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert any("val_top1" in line for line in lines)
+    curves = (folder / "curves.svg").read_text()
+    assert "Stage II: 4 of 4 steps" in curves and "val_top1" in curves
     last = lines[-1]
     assert (last["step"] == last["of"] == 4
             and {"rpn_objectness", "rpn_box", "region_score", "region_box", "image_category"} <= last.keys())

@@ -107,6 +107,11 @@ class Run:
     optimizer: torch.optim.Optimizer | None = None
     scaler: torch.amp.GradScaler | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.path.parent
+
     def resume(self) -> int:
         """Continue from the checkpoint if there is one, and say so. Returns the number of steps done.
 
@@ -134,7 +139,7 @@ class Run:
                 raise InputError(f"{self.found}: does not fit this run ({str(error):.200})") from None
             step = content["step"]
         if self.world.rank == 0:
-            save_config(self.cfg, self.path.parent / "config.yaml")
+            save_config(self.cfg, self.folder / "config.yaml")
         return step
 
     def _check(self, content: dict[str, Any]) -> None:
