@@ -18,7 +18,7 @@ import torch
 
 from s21k.core.categories import CategoryMap
 from s21k.core.config import Config, load_config
-from s21k.core.distributed import World, print0, start_distributed, stop_distributed, together
+from s21k.core.distributed import World, on_all_ranks, print0, start_distributed, stop_distributed
 from s21k.core.errors import InputError, note, run_command
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
@@ -37,21 +37,26 @@ from s21k.models.detector import Detector, restore_detector
 from s21k.plan import plan_evaluation
 from s21k.training.amp import autocast, note_precision, resolve_amp
 from s21k.training.checkpoint import read
-from s21k.training.health import too_many_faults
-from s21k.training.run import settle, trained
+from s21k.training.run import set_backend_flags, trained
+from s21k.training.step_monitor import too_many_faults
 
-METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "in21k": In21kReport, "lvis_box_ap": LvisAveragePrecision,
-           "mask_ap": partial(AveragePrecision, kind="mask"), "lvis_mask_ap": partial(LvisAveragePrecision, kind="mask")}
+METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "in21k": In21kReport,
+           "lvis_box_ap": LvisAveragePrecision,
+           "mask_ap": partial(AveragePrecision, kind="mask"),
+           "lvis_mask_ap": partial(LvisAveragePrecision, kind="mask")}
 PREFIXES = {"mask_ap": "mask_", "lvis_box_ap": "lvis_", "lvis_mask_ap": "lvis_mask_"}      # of the keys in metrics.json
 
 
-def draw_pictures(folder: Path, found: DetectionColumns, count: int, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> None:
-    """pictures/<image id>.png of `count` images, ground truth beside the best detections, and contact_sheet.png of them all.
+def draw_images(folder: Path, found: DetectionColumns, count: int, data: DetectionData, gt: GroundTruth,
+                categories: CategoryMap) -> None:
+    """pictures/<image id>.png of `count` images, ground truth beside the best detections, and contact_sheet.png of them
+    all.
 
     found: image is an id, category a position."""
     folder.mkdir(exist_ok=True)
     several = len(set(categories.groups)) > 1
-    names = [f"{name} ({group})" if several and group != "base" else name for name, group in zip(categories.names, categories.groups)]
+    names = [f"{name} ({group})" if several and group != "base" else name
+             for name, group in zip(categories.names, categories.groups)]
     tiles = []
     for position in np.linspace(0, len(gt.image_ids) - 1, min(count, len(gt.image_ids))).round().astype(int).tolist():
         image_id = int(gt.image_ids[position])
@@ -66,7 +71,8 @@ def draw_pictures(folder: Path, found: DetectionColumns, count: int, data: Detec
         outlines = None if gt.masks is None else [gt.masks[i].rle() for i in np.flatnonzero(mine).tolist()]
         masks = None if found.masks is None else [found.masks[i] for i in best.tolist()]
         pair = [draw_boxes(image, corners(gt.boxes[mine]), [names[c] for c in gt.category[mine]], None, outlines),
-                draw_boxes(image, corners(found.boxes[best]), [names[i] for i in found.category[best]], found.scores[best].tolist(), masks)]
+                draw_boxes(image, corners(found.boxes[best]), [names[i] for i in found.category[best]],
+                           found.scores[best].tolist(), masks)]
         tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", "detections"]))
         tiles[-1].save(folder / f"{image_id}.png")
     if tiles:
@@ -85,7 +91,8 @@ def print_table(results: dict[str, float], groups: list[str]) -> None:
     keys = [key for key in results if not any(key.endswith(f"_{group}") for group in groups)]
     for key in keys:
         row = [results.get(f"{key}_{group}" if group else key) for group in columns]
-        shown = ["" if v is None else f"{v:d}" if key.startswith(("images", "truncated")) else f"{100 * v:.1f}" if v >= 0 else "-" for v in row]
+        shown = ["" if v is None else f"{v:d}" if key.startswith(("images", "truncated")) else f"{100 * v:.1f}"
+                 if v >= 0 else "-" for v in row]
         print0(f"{key:<22}" + f"{shown[0]:>6}" + "".join(f"{v:>10}" for v in shown[1:]))
 
 
@@ -107,7 +114,8 @@ def check_words(cfg: Config) -> None:
     if unknown := [name for name in names if name not in METRICS]:
         raise InputError(f"eval.metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
     if "in21k" in names and {"localization", "box_ap"} & set(names):
-        raise InputError("eval.metrics: in21k reports localization and AP itself, by the benchmark's rules: expected it without localization and box_ap")
+        raise InputError("eval.metrics: in21k reports localization and AP itself, by the benchmark's rules: expected "
+                         "it without localization and box_ap")
     if (of_masks := [name for name in names if "mask" in name]) and not cfg.model.with_masks:
         raise InputError(f"eval.metrics: {of_masks[0]} needs model.with_masks=true")
 
@@ -118,7 +126,8 @@ def open_task(cfg: Config) -> Task:
     categories = CategoryMap.load(root / where.categories)
     gt = GroundTruth.load(root / where.annotations, categories, masks=any("mask" in name for name in cfg.eval.metrics))
     if absent := int((gt.category_ids < 0).sum()):
-        print0(f"{absent} of the {len(categories)} categories are not in {where.annotations}: they have no boxes to find there")
+        print0(f"{absent} of the {len(categories)} categories are not in {where.annotations}: they have no boxes to "
+               f"find there")
     data = DetectionData(root / where.annotations, root / where.images)
     check_images("data.eval.images", data.sample())
     return Task(categories, gt, data, {name: METRICS[name](gt) for name in cfg.eval.metrics}, trained(cfg))
@@ -128,8 +137,10 @@ def all_that_matters(cfg: Config, task: Task) -> dict:
     """What the detections depend on, for an evaluation that is continued."""
     test = {key: value for key, value in dataclasses.asdict(cfg.eval).items() if key != "pictures"}
     stamp = task.checkpoint.stat()
-    return {"checkpoint": [str(task.checkpoint), stamp.st_size, stamp.st_mtime_ns], "data": task.data.fingerprint(), "eval": test,
-            "categories": task.categories.keys(), "rows": [task.categories.det_index.tolist(), task.categories.cls_index.tolist()],
+    return {"checkpoint": [str(task.checkpoint), stamp.st_size, stamp.st_mtime_ns], "data": task.data.fingerprint(),
+            "eval": test,
+            "categories": task.categories.keys(),
+            "rows": [task.categories.det_index.tolist(), task.categories.cls_index.tolist()],
             "model": dataclasses.asdict(cfg.model), "amp": cfg.amp}
 
 
@@ -143,19 +154,23 @@ def detect(cfg: Config, world: World, task: Task, detector: Detector, folder: Pa
     for batch in eval_batches(cfg, task.data, world, finished):
         batch = batch.to(world.device)
         with autocast(cfg.amp, world.device):
-            for image_id, scale, fault, prediction in zip(batch.image_ids, batch.scales, batch.faults, detector.predict(batch, categories, cfg.eval)):
+            for image_id, scale, fault, prediction in zip(batch.image_ids, batch.scales, batch.faults,
+                                                          detector.predict(batch, categories, cfg.eval)):
                 seen += 1
-                if fault:                                                # it counts with no detections: everything on it is missed
+                if fault:
+                    # it counts with no detections: everything on it is missed
                     faults += fault
                     if too_many_faults(len(faults), seen, cfg.data.max_faults):
-                        raise InputError(f"{len(faults)} of {seen} images cannot be read, more than data.max_faults={cfg.data.max_faults} allows; "
+                        raise InputError(f"{len(faults)} of {seen} images cannot be read, more than "
+                                         f"data.max_faults={cfg.data.max_faults} allows; "
                                          f"the first: {faults[0]}")
                     continue
                 if image_id in finished:                                 # in a batch with some that are not
                     continue
-                prediction = prediction.in_picture(scale, task.data.size(task.gt.image_position(image_id)))
+                prediction = prediction.in_image(scale, task.data.size(task.gt.image_position(image_id)))
                 noted = {name: metric.note(image_id, prediction) for name, metric in task.metrics.items()}
-                parts.add(image_id, DetectionColumns.of(image_id, prediction.detections), {n: row for n, row in noted.items() if row is not None})
+                parts.add(image_id, DetectionColumns.of(image_id, prediction.detections),
+                          {n: row for n, row in noted.items() if row is not None})
         parts.flush()
     parts.done(faults)
 
@@ -174,18 +189,20 @@ def score(cfg: Config, task: Task, folder: Path) -> tuple[dict[str, float], Dete
     return results, found
 
 
-def report(cfg: Config, task: Task, folder: Path, results: dict[str, float], found: DetectionColumns, unreadable: list[str]) -> None:
-    """Write metrics.json, the detections and the pictures; print the table."""
+def report(cfg: Config, task: Task, folder: Path, results: dict[str, float], found: DetectionColumns,
+           unreadable: list[str]) -> None:
+    """Write metrics.json, the detections and the images; print the table."""
     gt = task.gt
     warnings = list(dict.fromkeys(line for metric in task.metrics.values() for line in getattr(metric, "warnings", [])))
     for line in warnings:
         note(f"{cfg.data.eval.annotations}: {line}")
     (folder / "metrics.json").write_text(json.dumps(results | ({"warnings": warnings} if warnings else {}), indent=1))
     write_detections(folder, with_ids(found, gt.category_ids))
-    draw_pictures(folder / "pictures", found, cfg.eval.pictures, task.data, gt, task.categories)
-    print0(f"{len(gt.image_ids)} images, {len(task.categories)} categories; in per cent; localization: IoU > 0.5; AP as COCO defines it")
+    draw_images(folder / "pictures", found, cfg.eval.pictures, task.data, gt, task.categories)
+    print0(f"{len(gt.image_ids)} images, {len(task.categories)} categories; in per cent; localization: IoU > 0.5; AP "
+           f"as COCO defines it")
     if unreadable:
-        print0(f"{len(unreadable)} pictures cannot be read and count with no detections; the first: {unreadable[0]}")
+        print0(f"{len(unreadable)} images cannot be read and count with no detections; the first: {unreadable[0]}")
     for metric in task.metrics.values():
         if isinstance(metric, In21kReport):
             print0(metric.protocol)
@@ -201,13 +218,14 @@ def main(words: list[str]) -> None:
     check_words(cfg)
     world = start_distributed(cfg.timeout)
     cfg = resolve_amp(cfg, world)
-    settle(cfg, world, one_size=False)
-    folder, task = Path(cfg.output_dir), together(lambda: open_task(cfg))
-    content = together(lambda: read(task.checkpoint))
+    set_backend_flags(cfg, world, one_size=False)
+    folder, task = Path(cfg.output_dir), on_all_ranks(lambda: open_task(cfg))
+    content = on_all_ranks(lambda: read(task.checkpoint))
     note_precision(cfg, content.get("config", {}), task.checkpoint)
-    detector = together(lambda: restore_detector(cfg, content, task.categories)).to(world.device)
-    together(lambda: open_parts(folder / "parts", all_that_matters(cfg, task), world.rank))
-    stop_distributed()                                                   # from here on no process waits for a message of another
+    detector = on_all_ranks(lambda: restore_detector(cfg, content, task.categories)).to(world.device)
+    on_all_ranks(lambda: open_parts(folder / "parts", all_that_matters(cfg, task), world.rank))
+    # from here on no process waits for a message of another
+    stop_distributed()
     detect(cfg, world, task, detector, folder / "parts")
     if world.rank == 0:
         unreadable = wait_for_all(folder / "parts", world.size)

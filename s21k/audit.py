@@ -1,13 +1,14 @@
-"""The ledger: each statement of the paper (P1 to P96) and each gap (G1 to G32), its code and its tests.
+"""The ledger: each statement of the paper [P1 to P96] and each gap [G1 to G32], its code and its tests.
 
     python -m s21k.audit                 all lines of s21k/audit.md
     python -m s21k.audit P25 G3          some of them
     python -m s21k.audit --check         exit code 1 where a line that needs code and a test lacks one,
                                          or a default its alternative
 
-Statement, status and, for a default, the other ways and who has them stand in audit.md. The places are read out of the code and the tests: a comment or docstring that names a
-number is a place of it, "P44-P46" or "G18 to G20" of every number between. P2 to P6 are also levels of the pyramid: those
-count only where they are cited, in brackets "(P5, P35)" or first "P5, P35: ..".
+Statement, status and, for a default, the other ways and who has them stand in audit.md. The places are read out of the
+code and the tests: a comment or docstring that names a number is a place of it, "P44-P46" or "G18 to G20" of every
+number between. P2 to P6 are also levels of the pyramid: those count only where they are cited, in brackets "[P5, P35]"
+or first "P5, P35: ..".
 """
 import ast
 import io
@@ -31,7 +32,7 @@ LEFT_OUT = ("s21k/__init__.py", "s21k/audit.py", "tests/test_audit.py", "tests/m
 
 NUMBER = r"([PG])(\d+)b?(?:(?: to |-)\1(\d+)b?)?"
 ANY = re.compile(rf"\b{NUMBER}\b")
-LIST = re.compile(r"(?:\(|^)((?:[PGTE]\d+b?(?: to |-|, | and )?)+)(?=[):;]|\.(?!\.)|$)")
+LIST = re.compile(r"(?:[(\[]|^)((?:[PGTE]\d+b?(?: to |-|, | and )?)+)(?=[\]):;]|\.(?!\.)|$)")
 
 
 @dataclass
@@ -61,7 +62,8 @@ def numbers(text: str) -> set[str]:
 
 
 def read_ledger(path: Path) -> dict[str, Line]:
-    """The rows "| number | statement.. | status | .." of audit.md. InputError: a number is missing, or a row is not of that form."""
+    """The rows "| number | statement.. | status | .." of audit.md. InputError: a number is missing, or a row is not of
+    that form."""
     lines: dict[str, Line] = {}
     for text in path.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in text.strip().strip("|").split("|")]
@@ -77,7 +79,8 @@ def read_ledger(path: Path) -> dict[str, Line]:
 
 
 def remarks(source: str) -> list[tuple[int, str]]:
-    """(first line, text) of every docstring and every comment; comments on lines of their own that follow one another are one."""
+    """(first line, text) of every docstring and every comment; comments on lines of their own that follow one another
+    are one."""
     found = [(node.body[0].lineno, node.body[0].value.value) for node in ast.walk(ast.parse(source))
              if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)]
     continued = 0                                       # the line on which a comment would go on
@@ -106,7 +109,8 @@ def enclosing(tree: ast.Module, line: int, source: list[str]) -> list[ast.stmt]:
     while source[line - 1].lstrip().startswith("#") and line < len(source):
         line += 1
     trail, body = [], tree.body
-    while found := [node for node in body if min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) <= line <= node.end_lineno]:
+    while found := [node for node in body if min(
+        [node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) <= line <= node.end_lineno]:
         trail.append(found[0])
         body = found[0].body if isinstance(found[0], (ast.ClassDef, ast.FunctionDef)) else []
     return trail
@@ -141,7 +145,8 @@ def place(lines: dict[str, Line], text: str, part: str, name: str) -> None:
 
 def find_places(root: Path, lines: dict[str, Line]) -> None:
     """Fill keys, code and tests from the files below root."""
-    for path in [*sorted(root.glob("*.py")), *sorted((root / "s21k").rglob("*.py")), *sorted((root / "tests").glob("test_*.py"))]:
+    for path in [*sorted(root.glob("*.py")), *sorted((root / "s21k").rglob("*.py")),
+                 *sorted((root / "tests").glob("test_*.py"))]:
         name, source = path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
         if name in LEFT_OUT:
             continue
@@ -152,7 +157,8 @@ def find_places(root: Path, lines: dict[str, Line]) -> None:
                 place(lines, f"its name: {node.name.replace('_', ' ').upper()}", "tests", f"{name}::{node.name}")
         for line, text in remarks(source):
             trail = enclosing(tree, line, rows)
-            defined = [_names(node) for node in trail if isinstance(node, (ast.ClassDef, ast.FunctionDef))] or [_names(node) for node in trail]
+            defined = ([_names(node) for node in trail if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+                       or [_names(node) for node in trail])
             if key := next((key for key, span in keys if line in span), None):
                 place(lines, text, "keys", key)
             elif not name.startswith("tests/"):
@@ -174,7 +180,8 @@ def audit(root: Path) -> dict[str, Line]:
 def main(argv: list[str]) -> None:
     wanted, check = [word for word in argv if word != "--check"], "--check" in argv
     if unknown := [word for word in wanted if word not in NUMBERS]:
-        raise InputError(f"{unknown[0]!r}: expected P1 to P96, G1 to G32, or --check" + nearest(unknown[0], [*NUMBERS, "--check"]))
+        raise InputError(f"{unknown[0]!r}: expected P1 to P96, G1 to G32, or --check"
+                         + nearest(unknown[0], [*NUMBERS, "--check"]))
     lines = audit(ROOT)
     shown = [lines[number] for number in wanted or NUMBERS]
     for line in shown:
@@ -185,8 +192,10 @@ def main(argv: list[str]) -> None:
             print("".join(f"     {what:<8}{name}\n" for name in places), end="")
     counts = Counter(line.status for line in shown)
     complete = sum(bool((line.keys or line.code) and line.tests) for line in shown)
-    print(f"{len(shown)} lines: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) + f"; {complete} have code and a test")
-    lacking = [f"{line.number} ({line.status}) has no {' and no '.join(line.lacks())}" for line in shown if line.lacks()]
+    print(f"{len(shown)} lines: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+          + f"; {complete} have code and a test")
+    lacking = [f"{line.number} ({line.status}) has no {' and no '.join(line.lacks())}"
+               for line in shown if line.lacks()]
     print("".join(f"{text}\n" for text in lacking), end="")
     if check and lacking:
         sys.exit(1)

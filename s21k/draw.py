@@ -1,4 +1,4 @@
-"""Boxes, names and scores on a picture, and many pictures on a sheet (Pillow)."""
+"""Boxes, names and scores on a image, and many images on a sheet (Pillow)."""
 import colorsys
 
 import numpy as np
@@ -16,8 +16,10 @@ def color_of(name: str) -> tuple[int, int, int]:
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.6, 1.0))
 
 
-def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None, masks: list[dict] | None = None) -> Image.Image:
-    """A copy of image with boxes (n, 4) xyxy and their names, and n masks (RLE) as a tint; small pictures are enlarged first."""
+def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None,
+               masks: list[dict] | None = None) -> Image.Image:
+    """A copy of image with boxes (n, 4) xyxy and their names, and n masks (RLE) as a tint; small images are enlarged
+    first."""
     for name, mask in reversed(list(zip(names, masks or []))):
         tint = Image.new("RGB", image.size, color_of(name))
         image = Image.composite(Image.blend(image, tint, 0.5), image, Image.fromarray(decode(mask) * np.uint8(255)))

@@ -1,5 +1,5 @@
-"""--plan: what a command would do, before it does anything: data, steps, learning rates, parameters, what is inherited, memory,
-and what is missing on disk. Nothing is written; of each data set some images are opened.
+"""--plan: what a command would do, before it does anything: data, steps, learning rates, parameters, what is inherited,
+memory, and what is missing on disk. Nothing is written; of each data set some images are opened.
 """
 import operator
 from collections.abc import Callable
@@ -23,7 +23,8 @@ from s21k.training.checkpoint import check_categories, is_ours, latest
 from s21k.training.run import initial_state, trained
 
 GB = 2**30
-RATE = 4e13                                         # FLOP/s that a GPU is assumed to sustain in bf16: an eighth of an A100's peak
+# FLOP/s that a GPU is assumed to sustain in bf16: an eighth of an A100's peak
+RATE = 4e13
 
 
 def _count(n: float) -> str:
@@ -53,10 +54,12 @@ class Plan:
         try:
             data = opened() if self.there(part, names) else None
             if data is None:
-                self.say(what, f"not there; {classes} categories" + (f", {expected} images expected" if expected else ""))
+                self.say(what, f"not there; {classes} categories"
+                         + (f", {expected} images expected" if expected else ""))
                 return expected
             self.class_names = data.class_names if isinstance(data, ClassificationData) else self.class_names
-            self.say(what, f"{len(data)} images, {classes} categories" + (f" (whole: {expected})" if expected not in (None, len(data)) else ""))
+            self.say(what, f"{len(data)} images, {classes} categories"
+                     + (f" (whole: {expected})" if expected not in (None, len(data)) else ""))
             return len(data)
         except InputError as error:
             self.missing.append(str(error))
@@ -85,11 +88,13 @@ class Plan:
 
 
 def saved_bytes(backbone: nn.Module, fpn: nn.Module | None, size: int) -> int:
-    """Bytes that the backward pass of backbone and FPN keeps of one size x size image, float32, counted on shapes alone."""
+    """Bytes that the backward pass of backbone and FPN keeps of one size x size image, float32, counted on shapes
+    alone."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[id(tensor.untyped_storage())] = tensor                      # a tensor that two operations keep is there once
+        # a tensor that two operations keep is there once
+        kept[id(tensor.untyped_storage())] = tensor
         return tensor
 
     weights = {id(p.untyped_storage()) for part in (backbone, fpn) if part is not None for p in part.parameters()}
@@ -101,8 +106,8 @@ def saved_bytes(backbone: nn.Module, fpn: nn.Module | None, size: int) -> int:
 
 
 def forward_flops(*runs: tuple[Callable, tuple[int, ...]]) -> int:
-    """Floating-point operations (a multiplication and an addition are two) of the convolutions and matrix products of each
-    (function, shape of its input): counted by torch, nothing is computed."""
+    """Floating-point operations (a multiplication and an addition are two) of the convolutions and matrix products of
+    each (function, shape of its input): counted by torch, nothing is computed."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         for function, shape in runs:
             function(torch.zeros(shape, device="meta"))
@@ -110,18 +115,21 @@ def forward_flops(*runs: tuple[Callable, tuple[int, ...]]) -> int:
 
 
 def _work(plan: Plan, images: list[tuple[str, float, int]]) -> None:
-    """images: what they are, how many, FLOPs of one forward. Training costs three forwards: the backward has two products for each
-    (and with model.checkpoint_activations one forward more)."""
+    """images: what they are, how many, FLOPs of one forward. Training costs three forwards: the backward has two
+    products for each (and with model.checkpoint_activations one forward more)."""
     total = sum(3 * count * flops for _, count, flops in images)
     each = ", ".join(f"{3 * flops / 1e9:.1f} GFLOPs an image {name}" for name, _, flops in images)
-    plan.say("work", f"{each}: {total / 1e18:.1f} EFLOPs in all, {total / RATE / 3600:.0f} GPU-hours at {RATE / 1e12:.0f} TFLOP/s (an assumption)")
+    plan.say("work", f"{each}: {total / 1e18:.1f} EFLOPs in all, {total / RATE / 3600:.0f} GPU-hours at "
+             f"{RATE / 1e12:.0f} TFLOP/s (an assumption)")
 
 
-def _memory(plan: Plan, fixed: int, backbone: nn.Module, fpn: nn.Module | None, size: int, at_once: tuple[int, ...]) -> None:
-    """A table by number of processes. at_once: images of each kind in one part of a step, over all processes; fixed: bytes of each process
-    that do not depend on them."""
+def _memory(plan: Plan, fixed: int, backbone: nn.Module, fpn: nn.Module | None, size: int,
+            at_once: tuple[int, ...]) -> None:
+    """A table by number of processes. at_once: images of each kind in one part of a step, over all processes; fixed:
+    bytes of each process that do not depend on them."""
     one = saved_bytes(backbone, fpn, size)
-    plan.say("memory", f"weights, gradients and optimizer {fixed / GB:.1f} GB; activations of backbone and FPN {one / GB:.2f} GB an image of {size} px in "
+    plan.say("memory", f"weights, gradients and optimizer {fixed / GB:.1f} GB; activations of backbone and FPN "
+             f"{one / GB:.2f} GB an image of {size} px in "
                        "float32, about half in bf16; model.checkpoint_activations=true lowers them")
     plan.say("  processes", f"{'images of each':<16}{'float32':>12}{'bf16':>12}")
     for processes in (1, 2, 4, 8, 16):
@@ -130,7 +138,8 @@ def _memory(plan: Plan, fixed: int, backbone: nn.Module, fpn: nn.Module | None, 
             continue
         images = sum(at_once) // processes
         shown = " + ".join(str(count // processes) for count in at_once)
-        plan.say(f"  {processes}", f"{shown:<16}{(fixed + images * one) / GB:>9.1f} GB{(fixed + images * one / 2) / GB:>9.1f} GB")
+        plan.say(f"  {processes}",
+                 f"{shown:<16}{(fixed + images * one) / GB:>9.1f} GB{(fixed + images * one / 2) / GB:>9.1f} GB")
 
 
 def plan_stage1(cfg: Config) -> None:
@@ -138,7 +147,10 @@ def plan_stage1(cfg: Config) -> None:
     if cfg.data.cls is None:
         raise InputError("data.cls: null, and stage I needs images with labels")
     plan, s = Plan(cfg), cfg.stage1
-    plan.say("stage I", f"{cfg.model.backbone}, {'one whole-image RoI' if cfg.model.reformulated else 'average pooling (-reform.)'} -> {cfg.output_dir}/stage1.pt")
+    plan.say("stage I",
+             f"{cfg.model.backbone}, "
+             f"{'one whole-image RoI' if cfg.model.reformulated else 'average pooling (-reform.)'} -> "
+             f"{cfg.output_dir}/stage1.pt")
     n = plan.stream("labelled images", lambda: open_classification(cfg, "train"), "cls", ("train",))
     if cfg.data.cls.val and plan.there("cls", ("val",)):
         plan.look_at(lambda: open_classification(cfg, "val", plan.class_names))
@@ -147,22 +159,27 @@ def plan_stage1(cfg: Config) -> None:
     if n:
         per_epoch = max(1, n // s.batch)
         total = max(1, round(s.epochs * per_epoch))
-        plan.say("steps", f"{total} of {s.batch} images, {s.epochs:g} epochs of {per_epoch}: {plan.seen(total * s.batch, n)}")
-        plan.say("learning rate", f"{s.optimizer} {s.rate(s.lr):g}, linear in {round(s.warmup_epochs * per_epoch)} steps, "
+        plan.say("steps",
+                 f"{total} of {s.batch} images, {s.epochs:g} epochs of {per_epoch}: {plan.seen(total * s.batch, n)}")
+        plan.say("learning rate",
+                 f"{s.optimizer} {s.rate(s.lr):g}, linear in {round(s.warmup_epochs * per_epoch)} steps, "
                                   f"then half a cosine to {s.rate(s.min_lr):g}")
     else:
         plan.say("steps", f"{s.epochs:g} epochs of batches of {s.batch}; how many images there are is not known")
-    plan.say("whole-image RoI", f"{s.size} px, by FPN's rule {level_shares(torch.tensor([float(s.size)]))}; model.image_roi_level={cfg.model.image_roi_level}")
+    plan.say("whole-image RoI", f"{s.size} px, by FPN's rule {level_shares(torch.tensor([float(s.size)]))}; "
+             f"model.image_roi_level={cfg.model.image_roi_level}")
     with torch.device("meta"):
         model = build_classifier(cfg.model, cfg.data.cls.classes, s.drop_path)
     encoder = getattr(model, "encoder", None)
-    parts = {"backbone": model.backbone, "FPN": encoder and encoder.fpn, "RoI head": encoder and nn.ModuleList([encoder.fc1, encoder.fc2]), "g-hat": model.cls_classifier}
+    parts = {"backbone": model.backbone, "FPN": encoder and encoder.fpn,
+             "RoI head": encoder and nn.ModuleList([encoder.fc1, encoder.fc2]), "g-hat": model.cls_classifier}
     fixed = plan.parameters(model, parts, 2 if s.optimizer == "adamw" else 1)
     _memory(plan, fixed, model.backbone, encoder and encoder.fpn, s.size, (s.batch,))
     if n:
         head = [model.cls_classifier] if encoder is None else [encoder.fc1, encoder.fc2, model.cls_classifier]
         trunk = model.backbone if encoder is None else encoder.pyramid
-        _work(plan, [("with a label", total * s.batch, forward_flops((trunk, (1, 3, s.size, s.size)), (nn.Sequential(*head), (1, head[0].in_features))))])
+        _work(plan, [("with a label", total * s.batch, forward_flops(
+            (trunk, (1, 3, s.size, s.size)), (nn.Sequential(*head), (1, head[0].in_features))))])
     plan.say("starts from", s.init or "random weights")
     if s.init and not Path(s.init).is_file():
         plan.missing.append(f"stage1.init {s.init}: no such file")
@@ -174,28 +191,39 @@ def plan_stage2(cfg: Config) -> None:
     plan, s = Plan(cfg), cfg.stage2
     with torch.device("meta"):
         detector = build_detector(cfg)
-    plan.say("stage II", f"{cfg.model.backbone}, {cfg.model.head} head{' and masks' if cfg.model.with_masks else ''} -> {cfg.output_dir}/stage2.pt")
+    plan.say("stage II", f"{cfg.model.backbone}, {cfg.model.head} head{' and masks' if cfg.model.with_masks else ''} "
+             f"-> {cfg.output_dir}/stage2.pt")
     num_det = plan.stream("images with boxes", lambda: open_detection(cfg), "det", ("annotations", "images"))
     per_step, num_cls = 0, None
     if cfg.data.cls is not None:
         num_cls = plan.stream("labelled images", lambda: open_classification(cfg, "train"), "cls", ("train",))
         per_step = s.det_batch * s.cls_per_det
     plan.look_at(lambda: look_ahead(cfg, "eval", tell=lambda line: None))
-    plan.say("steps", f"{s.iterations} of {s.det_batch} + {per_step} images: with boxes {plan.seen(s.iterations * s.det_batch, num_det)}"
+    plan.say("steps", f"{s.iterations} of {s.det_batch} + {per_step} images: with boxes "
+             f"{plan.seen(s.iterations * s.det_batch, num_det)}"
              + (f", with labels {plan.seen(s.iterations * per_step, num_cls)}" if per_step else ", none with labels"))
     milestones = ", ".join(str(round(share * s.iterations)) for share in s.milestones)
-    plan.say("learning rate", f"AdamW {s.lr:g}, linear in {s.warmup} steps, x 0.1 at {milestones}; weight decay {s.weight_decay:g}; lambda {s.image_loss_weight:g}")
+    plan.say("learning rate", f"AdamW {s.lr:g}, linear in {s.warmup} steps, x 0.1 at {milestones}; weight decay "
+             f"{s.weight_decay:g}; lambda {s.image_loss_weight:g}")
     sides = s.size * torch.linspace(*s.scale, 1000).clamp(max=1.0)
-    plan.say("whole-image RoI", f"jitter {s.scale[0]:g} to {s.scale[1]:g} of {s.size} px, of a square picture by FPN's rule {level_shares(sides)}")
+    plan.say("whole-image RoI", f"jitter {s.scale[0]:g} to {s.scale[1]:g} of {s.size} px, of a square image by FPN's "
+             f"rule {level_shares(sides)}")
     encoder, head = detector.encoder, detector.box_head
-    layers = {"f": getattr(head, "foreground", None), "g" if cfg.model.head == "decoupled" else "C + 1": head.det_classifier, "g-hat": head.cls_classifier, "boxes": head.box_regressor}
-    fixed = plan.parameters(detector, {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn, "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers, "masks": detector.mask_head}, 2)
+    layers = {"f": getattr(head, "foreground", None), "g" if cfg.model.head == "decoupled"
+              else "C + 1": head.det_classifier, "g-hat": head.cls_classifier, "boxes": head.box_regressor}
+    fixed = plan.parameters(detector,
+                            {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn,
+                             "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers,
+                             "masks": detector.mask_head}, 2)
     at_once = (s.det_batch // s.accumulate, per_step // s.accumulate) if per_step else (s.det_batch // s.accumulate,)
     _memory(plan, fixed, encoder.backbone, encoder.fpn, s.size, at_once)
     image, regions, size_of_x = (1, 3, s.size, s.size), cfg.model.regions_per_image, encoder.fc1.in_features
-    det = [(lambda x: detector.rpn.head(encoder.pyramid(x)), image), (nn.Sequential(encoder.fc1, encoder.fc2, head.det_classifier), (regions, size_of_x))]
-    if (mask := detector.mask_head) is not None:                         # on the regions that hold an object, a quarter at most
-        det.append((nn.Sequential(*mask.convs, mask.deconv, mask.predictor), (regions // 4, cfg.model.fpn_channels, MASK_POOL, MASK_POOL)))
+    det = [(lambda x: detector.rpn.head(encoder.pyramid(x)), image),
+           (nn.Sequential(encoder.fc1, encoder.fc2, head.det_classifier), (regions, size_of_x))]
+    if (mask := detector.mask_head) is not None:
+        # on the regions that hold an object, a quarter at most
+        det.append((nn.Sequential(*mask.convs, mask.deconv, mask.predictor),
+                    (regions // 4, cfg.model.fpn_channels, MASK_POOL, MASK_POOL)))
     work = [("with boxes", s.iterations * s.det_batch, forward_flops(*det))]
     if per_step:
         cls = (encoder.pyramid, image), (nn.Sequential(encoder.fc1, encoder.fc2, head.cls_classifier), (1, size_of_x))
@@ -210,15 +238,19 @@ def plan_stage2(cfg: Config) -> None:
             source, content = initial_state(cfg)
             if is_ours(content):
                 if cfg.data.cls is not None and (Path(cfg.data.root) / cfg.data.cls.train).exists():
-                    check_categories(content["categories"], {"cls": open_classification(cfg, "train").class_names}, source)
+                    check_categories(content["categories"], {"cls": open_classification(cfg, "train").class_names},
+                                     source)
                 taken, random = build_detector(cfg).inherit(content["model"], s.inherit, s.load_image_classifier)
                 plan.say("inherits", f"from {source}: {', '.join(taken)}; random: {', '.join(random)}")
             else:
                 plan.say("inherits", f"the backbone, of public weights {source}")
     except InputError as error:
         plan.missing.append(str(error))
-        parts = [part for part, place, _ in INHERITED if (s.inherit == "all" and cfg.model.reformulated or part == "backbone") and operator.attrgetter(place)(detector) is not None]
-        plan.say("inherits", f"what its start has of: {', '.join(parts)}; never: {', '.join([*head.NEW, *['mask head'] * cfg.model.with_masks])}")
+        parts = [part for part, place, _ in INHERITED
+                 if (s.inherit == "all" and cfg.model.reformulated or part == "backbone")
+                 and operator.attrgetter(place)(detector) is not None]
+        plan.say("inherits", f"what its start has of: {', '.join(parts)}; never: "
+                 f"{', '.join([*head.NEW, *['mask head'] * cfg.model.with_masks])}")
     plan.show()
 
 
@@ -232,11 +264,13 @@ def plan_evaluation(cfg: Config) -> None:
         categories = CategoryMap.load(Path(cfg.data.root) / where.categories) if where else None
         if categories is not None:
             both = (categories.det_index >= 0) & (categories.cls_index >= 0)
-            plan.say("categories", f"{len(categories)}: {int(both.sum())} known to g and g-hat (Eq. 5), {int((categories.det_index >= 0).sum() - both.sum())} to g "
+            plan.say("categories", f"{len(categories)}: {int(both.sum())} known to g and g-hat (Eq. 5), "
+                     f"{int((categories.det_index >= 0).sum() - both.sum())} to g "
                                    f"alone, {int((categories.cls_index >= 0).sum() - both.sum())} to g-hat alone")
     except InputError:
         pass                                                             # it is among the missing
-    plan.say("detections", f"score above {test.threshold:g}, NMS at {test.nms:g}, the best {test.max_detections} of an image; fusion {test.fusion}, exponent {test.fusion_exponent:.3g}")
+    plan.say("detections", f"score above {test.threshold:g}, NMS at {test.nms:g}, the best {test.max_detections} of an "
+             f"image; fusion {test.fusion}, exponent {test.fusion_exponent:.3g}")
     plan.say("images", f"shorter side {test.resize[0]}, longer at most {test.resize[1]}; {test.batch} at a time")
     try:
         plan.say("checkpoint", str(trained(cfg)))

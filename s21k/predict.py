@@ -92,7 +92,8 @@ def choose_categories(categories: CategoryMap, wanted: str | None) -> CategoryMa
     chosen: list[int] = []
     for key in filter(None, (part.strip().lower() for part in wanted.split(","))):
         if key not in positions:
-            raise InputError(f"--categories: {key!r} is none of the {len(categories)} categories" + nearest(key, positions))
+            raise InputError(f"--categories: {key!r} is none of the {len(categories)} categories"
+                             + nearest(key, positions))
         chosen += positions[key]
     return categories.subset(list(dict.fromkeys(chosen)))
 
@@ -119,7 +120,8 @@ def main(argv: list[str]) -> None:
     detector = restore_detector(cfg, content, everything).to(world.device)
     categories = choose_categories(everything, a.categories).to(world.device)
     out = a.out or Path(cfg.output_dir) / "predictions"
-    paths = [path for path in paths if out.resolve() not in path.resolve().parents]      # not what an earlier call wrote
+    # not what an earlier call wrote
+    paths = [path for path in paths if out.resolve() not in path.resolve().parents]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -162,7 +164,7 @@ def detect(
     batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(categories.det_index.device)
     with autocast(cfg.amp, batch.images.device):
         prediction = next(detector.predict(batch, categories, cfg.eval))
-    found = above(prediction, threshold).in_picture(scale, size).detections.to(torch.device("cpu"))
+    found = above(prediction, threshold).in_image(scale, size).detections.to(torch.device("cpu"))
     names = [categories.names[label] for label in found.labels.tolist()]
     for place, (box, score, label, name) in enumerate(
         zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)
@@ -197,7 +199,8 @@ def drawing_name(number: int, path: Path) -> str:
 def above(prediction: Prediction, threshold: float) -> Prediction:
     """With the detections that have a score of at least threshold, alone."""
     kept = (prediction.detections.scores >= threshold).nonzero().squeeze(1).tolist()
-    return replace(prediction, detections=prediction.detections.pick(kept), masks=None if prediction.masks is None else prediction.masks[kept])
+    return replace(prediction, detections=prediction.detections.pick(kept),
+                   masks=None if prediction.masks is None else prediction.masks[kept])
 
 
 if __name__ == "__main__":

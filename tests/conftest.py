@@ -1,4 +1,5 @@
-"""Test files run in several processes side by side, one for each core (S21K_TEST_PROCESSES=1: one after the other, in this process).
+"""Test files run in several processes side by side, one for each core (S21K_TEST_PROCESSES=1: one after the other, in
+this process).
 
 One thread for each process: their tensors are tiny.
 """
@@ -13,7 +14,8 @@ import torch  # noqa: E402
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # Those that take minutes begin first.
-LONG = ("test_processes", "test_commands", "test_faults", "test_setups", "test_pretended", "test_experiments", "test_audit")
+LONG = ("test_processes", "test_commands", "test_faults", "test_setups", "test_pretended", "test_experiments",
+        "test_audit")
 
 
 class Sender:
@@ -23,7 +25,8 @@ class Sender:
         self.config, self.pipe = config, pipe
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.pipe.send(json.dumps(self.config.hook.pytest_report_to_serializable(config=self.config, report=report), default=str))
+        self.pipe.send(json.dumps(self.config.hook.pytest_report_to_serializable(config=self.config, report=report),
+                                  default=str))
 
 
 def run_files(session: pytest.Session, files: list[list[pytest.Item]], taken, pipe) -> None:
@@ -53,7 +56,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     processes = min(int(os.environ.get("S21K_TEST_PROCESSES", os.cpu_count() or 1)), len(by_file))
     if processes < 2 or session.config.option.collectonly or session.testsfailed:
         return None                                     # pytest's own loop
-    files = [by_file[name] for name in sorted(by_file, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))]
+    files = [by_file[name]
+             for name in sorted(by_file, key=lambda name: (LONG.index(name) if name in LONG else len(LONG), name))]
     session.config._tmp_path_factory.getbasetemp()      # one for all, which is removed at the end
     context = multiprocessing.get_context("fork")
     taken, workers = context.Value("i", 0), {}
@@ -72,7 +76,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             if message == "done":
                 workers.pop(pipe).join()
                 continue
-            report = session.config.hook.pytest_report_from_serializable(config=session.config, data=json.loads(message))
+            report = session.config.hook.pytest_report_from_serializable(config=session.config,
+                                                                         data=json.loads(message))
             if isinstance(report.longrepr, list):       # of a skipped test; JSON has no tuples
                 report.longrepr = tuple(report.longrepr)
             session.config.hook.pytest_runtest_logreport(report=report)

@@ -11,7 +11,7 @@ from s21k.core.config import load_config
 from s21k.core.distributed import start_distributed, stop_distributed
 from s21k.core.randomness import set_seed
 from s21k.models.detector import build_detector
-from s21k.training.run import settle, spread
+from s21k.training.run import set_backend_flags, wrap_ddp
 from tests.toy import SMALL, batch
 
 
@@ -19,7 +19,8 @@ def share(whole, rank, size):
     """This rank's images: position rank * local + i, as in the streams."""
     local = len(whole) // size
     part = slice(rank * local, (rank + 1) * local)
-    return whole.pack(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part], whole.scales[part], whole.seeds[part])
+    return whole.pack(whole.images[part], whole.sizes[part], whole.targets[part], whole.image_ids[part],
+                      whole.scales[part], whole.seeds[part])
 
 
 def gradients(world, backbone: str, norm: str) -> dict:
@@ -27,12 +28,13 @@ def gradients(world, backbone: str, norm: str) -> dict:
     # then differ from rank to rank, and must be averaged.
     cfg = load_config(["toy", *SMALL, f"model.backbone={backbone}", f"model.norm={norm}", "stage2.drop_path=0.3",
                        "model.regions_per_image=64", "stage2.loss_norm=fg", "model.with_masks=true"])
-    settle(cfg, world)
+    set_backend_flags(cfg, world)
     set_seed(0, "initialisation")
     detector = build_detector(cfg)
-    with torch.no_grad():                            # proposals that depend on the image, not on the initial near-zero deltas
+    with torch.no_grad():
+        # proposals that depend on the image, not on the initial near-zero deltas
         detector.rpn.deltas.weight.mul_(5)
-    model = spread(detector, cfg, world)
+    model = wrap_ddp(detector, cfg, world)
     det, cls = batch(4, objects=3), batch(12, objects=1, seed=1, first_seed=100)
     losses = model(share(det, world.rank, world.size), share(cls, world.rank, world.size))
     sum(losses.values()).backward()

@@ -1,7 +1,8 @@
-"""A pretended CUDA device: tensors that say they are on cuda and compute on the CPU, for tests on machines without a GPU.
+"""A pretended CUDA device: tensors that say they are on cuda and compute on the CPU, for tests on machines without a
+GPU.
 
-What CUDA would refuse is refused (tensors of two devices in one operation, .numpy()), CUDA's autocast rules apply, and each
-operation that makes the host wait for the device is counted. It says nothing of speed or of rounding.
+What CUDA would refuse is refused (tensors of two devices in one operation, .numpy()), CUDA's autocast rules apply, and
+each operation that makes the host wait for the device is counted. It says nothing of speed or of rounding.
 
     with Pretended() as device:
         model = device.move(build())                    # parameters and buffers
@@ -20,9 +21,11 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 aten = torch.ops.aten
 # Their result's size is known only when the device is done.
-SIZED_BY_VALUES = {aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount,
+SIZED_BY_VALUES = {aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive,
+                   aten.bincount,
                    torch.ops.torchvision.nms}
-# A CPU tensor may stand beside those of the device: it is the one that is copied, or a list of indices (which is copied, too).
+# A CPU tensor may stand beside those of the device: it is the one that is copied, or a list of indices (which is
+# copied, too).
 MIXED = {aten._to_copy, aten.copy_, aten.index, aten.index_put_, aten.index_put, aten._index_put_impl_}
 
 
@@ -31,7 +34,8 @@ class OnDevice(Tensor):
 
     @staticmethod
     def __new__(cls, real: Tensor, kind: str) -> "OnDevice":
-        return Tensor._make_wrapper_subclass(cls, real.shape, strides=real.stride(), storage_offset=real.storage_offset(),
+        return Tensor._make_wrapper_subclass(cls, real.shape, strides=real.stride(),
+                                             storage_offset=real.storage_offset(),
                                              dtype=real.dtype, device=torch.device(kind, 0), requires_grad=False)
 
     def __init__(self, real: Tensor, kind: str) -> None:
@@ -66,14 +70,16 @@ class Pretended(TorchDispatchMode):
     def __enter__(self) -> "Pretended":
         torch._C._ensureCUDADeviceGuardSet()
         self.patches = contextlib.ExitStack()
-        for name, value in (("torch.cuda._lazy_init", lambda: None), ("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
+        for name, value in (("torch.cuda._lazy_init", lambda: None),
+                            ("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
                             ("torch.cuda.is_bf16_supported", lambda *args, **kwargs: True),
                             ("torch.cuda.get_device_capability", lambda device=None: (9, 0))):
             self.patches.enter_context(mock.patch(name, value))
         # One thread for the backward pass: those for CUDA devices want real ones. No cuDNN behind batch norm.
         self.patches.enter_context(torch.autograd.set_multithreading_enabled(False))
         self.patches.enter_context(torch.backends.cudnn.flags(enabled=False))
-        before = torch._C._only_lift_cpu_tensors()                       # torch.tensor(values, device="cuda"): built here, then copied
+        # torch.tensor(values, device="cuda"): built here, then copied
+        before = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)
         self.patches.callback(torch._C._set_only_lift_cpu_tensors, before)
         if self.kind != "cuda":                                          # there is no autocast on it
@@ -90,7 +96,8 @@ class Pretended(TorchDispatchMode):
         for part in module.modules():
             for name, parameter in part._parameters.items():
                 if parameter is not None:
-                    part._parameters[name] = nn.Parameter(OnDevice(parameter.detach(), self.kind), parameter.requires_grad)
+                    part._parameters[name] = nn.Parameter(OnDevice(parameter.detach(), self.kind),
+                                                          parameter.requires_grad)
             for name, buffer in part._buffers.items():
                 if buffer is not None:
                     part._buffers[name] = OnDevice(buffer, self.kind)
@@ -108,7 +115,8 @@ class Pretended(TorchDispatchMode):
         if packet in (aten._to_copy, aten.copy_):
             blocking = not (kwargs.get("non_blocking") or (packet is aten.copy_ and True in flat[2:]))
             source = flat[1] if packet is aten.copy_ else flat[0]
-            to_device = isinstance(flat[0], OnDevice) if packet is aten.copy_ else self._is_device(kwargs.get("device", flat[0].device))
+            to_device = (isinstance(flat[0], OnDevice) if packet is aten.copy_
+                         else self._is_device(kwargs.get("device", flat[0].device)))
             if isinstance(source, OnDevice) != to_device and blocking:
                 self.waits["copy to the device" if to_device else "copy to the host"] += 1
         elif not on_device:
@@ -120,7 +128,8 @@ class Pretended(TorchDispatchMode):
         elif packet in (aten.index, aten.index_put_, aten.index_put, aten._index_put_impl_):
             indices = [t for t in flat[1:] if isinstance(t, Tensor)]
             self.waits["boolean index"] += sum(t.dtype == torch.bool for t in indices)
-            self.waits["index from the host"] += sum(not isinstance(t, OnDevice) for t in indices if t.dtype == torch.int64)
+            self.waits["index from the host"] += sum(not isinstance(t, OnDevice)
+                                                     for t in indices if t.dtype == torch.int64)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -128,9 +137,10 @@ class Pretended(TorchDispatchMode):
         wrapped = [value for value in flat if isinstance(value, OnDevice)]
         to_device = self._is_device(kwargs.get("device"))
         on_device = bool(wrapped) or to_device
-        if wrapped and func.overloadpacket not in MIXED:
-            if any(isinstance(v, Tensor) and not isinstance(v, OnDevice) and v.dim() > 0 for v in flat):
-                raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {self.device} and cpu")
+        elsewhere = any(isinstance(v, Tensor) and not isinstance(v, OnDevice) and v.dim() > 0 for v in flat)
+        if wrapped and elsewhere and func.overloadpacket not in MIXED:
+            raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {self.device} "
+                               f"and cpu")
         self._count(func, flat, kwargs, on_device)
         owner = {id(value.on_host): value for value in wrapped}
         real_args, real_kwargs = tree_unflatten([v.on_host if isinstance(v, OnDevice) else v for v in flat], spec)

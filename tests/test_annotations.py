@@ -19,12 +19,15 @@ def truth(seed: int = 0, order: str = "iac") -> dict:
     content = random_truth(rng)
     add_masks(content, [])
     for image in content["images"]:
-        image |= {"neg_category_ids": rng.choice([1, 2, 3, 99], 2, replace=False).tolist(), "not_exhaustive_category_ids": [3] if rng.random() < 0.5 else []}
+        image |= {"neg_category_ids": rng.choice([1, 2, 3, 99], 2, replace=False).tolist(),
+                  "not_exhaustive_category_ids": [3] if rng.random() < 0.5 else []}
         image.setdefault("file_name", f"{image['id']}.jpg")
     for number, category in enumerate(content["categories"]):
-        category |= {"frequency": "rcf"[number % 3], "synset": f"thing.n.{number:02d}"} | ({"wnid": f"n{number:08d}"} if number % 2 else {})
+        category |= ({"frequency": "rcf"[number % 3], "synset": f"thing.n.{number:02d}"}
+                     | ({"wnid": f"n{number:08d}"} if number % 2 else {}))
     names = {"i": "images", "a": "annotations", "c": "categories"}
-    return {"info": {"year": 2026, "note": "}, {"}, **{names[k]: content[names[k]] for k in order}, "licenses": [{"id": 1}, [2]], "version": 1.25, "big": [[0.5] * 40] * 40}
+    return {"info": {"year": 2026, "note": "}, {"}, **{names[k]: content[names[k]] for k in order},
+            "licenses": [{"id": 1}, [2]], "version": 1.25, "big": [[0.5] * 40] * 40}
 
 
 def write(tmp_path, content, indent=None):
@@ -57,13 +60,17 @@ def test_a_file_is_read_in_pieces_as_json_reads_it_whole(tmp_path, monkeypatch, 
     table = load_annotations(write(tmp_path, content, indent), masks=True)
     images = sorted(content["images"], key=lambda row: row["id"])
     categories = sorted(content["categories"], key=lambda row: row["id"])
-    assert table.image_ids.tolist() == [r["id"] for r in images] and table.heights.tolist() == [r["height"] for r in images]
+    assert (table.image_ids.tolist() == [r["id"] for r in images]
+            and table.heights.tolist() == [r["height"] for r in images])
     assert [table.file_names[i] for i in range(len(images))] == [r["file_name"] for r in images]
-    for column, key in ((table.category_names, "name"), (table.category_wnids, "wnid"), (table.frequencies, "frequency"), (table.synsets, "synset")):
+    for column, key in ((table.category_names, "name"), (table.category_wnids, "wnid"),
+                        (table.frequencies, "frequency"), (table.synsets, "synset")):
         assert column == [r.get(key) for r in categories]
     rows = content["annotations"]
-    assert table.image_ids[table.image_index].tolist() == [r["image_id"] for r in rows] and table.boxes.tolist() == [r["bbox"] for r in rows]
-    assert table.category_ids[table.category_index].tolist() == [r["category_id"] for r in rows] and table.areas.tolist() == [r["area"] for r in rows]
+    assert (table.image_ids[table.image_index].tolist() == [r["image_id"] for r in rows]
+            and table.boxes.tolist() == [r["bbox"] for r in rows])
+    assert (table.category_ids[table.category_index].tolist() == [r["category_id"] for r in rows]
+            and table.areas.tolist() == [r["area"] for r in rows])
     assert table.crowd.tolist() == [bool(r.get("iscrowd")) for r in rows] and len(table.masks) == len(rows)
     position = {r["id"]: i for i, r in enumerate(categories)}
     for pairs, key in ((table.negative, "neg_category_ids"), (table.not_exhaustive, "not_exhaustive_category_ids")):
@@ -155,9 +162,12 @@ def test_lvis_pictures_are_named_by_the_end_of_their_url(tmp_path):
 
 @pytest.mark.parametrize("piece", [11, 1 << 24])
 @pytest.mark.parametrize("text, says", [
-    ('{"images": [], "annotations": []}', "'categories' is missing"), ('{"images": [], "images": []}', "each part once"), ('{"images": [7]}', r"images\[0\] is 7"),
-    ('{"images": [] "annotations": []}', "expected ,"), ('{"images": [{"id": 1, "height": 1, "width": 1}]}', "no file_name"), ('{"images": [', "cut off"),
-    ('{"images": [], "annotations": [], "categories": []} 1', "something follows"), ('{"images": [], "annotations": [{"id": 1e3}], "categories": []}', "has id 1000.0"),
+    ('{"images": [], "annotations": []}', "'categories' is missing"),
+    ('{"images": [], "images": []}', "each part once"), ('{"images": [7]}', r"images\[0\] is 7"),
+    ('{"images": [] "annotations": []}', "expected ,"),
+    ('{"images": [{"id": 1, "height": 1, "width": 1}]}', "no file_name"), ('{"images": [', "cut off"),
+    ('{"images": [], "annotations": [], "categories": []} 1', "something follows"),
+    ('{"images": [], "annotations": [{"id": 1e3}], "categories": []}', "has id 1000.0"),
     ('{"images": [{"id": ' + "9" * 30 + "}]}", "too large"), ("{" * 100000, "cut off|not JSON")])
 def test_what_is_wrong_in_an_object_is_said_with_its_place(tmp_path, monkeypatch, piece, text, says):
     (tmp_path / "a.json").write_text(text)
@@ -172,5 +182,6 @@ def test_real_annotations_score_the_same_from_the_saved_table(tmp_path):
         pytest.skip("data absent")
     load_annotations(source, masks=True).save(tmp_path / "table")
     table = load_annotations(source, masks=True).by_image()
-    one, two = GroundTruth.of_table(table, np.arange(len(table.category_ids)), {}), GroundTruth.load(tmp_path / "table", masks=True)
+    one, two = GroundTruth.of_table(table, np.arange(len(table.category_ids)),
+                                    {}), GroundTruth.load(tmp_path / "table", masks=True)
     same(one, two)

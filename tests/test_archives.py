@@ -13,7 +13,7 @@ from s21k.core.categories import imagenet21k_wnids
 from s21k.core.errors import InputError
 from s21k.core.packed import PackedStrings
 from s21k.data.classification import ClassificationData
-from s21k.files.archives import PictureIndex, Region, members
+from s21k.files.archives import ImageIndex, Region, members
 from s21k.files.images import image_size, read_image
 from s21k.prepare.in21k_benchmark import choose, split, validation_count
 from s21k.prepare.shape_formats import write_tars
@@ -38,7 +38,8 @@ def write_tar(path, files, form=tarfile.GNU_FORMAT):
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
 def test_members_are_found_at_their_bytes(tmp_path, form):
     """Names longer than a header's 100 characters (GNU LongLink, pax) included."""
-    files = [(f"n{i}.JPEG", os.urandom(700 * i)) for i in range(5)] + ([] if form == tarfile.USTAR_FORMAT else [("d/" * 60 + "long.JPEG", b"x" * 513)])
+    files = ([(f"n{i}.JPEG", os.urandom(700 * i)) for i in range(5)]
+             + ([] if form == tarfile.USTAR_FORMAT else [("d/" * 60 + "long.JPEG", b"x" * 513)]))
     path = write_tar(tmp_path / "a.tar", files, form)
     raw = path.read_bytes()
     assert [(m.name, raw[m.offset:m.offset + m.size]) for m in members(path)] == files
@@ -62,10 +63,12 @@ def test_a_damaged_tar_gives_what_comes_before_and_says_where(tmp_path):
     broken = bytearray(raw)
     broken[2 * 1536:2 * 1536 + 512] = os.urandom(512)
     names, says = read(bytes(broken))
-    assert names == ["0.JPEG", "1.JPEG"] and "3072" in says                           # a header of noise: tarfile alone would end in silence
+    # a header of noise: tarfile alone would end in silence
+    assert names == ["0.JPEG", "1.JPEG"] and "3072" in says
     assert read(b"no tar at all")[0] == [] and read(b"")[0] == []
     negative = tarfile.TarInfo("back.JPEG").tobuf(tarfile.GNU_FORMAT)
-    size = (256**11 - 512 + 0xFF * 256**11).to_bytes(12, "big")                       # base 256, -512: tarfile would step back for ever
+    # base 256, -512: tarfile would step back for ever
+    size = (256**11 - 512 + 0xFF * 256**11).to_bytes(12, "big")
     header = negative[:124] + size + negative[136:]
     header = header[:148] + b"%06o\0 " % (sum(header[:148]) + 32 * 8 + sum(header[156:])) + header[156:]
     names, says = read(raw[:1536] + header + raw[1536:])
@@ -85,14 +88,16 @@ def test_a_region_is_a_file_of_its_own(tmp_path):
 def faulty(tmp_path_factory):
     """The miniature of ImageNet-21K with planted faults, as tars and unpacked into folders, both indexed."""
     root = tmp_path_factory.mktemp("faulty")
-    done = run("s21k.prepare.shapes", "--format", "objects365", "--out", str(root / "data"), "--images-per-category", "8", "--detection-images", "2", "--size", "48", module=True)
+    done = run("s21k.prepare.shapes", "--format", "objects365", "--out", str(root / "data"), "--images-per-category",
+               "8", "--detection-images", "2", "--size", "48", module=True)
     assert done.returncode == 0, done.stderr
     tars, folders = root / "data" / "imagenet21k_tars", root / "folders"
     for path in sorted(tars.glob("*.tar")):
         (folders / path.stem).mkdir(parents=True)
         for member in members(path):
             if "/" not in member.name:
-                (folders / path.stem / member.name).write_bytes(path.read_bytes()[member.offset:member.offset + member.size])
+                (folders / path.stem / member.name).write_bytes(
+                    path.read_bytes()[member.offset:member.offset + member.size])
     for source, out in ((tars, "from_tars"), (folders, "from_folders")):
         done = run("s21k.prepare.imagenet", str(source), "--out", str(root / out), "--processes", "1", module=True)
         assert done.returncode == 0, done.stderr
@@ -102,22 +107,28 @@ def faulty(tmp_path_factory):
 def test_every_planted_fault_ends_as_documented(faulty):
     """Repaired, or in quarantine with a reason; none is served with a wrong label, none cannot be read."""
     rows = [line.split("\t") for line in (faulty / "from_tars.quarantine.tsv").read_text().splitlines()[1:]]
-    reasons = {name.removeprefix("n07753592_").removesuffix(".JPEG"): reason for wnid, name, reason in rows if wnid == "n07753592"}
+    reasons = {name.removeprefix("n07753592_").removesuffix(".JPEG"): reason
+               for wnid, name, reason in rows if wnid == "n07753592"}
     assert reasons.keys() == {"truncated", "empty", "nopicture", "twice", "../outside"} and len(rows) == 5
-    for name, says in {"truncated": "cannot be decoded", "empty": "empty file", "nopicture": "of no known format", "twice": "second file", "../outside": "leads out"}.items():
+    for name, says in {"truncated": "cannot be decoded", "empty": "empty file", "nopicture": "of no known format",
+                       "twice": "second file", "../outside": "leads out"}.items():
         assert says in reasons[name]
-    index = PictureIndex.load(faulty / "from_tars")
-    by_name = {index.names[i].removeprefix("n07753592_").removesuffix(".JPEG"): i for i in range(len(index)) if "_link" not in index.names[i]}
-    repaired = {name: by_name[name] for name in ("gzipped", "cmyk", "16bit", "palette", "1x1", "rotated", "a" * 120, "twice")}
+    index = ImageIndex.load(faulty / "from_tars")
+    by_name = {index.names[i].removeprefix("n07753592_").removesuffix(".JPEG"): i
+               for i in range(len(index)) if "_link" not in index.names[i]}
+    repaired = {name: by_name[name]
+                for name in ("gzipped", "cmyk", "16bit", "palette", "1x1", "rotated", "a" * 120, "twice")}
     data = ClassificationData(faulty / "from_tars")
     good, grey = (np.asarray(data.read(repaired[name])[0]).astype(int) for name in ("a" * 120, "16bit"))
     for name, i in repaired.items():
         picture, label = data.read(i)
-        assert picture.mode == "RGB" and data.class_names[label] == "n07753592" and (picture.height, picture.width) == (index.heights[i], index.widths[i])
+        assert (picture.mode == "RGB" and data.class_names[label] == "n07753592"
+                and (picture.height, picture.width) == (index.heights[i], index.widths[i]))
         if name in ("gzipped", "twice"):
             assert np.array_equal(np.asarray(picture), good)
         if name in ("cmyk", "palette", "rotated"):
-            assert np.abs(np.asarray(picture).astype(int) - good).mean() < 25, name                          # a palette of 216 colours; half is 128
+            # a palette of 216 colours; half is 128
+            assert np.abs(np.asarray(picture).astype(int) - good).mean() < 25, name
     light = np.asarray(data.read(repaired["twice"])[0].convert("L")).astype(int)[..., None]
     assert np.abs(grey - light).mean() < 3 and repaired["1x1"] in range(len(index))
     assert not any("link" in index.names[i] for i in range(len(index)))               # a link in a tar is no file
@@ -129,7 +140,8 @@ def test_tars_and_folders_give_the_same_pictures(faulty):
     assert names[0] == names[1] and np.array_equal(one.labels, two.labels) and one.class_names == two.class_names
     for i in range(0, len(one), 7):
         assert np.array_equal(np.asarray(one.read(i)[0]), np.asarray(two.read(i)[0]))
-    plain = ClassificationData(faulty / "folders")                                    # without an index; the faults are among them
+    # without an index; the faults are among them
+    plain = ClassificationData(faulty / "folders")
     assert len(plain) == len(one) + 3 and plain.class_names == one.class_names
 
 
@@ -142,7 +154,8 @@ def test_the_index_moves_with_its_pictures_and_refuses_other_places(faulty, tmp_
     (tmp_path / "moved" / "from_tars" / "table.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match="leads out of its root"):
         ClassificationData(tmp_path / "moved" / "from_tars")
-    hostile = PictureIndex(tmp_path, ["a"], ["a"], np.zeros(1, np.int32), PackedStrings(["../secret.jpg"]), np.zeros(1, np.int32), np.full(1, -1), np.ones(1, np.int64), np.ones(1, np.int32), np.ones(1, np.int32))
+    hostile = ImageIndex(tmp_path, ["a"], ["a"], np.zeros(1, np.int32), PackedStrings(["../secret.jpg"]), np.zeros(
+        1, np.int32), np.full(1, -1), np.ones(1, np.int64), np.ones(1, np.int32), np.ones(1, np.int32))
     with pytest.raises(InputError, match="leads out of it"):
         hostile.open(0)
 
@@ -151,9 +164,10 @@ def test_indexing_continues_and_reads_only_what_changed(tmp_path):
     write_tars(tmp_path / "tars", 3, 40, seed=0)
 
     def index():
-        done = run("s21k.prepare.imagenet", str(tmp_path / "tars"), "--out", str(tmp_path / "index"), "--processes", "1", module=True)
+        done = run("s21k.prepare.imagenet", str(tmp_path / "tars"), "--out", str(tmp_path / "index"), "--processes",
+                   "1", module=True)
         assert done.returncode == 0, done.stderr
-        return PictureIndex.load(tmp_path / "index")
+        return ImageIndex.load(tmp_path / "index")
 
     before = len(index())
     parts = sorted((tmp_path / "index.parts").iterdir())
@@ -176,9 +190,10 @@ def test_a_changed_file_and_a_broken_link_in_a_folder_are_seen(tmp_path):
     (folder / "gone.JPEG").symlink_to("/nowhere/x.JPEG")
 
     def index():
-        done = run("s21k.prepare.imagenet", str(tmp_path / "pictures"), "--out", str(tmp_path / "index"), "--processes", "1", module=True)
+        done = run("s21k.prepare.imagenet", str(tmp_path / "pictures"), "--out", str(tmp_path / "index"), "--processes",
+                   "1", module=True)
         assert done.returncode == 0, done.stderr
-        return PictureIndex.load(tmp_path / "index"), (tmp_path / "index.quarantine.tsv").read_text()
+        return ImageIndex.load(tmp_path / "index"), (tmp_path / "index.quarantine.tsv").read_text()
 
     first, quarantine = index()
     assert len(first) == 2 and "deeper/gone.JPEG\tcannot be read" in quarantine
@@ -201,24 +216,29 @@ def test_an_index_below_a_linked_folder_finds_its_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("words, says", [
-    (["nowhere"], "no such folder"), (["empty"], "no n<8 digits>"), (["tars", "--wnids", "nofile"], "cannot be read"), (["tars", "--wnids", "bad.txt"], "entry 2 is 'dog'"),
-    (["tars", "--wnids", "twice.txt"], "expected each once"), (["tars", "--wnids", "imagenet21K"], "did you mean 'imagenet21k'"), (["tars", "--wnids", "other.txt"], "no good pictures")])
+    (["nowhere"], "no such folder"), (["empty"], "no n<8 digits>"), (["tars", "--wnids", "nofile"], "cannot be read"),
+    (["tars", "--wnids", "bad.txt"], "entry 2 is 'dog'"),
+    (["tars", "--wnids", "twice.txt"], "expected each once"),
+    (["tars", "--wnids", "imagenet21K"], "did you mean 'imagenet21k'"),
+    (["tars", "--wnids", "other.txt"], "no good pictures")])
 def test_what_cannot_be_indexed_is_one_line(tmp_path, monkeypatch, words, says):
     (tmp_path / "empty").mkdir()
     (tmp_path / "tars").mkdir()
     write_tar(tmp_path / "tars" / "n00000001.tar", [("a.JPEG", jpeg())])
-    for name, text in {"bad.txt": "n00000001\ndog", "twice.txt": "n00000001 n00000001", "other.txt": "n00000002"}.items():
+    for name, text in {"bad.txt": "n00000001\ndog", "twice.txt": "n00000001 n00000001",
+                       "other.txt": "n00000002"}.items():
         (tmp_path / name).write_text(text)
     words = [str(tmp_path / w) if w in ("nowhere", "empty", "tars") or w.endswith(".txt") else w for w in words]
     done = run("s21k.prepare.imagenet", *words, "--out", str(tmp_path / "out"), "--processes", "1", module=True)
     assert done.returncode == 2 and says in done.stderr and done.stderr.strip().count("\n") <= 1, done.stderr
 
 
-# --- the split (P44-P46, G30, T7) ---
+# --- the split [P44-P46, G30, T7] ---
 
 def test_the_splits_rule_for_every_small_class():
     """P44, P45, G30, T7: none below 5; 20 % rounded down, one at least, below 25; 5 from 25 on."""
-    expected = {4: 0, **{n: 1 for n in range(5, 10)}, **{n: 2 for n in range(10, 15)}, **{n: 3 for n in range(15, 20)}, **{n: 4 for n in range(20, 25)}, **{n: 5 for n in range(25, 31)}}
+    expected = {4: 0, **{n: 1 for n in range(5, 10)}, **{n: 2 for n in range(10, 15)}, **{n: 3 for n in range(15, 20)},
+                **{n: 4 for n in range(20, 25)}, **{n: 5 for n in range(25, 31)}}
     assert {n: validation_count(n) for n in range(4, 31)} == expected
     assert [validation_count(n) for n in (0, 1, 3, 1000)] == [0, 0, 0, 5]
     for n in range(4, 31):
@@ -240,10 +260,11 @@ def test_the_split_does_not_depend_on_the_order_of_listing_nor_on_other_classes(
 
 
 def test_training_and_validation_share_no_picture(faulty, tmp_path):
-    """P44, G30; the paper's counts are printed beside (P46)."""
-    done = run("s21k.prepare.in21k_benchmark", "--index", str(faulty / "from_tars"), "--out", str(tmp_path / "b"), module=True)
+    """P44, G30; the paper's counts are printed beside [P46]."""
+    done = run("s21k.prepare.in21k_benchmark", "--index", str(faulty / "from_tars"), "--out", str(tmp_path / "b"),
+               module=True)
     assert done.returncode == 0 and "21077" in done.stdout, done.stderr
-    everything, train = PictureIndex.load(faulty / "from_tars"), ClassificationData(tmp_path / "b" / "train")
+    everything, train = ImageIndex.load(faulty / "from_tars"), ClassificationData(tmp_path / "b" / "train")
     val = ClassificationData(tmp_path / "b" / "val.tsv", train.class_names)
     manifest = [tuple(line.split("\t")) for line in (tmp_path / "b" / "manifest.tsv").read_text().splitlines()[1:]]
     trained = {(train.class_names[train.labels[i]], train.index.names[i]) for i in range(len(train))}
@@ -264,7 +285,7 @@ def test_the_vocabulary_is_the_one_of_imagenet_21k():
 
 
 def test_a_gzip_bomb_is_refused(tmp_path):
-    """Inside is more than any picture has; no more than the limit is unpacked."""
+    """Inside is more than any image has; no more than the limit is unpacked."""
     import zlib
 
     from s21k.files import images
@@ -311,7 +332,7 @@ def test_a_compressed_tar_that_is_named_tar_says_so_and_leaves_its_quarantine(tm
     )
     write_tar(tmp_path / "tars" / "n00000002.tar", [("\u00fc.JPEG", jpeg())])                # the others are indexed
     done = index_of(tmp_path, tmp_path / "tars")
-    assert done.returncode == 0 and "1 pictures of 1 synsets of 2" in done.stdout and "1 in quarantine" in done.stdout
+    assert done.returncode == 0 and "1 images of 1 synsets of 2" in done.stdout and "1 in quarantine" in done.stdout
 
 
 def test_tars_with_a_compressed_ending_are_counted_and_named(tmp_path):
@@ -328,7 +349,7 @@ def test_tars_with_a_compressed_ending_are_counted_and_named(tmp_path):
         and "note: " in done.stdout
         and "3 compressed tars are passed over (n00000001.tar.gz, n00000002.tar.gz, n00000003.tgz)" in done.stdout
     )
-    assert "2 pictures of 2 synsets of 2" in done.stdout
+    assert "2 images of 2 synsets of 2" in done.stdout
     (tmp_path / "wnids.txt").write_text("n00000000 n00000002")
     done = index_of(tmp_path, tmp_path / "tars", "--wnids", str(tmp_path / "wnids.txt"))
     assert "1 compressed tars are passed over (n00000002.tar.gz)" in done.stdout
@@ -361,12 +382,12 @@ def test_linked_folders_and_system_files_of_a_synset(tmp_path):
     (source / "linked").symlink_to(other)
     (source / "round").symlink_to(source)
     done = index_of(tmp_path, tmp_path / "all")
-    index = PictureIndex.load(tmp_path / "index")
+    index = ImageIndex.load(tmp_path / "index")
     assert done.returncode == 0 and [index.names[i] for i in range(len(index))] == ["linked/more.JPEG", "n000.JPEG"]
     assert "the first of 3 hidden or system files and folders" in (tmp_path / "index.quarantine.tsv").read_text()
     (other / "new.JPEG").write_bytes(jpeg())                                  # below a link: seen as a change as well
     index_of(tmp_path, tmp_path / "all")
-    assert len(PictureIndex.load(tmp_path / "index")) == 3
+    assert len(ImageIndex.load(tmp_path / "index")) == 3
 
 
 @pytest.mark.parametrize("layout", ["flat", "classes", "linked", "deep"])

@@ -36,7 +36,8 @@ def test_an_object_that_nothing_touches_rescues_nothing():
 
 
 def test_the_rescue_has_a_bound_where_one_is_set():
-    """G11: 0 as detectron2, 0.3 as mmdetection, whose rule is best IoU >= bound, object by object (written out here)."""
+    """G11: 0 as detectron2, 0.3 as mmdetection, whose rule is best IoU >= bound, object by object (written out
+    here)."""
     iou = torch.tensor([[0.0, 0.1, 0.125], [0.3125, 0.2, 0.0], [0.25, 0.0, 0.05]])
     assert matched(iou, 0.3, 0.7, rescue=True).tolist() == [1, BACKGROUND, 0]
     assert matched(iou, 0.3, 0.7, rescue=True, rescue_above=0.3125).tolist() == [1, BACKGROUND, BACKGROUND]
@@ -96,11 +97,13 @@ def test_sampled_regions_have_the_objects_category_above_iou_half():
 
 
 def test_half_an_object_is_an_object_and_the_truth_is_among_the_regions():
-    """G13: proposals of IoU 0.45, 0.5, 0.55 with one object; then, by default, 512 regions of which a quarter holds an object."""
+    """G13: proposals of IoU 0.45, 0.5, 0.55 with one object; then, by default, 512 regions of which a quarter holds an
+    object."""
     truth = torch.tensor([[0.0, 0.0, 40.0, 40.0]])
     target = Target(truth, torch.tensor([6]))
     proposals = torch.tensor([[0.0, 0.0, 18.0, 40.0], [0.0, 0.0, 20.0, 40.0], [0.0, 0.0, 22.0, 40.0]])
     (regions,) = sample_regions([proposals], [target], [0])
-    assert {(box[2], label) for box, label in zip(regions.boxes.tolist(), regions.labels.tolist())} == {(18, BACKGROUND), (20, 6), (22, 6), (40, 6)}
+    assert {(box[2], label) for box, label in zip(regions.boxes.tolist(), regions.labels.tolist())} == {
+        (18, BACKGROUND), (20, 6), (22, 6), (40, 6)}
     (regions,) = sample_regions([torch.cat([truth.repeat(600, 1), truth.repeat(600, 1) + 100])], [target], [0])
     assert len(regions.labels) == 512 and int((regions.labels == 6).sum()) == 128

@@ -29,7 +29,8 @@ def random_truth(rng, images=6, categories=4, crowds=True):
             category = int(rng.integers(0, max(1, categories - 1)))               # the last category stays empty
             content["annotations"].append({
                 "id": len(content["annotations"]) + 1, "image_id": image["id"], "category_id": 3 * category + 1,
-                "bbox": [int(rng.integers(0, 200)), int(rng.integers(0, 150)), w, h], "area": w * h * float(rng.choice([1.0, 0.6])),
+                "bbox": [int(rng.integers(0, 200)), int(rng.integers(0, 150)), w, h],
+                "area": w * h * float(rng.choice([1.0, 0.6])),
                 "iscrowd": int(crowds and rng.random() < 0.15)})
     return content
 
@@ -42,24 +43,28 @@ def random_detections(rng, truth, per_image=30):
             if boxes and rng.random() < 0.7:
                 near = boxes[rng.integers(0, len(boxes))]
                 box = [v + float(rng.choice([0, 0, 1, 3, 7, -4])) for v in near["bbox"]]
-                category = near["category_id"] if rng.random() < 0.8 else int(rng.choice([c["id"] for c in truth["categories"]]))
+                category = (near["category_id"] if rng.random() < 0.8
+                            else int(rng.choice([c["id"] for c in truth["categories"]])))
             else:
                 box = [float(v) for v in (*rng.integers(0, 200, 2), *rng.integers(0, 120, 2))]
                 category = int(rng.choice([c["id"] for c in truth["categories"]]))
-            rows.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": float(rng.choice([0.1, 0.3, 0.5, 0.9, rng.random()]))})
+            rows.append({"image_id": image["id"], "category_id": category, "bbox": box,
+                         "score": float(rng.choice([0.1, 0.3, 0.5, 0.9, rng.random()]))})
     return rows
 
 
 def ellipse(box, width=400, height=300):
-    """A polygon of 16 corners inside a box, cut at the picture."""
+    """A polygon of 16 corners inside a box, cut at the image."""
     x, y, w, h = box
     angle = np.arange(16) * np.pi / 8
-    corners = np.stack([x + w / 2 + w / 2 * np.cos(angle), y + h / 2 + h / 2 * np.sin(angle)], 1).clip(0, [width, height])
+    corners = np.stack([x + w / 2 + w / 2 * np.cos(angle), y + h / 2 + h / 2 * np.sin(angle)],
+                       1).clip(0, [width, height])
     return corners.round(2).reshape(-1).tolist()
 
 
 def add_masks(truth, rows):
-    """Segmentations for all: polygons of one part or two, crowds as run lengths; detections as compressed run lengths."""
+    """Segmentations for all: polygons of one part or two, crowds as run lengths; detections as compressed run
+    lengths."""
     for annotation in truth["annotations"]:
         outline = ellipse(annotation["bbox"])
         annotation["segmentation"] = [outline]
@@ -112,10 +117,12 @@ def test_every_figure_equals_pycocotools_on_random_data(tmp_path, seed, kind):
     if not rows:
         rows = [{"image_id": truth["images"][0]["id"], "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
     if seed % 4 == 0:
-        rows += [{"image_id": truth["images"][0]["id"], "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.4}] * 3        # unknown: dropped (E2)
+        # unknown: dropped [E2]
+        rows += [{"image_id": truth["images"][0]["id"], "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.4}] * 3
     if kind == "segm":
         add_masks(truth, rows)
-        if seed % 2:                                                               # boxes are then drawn around the masks (E9)
+        if seed % 2:
+            # boxes are then drawn around the masks [E9]
             rows = [{key: value for key, value in row.items() if key != "bbox"} for row in rows]
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(truth))
@@ -142,7 +149,8 @@ def test_coco_mini_with_perturbed_detections_equals_pycocotools(tmp_path, kind):
         for _ in range(3):
             box = np.array(a["bbox"]) + rng.normal(0, 0.08, 4) * np.array([a["bbox"][2], a["bbox"][3]] * 2)
             category = a["category_id"] if rng.random() < 0.9 else 1
-            row = {"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(), "score": float(rng.random().__round__(2))}
+            row = {"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(),
+                   "score": float(rng.random().__round__(2))}
             if kind == "segm":
                 moved = np.roll(coco_mask.decode(full_masks(path).annToRLE(a)), rng.integers(-6, 7, 2), axis=(0, 1))
                 rle = coco_mask.encode(np.asfortranarray(moved))
@@ -161,8 +169,10 @@ def test_groups_are_means_over_their_categories_of_one_run(tmp_path):
     rows = random_detections(rng, truth)
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(truth))
-    order = [2, 0, 3, 1]                                                       # the evaluation order is the categories JSON's
-    categories = CategoryMap([f"c{c}" for c in order], [None] * 4, ["novel", "base", "novel", "base"], torch.arange(4), torch.arange(4))
+    # the evaluation order is the categories JSON's
+    order = [2, 0, 3, 1]
+    categories = CategoryMap([f"c{c}" for c in order], [None] * 4, ["novel", "base", "novel", "base"], torch.arange(4),
+                             torch.arange(4))
     results = ours(path, rows, categories=categories)
     precision = pycocotools_stats(path, rows).eval["precision"][:, :, :, 0, 2]                # (T, 101, K)
     for group, members in (("base", [0, 1]), ("novel", [2, 3])):

@@ -121,7 +121,8 @@ def test_swin_t_equals_timm():
     for key in state:
         if not key.startswith("norm"):
             stage = key.split(".")[1]
-            name = key.replace(f"layers.{stage}.downsample", f"layers_{int(stage) + 1}.downsample" if stage.isdigit() else "")
+            name = key.replace(f"layers.{stage}.downsample",
+                               f"layers_{int(stage) + 1}.downsample" if stage.isdigit() else "")
             state[key] = other[name.replace("layers.", "layers_")]
     ours.load_state_dict(state)
 
@@ -154,7 +155,8 @@ def test_any_picture_size_is_accepted_and_strides_round_up():
     assert [tuple(level.shape[1:]) for level in levels] == [(96, 17, 24), (192, 9, 12), (384, 5, 6), (768, 3, 3)]
 
 
-@pytest.mark.parametrize("make", [lambda again: resnet.resnet18("gn", checkpoint=again), lambda again: swin.swin_t(drop_path=0.3, checkpoint=again)])
+@pytest.mark.parametrize("make", [lambda again: resnet.resnet18("gn", checkpoint=again),
+                                  lambda again: swin.swin_t(drop_path=0.3, checkpoint=again)])
 def test_recomputed_activations_change_no_gradient(make):
     """model.checkpoint_activations: the same losses and gradients, drop path included."""
     gradients = []

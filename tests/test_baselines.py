@@ -20,7 +20,8 @@ def make(kind):
 
 def test_detics_loss_is_the_sum_of_binary_cross_entropies_over_categories():
     head, x, labels = SigmoidHead(8, 3, 5), torch.randn(4, 8) * 3, torch.tensor([0, 4, 2, 2])
-    logits = head.classify(x).double() - math.log(4)                                      # one category of five is the prior
+    # one category of five is the prior
+    logits = head.classify(x).double() - math.log(4)
     slow = 0.0
     for row, label in zip(logits, labels.tolist()):
         for c, z in enumerate(row.tolist()):
@@ -76,7 +77,8 @@ def test_the_labels_reach_the_encoder_and_g_hat_but_not_the_rpn(kind):
     losses["image_category"].backward()
     touched = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert "box_head.cls_classifier.weight" in touched and "encoder.fc1.weight" in touched
-    assert not any(n.startswith(("rpn.", "box_head.foreground", "box_head.det_classifier", "box_head.box_regressor")) for n in touched)
+    assert not any(n.startswith(("rpn.", "box_head.foreground", "box_head.det_classifier", "box_head.box_regressor"))
+                   for n in touched)
 
 
 def test_a_class_activation_map_averages_to_the_logit():

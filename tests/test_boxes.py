@@ -30,15 +30,18 @@ def test_encode_and_decode_equal_torchvisions_coder():
         coder = BoxCoder(weights)
         deltas = B.encode(source, target, weights)
         torch.testing.assert_close(deltas, coder.encode([target], [source])[0], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(B.decode(deltas, source, weights), coder.decode(deltas, [source]).squeeze(1), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(B.decode(deltas, source, weights), coder.decode(deltas, [source]).squeeze(1),
+                                   rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(B.decode(deltas, source, weights), target, rtol=1e-4, atol=1e-3)
 
 
 def test_deltas_are_weighted_as_in_faster_rcnn():
-    """G11, G13: a shift by a whole width and a doubled width are 1 and log 2, times 1 for anchors, times 10 and 5 for regions."""
+    """G11, G13: a shift by a whole width and a doubled width are 1 and log 2, times 1 for anchors, times 10 and 5 for
+    regions."""
     source, target = torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([[5.0, 0.0, 25.0, 10.0]])
     torch.testing.assert_close(B.encode(source, target, B.RPN_WEIGHTS), torch.tensor([[1.0, 0.0, math.log(2), 0.0]]))
-    torch.testing.assert_close(B.encode(source, target, B.REGION_WEIGHTS), torch.tensor([[10.0, 0.0, 5 * math.log(2), 0.0]]))
+    torch.testing.assert_close(B.encode(source, target, B.REGION_WEIGHTS),
+                               torch.tensor([[10.0, 0.0, 5 * math.log(2), 0.0]]))
 
 
 def test_a_huge_delta_enlarges_a_side_62_5_times_at_most():

@@ -29,22 +29,28 @@ def model_of(path):
 
 def test_the_three_scripts_leave_what_the_readme_says(trained):
     folder = trained / "run"
-    for name in ("config.yaml", "stage1.pt", "stage2.pt", "log.jsonl", "metrics.json", "detections.json", "detections.npz", "pictures/contact_sheet.png"):
+    for name in ("config.yaml", "stage1.pt", "stage2.pt", "log.jsonl", "curves.svg", "metrics.json",
+                 "detections.json", "detections.npz", "pictures/contact_sheet.png"):
         assert (folder / name).exists(), name
     results = json.loads((folder / "metrics.json").read_text())
-    for key in ("top1", "top5", "top5_classes", "gt_known", "top1_base", "gt_known_novel", "AP", "AP50_novel", "gt_known_whole_image"):
+    for key in ("top1", "top5", "top5_classes", "gt_known", "top1_base", "gt_known_novel", "AP", "AP50_novel",
+                "gt_known_whole_image"):
         assert key in results
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert any("val_top1" in line for line in lines)
+    curves = (folder / "curves.svg").read_text()
+    assert "Stage II: 4 of 4 steps" in curves and "val_top1" in curves
     last = lines[-1]
-    assert last["step"] == last["of"] == 4 and {"rpn_objectness", "rpn_box", "region_score", "region_box", "image_category"} <= last.keys()
+    assert (last["step"] == last["of"] == 4
+            and {"rpn_objectness", "rpn_box", "region_score", "region_box", "image_category"} <= last.keys())
     for row in json.loads((folder / "detections.json").read_text()):
         assert row.keys() == {"image_id", "category_id", "bbox", "score"}
 
 
 def test_the_encoder_of_stage_one_is_where_stage_two_started(trained, tmp_path):
     """P5, P1: with a learning rate of zero stage II's encoder is stage I's, bit for bit."""
-    done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.lr=0"))
+    done = run("train_stage2.py",
+               *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.lr=0"))
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = model_of(trained / "run" / "stage1.pt"), model_of(tmp_path / "stage2.pt")
     assert all(torch.equal(value, two[key]) for key, value in one.items() if key.startswith("encoder."))
@@ -57,30 +63,36 @@ def test_two_processes_train_both_stages_and_one_evaluates_them(trained, tmp_pat
         done = run(script, *words(trained, f"output_dir={tmp_path}"), processes=2)
         assert done.returncode == 0, done.stderr[-3000:]
     done = run("evaluate.py", *words(trained, f"output_dir={tmp_path}"))
-    assert done.returncode == 0 and json.loads((tmp_path / "metrics.json").read_text())["images"] == 8, done.stderr[-3000:]
+    assert done.returncode == 0 and json.loads(
+        (tmp_path / "metrics.json").read_text())["images"] == 8, done.stderr[-3000:]
 
 
 def test_the_benchmarks_report_is_printed_with_its_protocol(trained, tmp_path):
-    done = run("evaluate.py", *words(trained, "eval.metrics=[in21k]", f"output_dir={tmp_path}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}"))
+    done = run("evaluate.py", *words(trained, "eval.metrics=[in21k]", f"output_dir={tmp_path}",
+                                     f"eval.checkpoint={trained / 'run' / 'stage2.pt'}"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.index("lower bound") < done.stdout.index("AP50_fed") and "truncated_images" in done.stdout
     results = json.loads((tmp_path / "metrics.json").read_text())
     before = json.loads((trained / "run" / "metrics.json").read_text())
-    for key in ("top1", "top5", "top5_classes", "gt_known", "AP", "AP50", "AP50_novel", "gt_known_novel", "gt_known_whole_image"):
-        assert results[key] == pytest.approx(before[key], abs=1e-12)      # 20 regions x 4 categories: 100 detections cut nothing off here
+    for key in ("top1", "top5", "top5_classes", "gt_known", "AP", "AP50", "AP50_novel", "gt_known_novel",
+                "gt_known_whole_image"):
+        # 20 regions x 4 categories: 100 detections cut nothing off here
+        assert results[key] == pytest.approx(before[key], abs=1e-12)
     assert results["AP50_fed"] >= results["AP50"]
 
 
 def test_masks_are_trained_written_and_scored(trained, tmp_path):
     """Mask R-CNN's head beside the others; the written masks score as the command says, from .npz to the last bit."""
-    more = ("model.with_masks=true", "eval.metrics=[box_ap,mask_ap]", f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}")
+    more = ("model.with_masks=true", "eval.metrics=[box_ap,mask_ap]", f"output_dir={tmp_path}",
+            f"stage2.init={trained / 'run' / 'stage1.pt'}")
     for script in ("train_stage2.py", "evaluate.py"):
         done = run(script, *words(trained, *more))
         assert done.returncode == 0, done.stderr[-3000:]
     assert "mask" in json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     results = json.loads((tmp_path / "metrics.json").read_text())
     for name in ("detections.npz", "detections.json"):
-        done = run("s21k.evaluation.score", "--metric", "coco", "--iou-type", "segm", "--annotations", str(trained / "shapes" / "val.json"),
+        done = run("s21k.evaluation.score", "--metric", "coco", "--iou-type", "segm", "--annotations",
+                   str(trained / "shapes" / "val.json"),
                    "--detections", str(tmp_path / name), "--out", str(tmp_path / "m.json"), module=True)
         assert done.returncode == 0, done.stderr
         again = json.loads((tmp_path / "m.json").read_text())
@@ -89,10 +101,12 @@ def test_masks_are_trained_written_and_scored(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "predictions" / "detections.json").read_text())
     assert rows and all(row["segmentation"].keys() == {"size", "counts"} for row in rows)
-    done = run("evaluate.py", *words(trained, *more, "eval.threshold=1"))                # nothing is found: that scores, too
+    # nothing is found: that scores, too
+    done = run("evaluate.py", *words(trained, *more, "eval.threshold=1"))
     assert done.returncode == 0, done.stderr
     for name in ("detections.npz", "detections.json"):
-        done = run("s21k.evaluation.score", "--metric", "coco", "--iou-type", "segm", "--annotations", str(trained / "shapes" / "val.json"),
+        done = run("s21k.evaluation.score", "--metric", "coco", "--iou-type", "segm", "--annotations",
+                   str(trained / "shapes" / "val.json"),
                    "--detections", str(tmp_path / name), "--out", str(tmp_path / "m.json"), module=True)
         assert done.returncode == 0 and json.loads((tmp_path / "m.json").read_text())["AP"] == 0, done.stderr
     refused = run("evaluate.py", *words(trained, "eval.metrics=[in21k,box_ap]"))
@@ -105,12 +119,14 @@ def test_masks_are_trained_written_and_scored(trained, tmp_path):
 def test_a_stopped_and_restarted_run_ends_with_the_weights_of_an_unbroken_one(trained, tmp_path, script, stop):
     """T12, G32: bit for bit. The first part is a run whose checkpoint is set back to an earlier step."""
     name = "stage1.pt" if "1" in script else "stage2.pt"
-    more = [f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage1.save_every=1", "stage2.save_every=1"]
+    more = [f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage1.save_every=1",
+            "stage2.save_every=1"]
     assert run(script, *words(trained, *more)).returncode == 0
     unbroken = model_of(tmp_path / name)
     previous = tmp_path / name.replace(".pt", ".previous.pt")
     (tmp_path / name).unlink()                                                # as if killed before the last save
-    assert torch.load(previous, weights_only=True)["step"] == torch.load(trained / "run" / name, weights_only=True)["step"] - 1
+    assert torch.load(previous, weights_only=True)["step"] == torch.load(trained / "run" / name,
+                                                                         weights_only=True)["step"] - 1
     done = run(script, *words(trained, *more))
     assert done.returncode == 0 and "continuing" in done.stdout
     restarted = model_of(tmp_path / name)
@@ -120,9 +136,11 @@ def test_a_stopped_and_restarted_run_ends_with_the_weights_of_an_unbroken_one(tr
 def test_the_script_itself_feeds_three_labelled_images_for_each_with_boxes(tmp_path, monkeypatch):
     """P57."""
     root, seen, forward = write_toy(tmp_path), [], Detector.forward
-    monkeypatch.setattr(Detector, "forward", lambda self, det, cls: seen.append((len(det), len(cls))) or forward(self, det, cls))
+    monkeypatch.setattr(Detector, "forward", lambda self, det,
+                        cls: seen.append((len(det), len(cls))) or forward(self, det, cls))
     for parts in (1, 2):
-        done = run("train_stage2.py", *words(root, "no_stage1", "stage2.iterations=2", f"stage2.accumulate={parts}", f"output_dir={tmp_path / str(parts)}"))
+        done = run("train_stage2.py", *words(root, "no_stage1", "stage2.iterations=2", f"stage2.accumulate={parts}",
+                                             f"output_dir={tmp_path / str(parts)}"))
         assert done.returncode == 0, done.stderr[-2000:]
     assert seen == [(2, 6)] * 2 + [(1, 3)] * 4
 
@@ -131,16 +149,19 @@ def test_lambda_weighs_the_loss_of_labelled_images_and_no_other(tmp_path):
     """P61, G4: at zero, without decay, g-hat stays as it was drawn while g learns."""
     root, states = write_toy(tmp_path), []
     for steps in (1, 3):
-        done = run("train_stage2.py", *words(root, "no_stage1", "stage2.image_loss_weight=0", "stage2.weight_decay=0", f"stage2.iterations={steps}", f"output_dir={tmp_path / str(steps)}"))
+        done = run("train_stage2.py", *words(root, "no_stage1", "stage2.image_loss_weight=0", "stage2.weight_decay=0",
+                                             f"stage2.iterations={steps}", f"output_dir={tmp_path / str(steps)}"))
         assert done.returncode == 0, done.stderr[-2000:]
         states.append(model_of(tmp_path / str(steps) / "stage2.pt"))
-    same = {part: torch.equal(*(state[f"box_head.{part}.weight"] for state in states)) for part in ("cls_classifier", "det_classifier", "foreground")}
+    same = {part: torch.equal(*(state[f"box_head.{part}.weight"] for state in states))
+            for part in ("cls_classifier", "det_classifier", "foreground")}
     assert same == {"cls_classifier": True, "det_classifier": False, "foreground": False}
 
 
 def test_accumulation_keeps_the_order_of_images(trained, tmp_path):
     """G19: a step in two parts sees the same images; with group norm its loss is the same mean."""
-    done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.accumulate=2"))
+    done = run("train_stage2.py", *words(trained, f"output_dir={tmp_path}",
+                                         f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.accumulate=2"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "stage2.pt").exists()
 
@@ -150,7 +171,8 @@ def test_mixed_precision_trains_and_stays_near_full_precision(trained, tmp_path,
     """G21: fp16 with its scaler; the first step's losses agree to a few per cent."""
     first = []
     for mode in ("off", amp):
-        more = [f"output_dir={tmp_path / mode}", f"stage2.init={trained / 'run' / 'stage1.pt'}", f"amp={mode}", "stage2.iterations=2"]
+        more = [f"output_dir={tmp_path / mode}", f"stage2.init={trained / 'run' / 'stage1.pt'}", f"amp={mode}",
+                "stage2.iterations=2"]
         done = run("train_stage2.py", *words(trained, *more))
         assert done.returncode == 0, done.stderr[-2000:]
         first.append(json.loads((tmp_path / mode / "log.jsonl").read_text().splitlines()[0]))
@@ -164,7 +186,8 @@ def test_public_weights_start_either_stage_and_the_load_is_reported(trained, tmp
     more = ["model.norm=frozen_bn", f"output_dir={tmp_path / 'run'}"]
     for script, key in (("train_stage1.py", "stage1.init"), ("train_stage2.py", "stage2.init")):
         done = run(script, *words(trained, *more, f"{key}={tmp_path / 'public.pt'}"))
-        assert done.returncode == 0 and "ResNet weights: " in done.stdout and "100.0 % of the backbone's parameters" in done.stdout, done.stderr
+        assert done.returncode == 0, done.stderr
+        assert "ResNet weights: " in done.stdout and "100.0 % of the backbone's parameters" in done.stdout
 
 
 def copied(trained, tmp_path):
@@ -187,13 +210,15 @@ def test_data_that_cannot_be_read_at_all_is_one_line_even_from_a_loader_process(
     )
     monkeypatch.setattr(image_files, "SAMPLE", 0)
     done = run("train_stage1.py", *words(world, "data.workers=1"))
-    assert done.returncode == 2 and "10 pictures of the stage1 data in a row cannot be read" in done.stderr and "Traceback" not in done.stderr
+    assert (done.returncode == 2 and "10 images of the stage1 data in a row cannot be read" in done.stderr
+            and "Traceback" not in done.stderr)
 
 
 def test_a_picture_that_went_bad_gives_its_place_to_another_with_that_ones_label(trained, tmp_path):
-    """Of both streams; named in the log once; the run ends as any other. A validation picture counts as wrong."""
+    """Of both streams; named in the log once; the run ends as any other. A validation image counts as wrong."""
     world = copied(trained, tmp_path)
-    bad = [sorted((world / "shapes" / "cls_train").rglob("*.jpg"))[5], world / "shapes" / "det_train" / "000002.jpg", world / "shapes" / "val" / "000003.jpg"]
+    bad = [sorted((world / "shapes" / "cls_train").rglob("*.jpg"))[5], world / "shapes" / "det_train" / "000002.jpg",
+           world / "shapes" / "val" / "000003.jpg"]
     for path in bad:
         path.write_bytes(path.read_bytes()[:400])
     for script in ("train_stage1.py", "train_stage2.py"):
@@ -231,12 +256,16 @@ def test_the_ablations_run(trained, tmp_path, ablation):
 
 
 @pytest.mark.parametrize("bad, says", [
-    (["toyy"], "did you mean 'toy'"), (["toy", "stage2.lrr=1"], "unknown key stage2.lrr"), (["toy", "stage2.lr=fast"], "stage2.lr: expected float"),
-    (["toy", "amp=bf17"], "none of auto, off, bf16, fp16"), (["toy", "data.root=nowhere"], "nowhere"), ([], "no word given"),
-    (["toy", "stage2.accumulate=3"], "do not divide"), (["toy", "no_stage1", "stage2.copy_fpn_output=p2"], "no stage I has trained")])
+    (["toyy"], "did you mean 'toy'"), (["toy", "stage2.lrr=1"], "unknown key stage2.lrr"),
+    (["toy", "stage2.lr=fast"], "stage2.lr: expected float"),
+    (["toy", "amp=bf17"], "none of auto, off, bf16, fp16"), (["toy", "data.root=nowhere"], "nowhere"),
+    ([], "no word given"),
+    (["toy", "stage2.accumulate=3"], "do not divide"),
+    (["toy", "no_stage1", "stage2.copy_fpn_output=p2"], "no stage I has trained")])
 def test_a_wrong_word_is_one_line_and_exit_2(bad, says, tmp_path):
     done = run("train_stage2.py", *bad, *([f"output_dir={tmp_path}"] if bad else []))
-    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert (done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+            and "Traceback" not in done.stderr)
 
 
 def test_frozen_norms_without_weights_are_refused(trained, tmp_path):
@@ -247,10 +276,13 @@ def test_frozen_norms_without_weights_are_refused(trained, tmp_path):
 
 def test_the_output_layer_that_stage1_trained_can_be_copied(trained, tmp_path):
     """G15."""
-    own = words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}", "stage2.copy_fpn_output=p2", "stage2.lr=0")
-    assert "no FPN is taken" in run("train_stage2.py", *own, "stage2.inherit=backbone").stderr and run("train_stage2.py", *own).returncode == 0
+    own = words(trained, f"output_dir={tmp_path}", f"stage2.init={trained / 'run' / 'stage1.pt'}",
+                "stage2.copy_fpn_output=p2", "stage2.lr=0")
+    assert ("no FPN is taken" in run("train_stage2.py", *own, "stage2.inherit=backbone").stderr
+            and run("train_stage2.py", *own).returncode == 0)
     wanted = model_of(trained / "run" / "stage1.pt")["encoder.fpn.output.0.weight"]
-    assert all(torch.equal(model_of(tmp_path / "stage2.pt")[f"encoder.fpn.output.{i}.weight"], wanted) for i in range(4))
+    assert all(torch.equal(model_of(tmp_path / "stage2.pt")[f"encoder.fpn.output.{i}.weight"], wanted)
+               for i in range(4))
 
 
 def test_a_detector_is_not_evaluated_with_another_model_than_it_was_trained_with(trained):
@@ -263,21 +295,25 @@ def test_scores_do_not_depend_on_the_evaluation_batch(trained, tmp_path):
     found = []
     for size in (1, 5):
         folder = tmp_path / str(size)
-        done = run("evaluate.py", *words(trained, f"output_dir={folder}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", f"eval.batch={size}"))
+        done = run("evaluate.py", *words(trained, f"output_dir={folder}",
+                                         f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", f"eval.batch={size}"))
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(np.load(folder / "detections.npz", allow_pickle=False))
     assert np.array_equal(found[0]["category_id"], found[1]["category_id"])
-    assert np.abs(found[0]["score"] - found[1]["score"]).max() < 1e-5 and np.abs(found[0]["bbox"] - found[1]["bbox"]).max() < 1e-2
+    assert (np.abs(found[0]["score"] - found[1]["score"]).max() < 1e-5
+            and np.abs(found[0]["bbox"] - found[1]["bbox"]).max() < 1e-2)
 
 
 def test_a_picture_that_cannot_be_read_counts_with_no_detections(trained, tmp_path):
-    """Evaluation goes on to its end, says so, and everything on that picture is missed."""
+    """Evaluation goes on to its end, says so, and everything on that image is missed."""
     world = copied(trained, tmp_path)
     (world / "shapes" / "val" / "000003.jpg").write_bytes(b"no picture")
     more = [f"output_dir={world / 'run'}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", "eval.pictures=0"]
     done = run("evaluate.py", *words(world, *more))
-    assert done.returncode == 0 and "1 pictures cannot be read and count with no detections; the first: " in done.stdout, done.stderr
-    assert 3 not in np.load(world / "run" / "detections.npz")["image_id"] and json.loads((world / "run" / "metrics.json").read_text())["images"] == 8
+    assert done.returncode == 0, done.stderr
+    assert "1 images cannot be read and count with no detections; the first: " in done.stdout
+    assert (3 not in np.load(world / "run" / "detections.npz")["image_id"]
+            and json.loads((world / "run" / "metrics.json").read_text())["images"] == 8)
 
 
 def test_another_configuration_in_the_same_folder_is_refused(trained):
@@ -290,8 +326,10 @@ def test_another_configuration_in_the_same_folder_is_refused(trained):
 def test_help_works_everywhere():
     for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
         assert script in run(script, "--help").stdout
-    for module in ("s21k.demo", "s21k.predict", "s21k.audit", "s21k.prepare.shapes", "s21k.prepare.tiny_imagenet", "s21k.prepare.imagenet", "s21k.prepare.imagenet_val", "s21k.prepare.lvis997",
-                   "s21k.prepare.objects365", "s21k.prepare.in21k_benchmark", "s21k.prepare.own_data", "s21k.evaluation.score"):
+    for module in ("s21k.demo", "s21k.predict", "s21k.audit", "s21k.prepare.shapes", "s21k.prepare.tiny_imagenet",
+                   "s21k.prepare.imagenet", "s21k.prepare.imagenet_val", "s21k.prepare.lvis997",
+                   "s21k.prepare.objects365", "s21k.prepare.in21k_benchmark", "s21k.prepare.own_data",
+                   "s21k.evaluation.score"):
         assert module in run(module, "--help", module=True).stdout
 
 
@@ -300,9 +338,11 @@ def test_predict_needs_pictures_only(trained, tmp_path):
     done = run("s21k.predict", *words(trained), str(pictures), "--threshold", "0", "--out", str(tmp_path), module=True)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "detections.json").read_text())
-    assert len(list(tmp_path.glob("000?-*.png"))) == 8 and rows and {"file", "category", "wnid", "score", "bbox"} == rows[0].keys()
+    assert (len(list(tmp_path.glob("000?-*.png"))) == 8 and rows
+            and {"file", "category", "wnid", "score", "bbox"} == rows[0].keys())
     name = rows[0]["category"]
-    done = run("s21k.predict", *words(trained), str(pictures), "--threshold", "0", "--categories", name, "--out", str(tmp_path), module=True)
+    done = run("s21k.predict", *words(trained), str(pictures), "--threshold", "0", "--categories", name, "--out",
+               str(tmp_path), module=True)
     assert {row["category"] for row in json.loads((tmp_path / "detections.json").read_text())} == {name}
     done = run("s21k.predict", *words(trained), str(pictures), "--categories", "unicorn", module=True)
     assert done.returncode == 2 and "'unicorn' is none of the 4 categories" in done.stderr

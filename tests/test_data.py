@@ -1,4 +1,4 @@
-"""Data sets, pictures, annotations and augmentation: what enters, and what is refused."""
+"""Data sets, images, annotations and augmentation: what enters, and what is refused."""
 import json
 
 import numpy as np
@@ -11,7 +11,7 @@ from s21k.core.errors import InputError
 from s21k.core.packed import PackedStrings
 from s21k.core.structures import Sample, Target
 from s21k.data.augment_stage1 import TrainAugment, ValidateResize, erase
-from s21k.data.augment_stage2 import Draw, LargeScaleJitter, ResizeShortestEdge, flip_target
+from s21k.data.augment_stage2 import JitterParams, LargeScaleJitter, ResizeShortestEdge, flip_target
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import collate
@@ -21,17 +21,18 @@ from s21k.files.images import image_size, normalize, read_image, resize
 
 
 def gradient(w, h):
-    """A picture whose red grows with x and green with y."""
+    """A image whose red grows with x and green with y."""
     x, y = np.meshgrid(np.linspace(0, 255, w), np.linspace(0, 255, h))
     return Image.fromarray(np.stack([x, y, np.full_like(x, 128)], -1).astype(np.uint8))
 
 
-# --- pictures ---
+# --- images ---
 
 def test_every_mode_becomes_rgb(tmp_path):
     picture = gradient(20, 10)
     for name, image in {"rgb.png": picture, "grey.png": picture.convert("L"), "palette.png": picture.convert("P"),
-                        "cmyk.jpg": picture.convert("CMYK"), "bit.png": picture.convert("1"), "alpha.png": picture.convert("RGBA"),
+                        "cmyk.jpg": picture.convert("CMYK"), "bit.png": picture.convert("1"),
+                        "alpha.png": picture.convert("RGBA"),
                         "deep.png": Image.fromarray((np.arange(200).reshape(10, 20) * 300).astype(np.uint16))}.items():
         image.save(tmp_path / name)
         read = read_image(tmp_path / name)
@@ -103,11 +104,13 @@ def test_normalize_is_the_usual_one_and_padding_is_zero():
 # --- annotations and categories ---
 
 def annotations(**changes):
-    content = {"images": [{"id": 7, "file_name": "b.jpg", "height": 50, "width": 100}, {"id": 3, "file_name": "a.jpg", "height": 40, "width": 60}],
+    content = {"images": [{"id": 7, "file_name": "b.jpg", "height": 50, "width": 100},
+                          {"id": 3, "file_name": "a.jpg", "height": 40, "width": 60}],
                "categories": [{"id": 9, "name": "cat"}, {"id": 2, "name": "dog", "wnid": "n02084071"}],
                "annotations": [{"id": 1, "image_id": 7, "category_id": 2, "bbox": [10, 5, 20, 30], "area": 600},
                                {"id": 2, "image_id": 3, "category_id": 9, "bbox": [50, 10, 20, 20], "area": 400},
-                               {"id": 3, "image_id": 3, "category_id": 2, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 1},
+                               {"id": 3, "image_id": 3, "category_id": 2, "bbox": [0, 0, 9, 9], "area": 81,
+                                "iscrowd": 1},
                                {"id": 4, "image_id": 3, "category_id": 2, "bbox": [60, 3, 5, 5], "area": 25},
                                {"id": 5, "image_id": 99, "category_id": 2, "bbox": [0, 0, 5, 5], "area": 25}]}
     return content | changes
@@ -121,17 +124,21 @@ def write(tmp_path, content):
 def test_annotations_are_in_ascending_ids_and_unlisted_ones_are_dropped(tmp_path):
     """E1, E3."""
     table = load_annotations(write(tmp_path, annotations()))
-    assert table.image_ids.tolist() == [3, 7] and table.category_ids.tolist() == [2, 9] and table.category_keys() == ["n02084071", "cat"]
+    assert (table.image_ids.tolist() == [3, 7] and table.category_ids.tolist() == [2, 9]
+            and table.category_keys() == ["n02084071", "cat"])
     assert [table.file_names[i] for i in range(2)] == ["a.jpg", "b.jpg"] and len(table.boxes) == 4
     assert table.image_index.tolist() == [1, 0, 0, 0] and table.category_index.tolist() == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("content, says", [
     ("{", "cut off"), ("[]", "expected an object"), (annotations(images=None), "'images' is no list"),
-    (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3]}]), r"annotations\[0\] has bbox"),
-    (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, float("nan")]}]), "not finite"),
+    (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3]}]),
+     r"annotations\[0\] has bbox"),
+    (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, float("nan")]}]),
+     "not finite"),
     (annotations(annotations=[{"id": 1, "image_id": "7", "category_id": 2, "bbox": [1, 2, 3, 4]}]), "image_id '7'"),
-    (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}] * 2), "id 1 stands twice"),
+    (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}] * 2),
+     "id 1 stands twice"),
     (annotations(images=[{"id": 7, "file_name": "a", "height": 0, "width": 4}]), "side below 1")])
 def test_a_malformed_annotation_file_is_refused_naming_the_entry(tmp_path, content, says):
     with pytest.raises(InputError, match=says):
@@ -151,12 +158,15 @@ def test_detection_data_clips_boxes_and_leaves_out_crowds_and_what_lies_outside(
 
 def test_categories_survive_a_round_trip_and_bad_ones_are_refused(tmp_path):
     path = tmp_path / "c.json"
-    categories = CategoryMap(["cat", "dog"], [None, "n1"], ["base", "novel"], torch.tensor([0, -1]), torch.tensor([1, 0]))
+    categories = CategoryMap(["cat", "dog"], [None, "n1"], ["base", "novel"], torch.tensor([0, -1]),
+                             torch.tensor([1, 0]))
     categories.save(path)
     again = CategoryMap.load(path)
     assert again.names == ["cat", "dog"] and again.keys() == ["cat", "n1"] and again.det_index.tolist() == [0, -1]
-    for content, says in (("[]", "non-empty"), ('[{"name": 3}]', "expected an object with a name"), ('[{"name": "a"}]', "no classifier knows it"),
-                          ('[{"name": "a", "det": 0}, {"name": "b", "det": 0}]', "belongs to an earlier"), ('[{"name": "a", "det": -1}]', "a row >= 0"),
+    for content, says in (("[]", "non-empty"), ('[{"name": 3}]', "expected an object with a name"),
+                          ('[{"name": "a"}]', "no classifier knows it"),
+                          ('[{"name": "a", "det": 0}, {"name": "b", "det": 0}]', "belongs to an earlier"),
+                          ('[{"name": "a", "det": -1}]', "a row >= 0"),
                           ("nonsense", "cannot be read")):
         path.write_text(content)
         with pytest.raises(InputError, match=says):
@@ -180,12 +190,14 @@ def test_a_folder_per_class_and_a_list_say_the_same(tmp_path):
     folder = ClassificationData(tmp_path)
     (tmp_path / "list.tsv").write_text("cat/0.png\tcat\ncat/1.png\tcat\ndog/0.png\tdog\n\ndog/1.png\tdog\n")
     listed = ClassificationData(tmp_path / "list.tsv")
-    assert folder.class_names == listed.class_names == ["cat", "dog"] and folder.labels.tolist() == listed.labels.tolist() == [0, 0, 1, 1]
+    assert (folder.class_names == listed.class_names == ["cat", "dog"]
+            and folder.labels.tolist() == listed.labels.tolist() == [0, 0, 1, 1])
     assert listed.read(3)[0].size == folder.read(3)[0].size == (9, 8)
     assert ClassificationData(tmp_path / "list.tsv", ["dog", "bird", "cat"]).labels.tolist() == [2, 2, 0, 0]
 
 
-@pytest.mark.parametrize("line, says", [("a.png", "expected path<TAB>class"), ("../a.png\tcat", "leaves the list's folder"), ("", "no pictures"), ("a.png\tcow", "'cow' is none")])
+@pytest.mark.parametrize("line, says", [("a.png", "expected path<TAB>class"), (
+    "../a.png\tcat", "leaves the list's folder"), ("", "no pictures"), ("a.png\tcow", "'cow' is none")])
 def test_a_bad_list_line_is_named(tmp_path, line, says):
     (tmp_path / "list.tsv").write_text(line + "\n")
     with pytest.raises(InputError, match=says):
@@ -195,21 +207,24 @@ def test_a_bad_list_line_is_named(tmp_path, line, says):
 # --- augmentation ---
 
 def test_large_scale_jitter_moves_boxes_with_the_picture():
-    """P54-P56, G23: the picture would just fit 96 x 96, times s; at each box corner it still has the colour it had there (red is x, green is y)."""
+    """P54-P56, G23: the image would just fit 96 x 96, times s; at each box corner it still has the colour it had there
+    (red is x, green is y)."""
     image = gradient(100, 80)
     jitter = LargeScaleJitter(96, (0.3, 2.0))
     flips = 0
     for seed in range(40):
         torch.manual_seed(seed)
-        tensor, target, scale = jitter(image, (80, 100), Target(torch.tensor([[20.0, 10.0, 60.0, 50.0]]), torch.tensor([3])), jitter.draw())
+        tensor, target, scale = jitter(image, (80, 100), Target(torch.tensor([[20.0, 10.0, 60.0, 50.0]]),
+                                                                torch.tensor([3])), jitter.draw())
         h, w = tensor.shape[1:]
-        assert max(h, w) <= 96 and scale[0] < 2 * 96 / 100 + 0.02 and ((target.boxes >= 0) & (target.boxes <= torch.tensor([w, h, w, h]))).all()
+        assert (max(h, w) <= 96 and scale[0] < 2 * 96 / 100 + 0.02
+                and ((target.boxes >= 0) & (target.boxes <= torch.tensor([w, h, w, h]))).all())
         flipped = tensor[0, :, 0].float().mean() > tensor[0, :, -1].float().mean()
         flips += int(flipped)
-        for x1, y1, x2, y2 in target.boxes.tolist():
+        for x1, _y1, x2, _y2 in target.boxes.tolist():
             left, right = (w - x2, w - x1) if flipped else (x1, x2)
             row = tensor[0, h // 2].float().flip(0) if flipped else tensor[0, h // 2].float()
-            if 2 < left and right < w - 2:                                    # not cut
+            if left > 2 and right < w - 2:                                    # not cut
                 assert abs(row[int(left)] - 20 * 255 / 100) < 8 and abs(row[int(right)] - 60 * 255 / 100) < 8
                 assert right - left == pytest.approx(40 * scale[0], rel=1e-4)
     assert 8 < flips < 32
@@ -232,17 +247,20 @@ def test_resizing_equals_pillows(size):
     assert np.abs(resize(image, size).permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
     theirs = np.asarray(image.crop((20, 10, 100, 90)).resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(resize(image, size, (20, 10, 100, 90)).permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
-    assert np.abs(resize(image, size, (20, 10, 100, 90), mirror=True).permute(1, 2, 0).numpy().astype(int)[:, ::-1] - theirs).max() <= 1
+    assert np.abs(resize(image, size, (20, 10, 100, 90),
+                         mirror=True).permute(1, 2, 0).numpy().astype(int)[:, ::-1] - theirs).max() <= 1
 
 
 def test_decoding_fewer_pixels_changes_the_jittered_picture_hardly(tmp_path):
-    """A large JPEG under a small scale: decoded at a quarter, the same picture and the same boxes."""
+    """A large JPEG under a small scale: decoded at a quarter, the same image and the same boxes."""
     gradient(800, 600).save(tmp_path / "a.jpg", quality=95)
-    jitter, target = LargeScaleJitter(256, (0.1, 2.0)), Target(torch.tensor([[100.0, 60.0, 500.0, 300.0]]), torch.tensor([0]))
-    draw = Draw(0.5, 0.3, 0.7, True)
+    jitter, target = LargeScaleJitter(256, (0.1, 2.0)), Target(torch.tensor([[100.0, 60.0, 500.0, 300.0]]),
+                                                               torch.tensor([0]))
+    draw = JitterParams(0.5, 0.3, 0.7, True)
     cheap = read_image(tmp_path / "a.jpg", jitter.needed_side(draw))
     assert cheap.size == (200, 150)
-    (a, a_target, a_scale), (b, b_target, b_scale) = (jitter(image, (600, 800), target, draw) for image in (cheap, read_image(tmp_path / "a.jpg")))
+    (a, a_target, a_scale), (b, b_target, b_scale) = (jitter(image, (600, 800), target, draw)
+                                                      for image in (cheap, read_image(tmp_path / "a.jpg")))
     assert a.shape == b.shape == (3, 96, 128) and torch.equal(a_target.boxes, b_target.boxes) and a_scale == b_scale
     assert (a.float() - b.float()).abs().mean() < 2
 
@@ -265,7 +283,8 @@ def test_shortest_edge_is_met_unless_the_longest_would_pass_its_limit():
 
 
 def test_collate_pads_right_and_below():
-    samples = [Sample(torch.full((3, h, w), 9, dtype=torch.uint8), Target(torch.zeros(0, 4), torch.zeros(0)), i, (1.0, 1.0), i) for i, (h, w) in enumerate([(10, 40), (33, 5)])]
+    samples = [Sample(torch.full((3, h, w), 9, dtype=torch.uint8), Target(torch.zeros(0, 4), torch.zeros(0)), i,
+                      (1.0, 1.0), i) for i, (h, w) in enumerate([(10, 40), (33, 5)])]
     batch = collate(samples)
     assert batch.images.shape == (2, 3, 64, 64) and batch.sizes == [(10, 40), (33, 5)]
     assert batch.images[0].sum() == 9 * 3 * 400 and (batch.images[0, :, :10, :40] == 9).all()
@@ -277,7 +296,7 @@ def test_stage_one_augmentation_gives_the_size_asked_for_and_erases_a_part():
     assert ValidateResize(56, 0.875)(gradient(90, 70)).shape == (3, 56, 56)
     plain = torch.zeros(3, 64, 64, dtype=torch.uint8)
     shares = [(erase(plain) > 0).any(0).float().mean().item() for _ in range(100)]
-    assert 0.01 < min(shares) and max(shares) < 0.36
+    assert min(shares) > 0.01 and max(shares) < 0.36
 
 
 def test_mixup_and_cutmix_mix_labels_by_the_share_of_pixels():

@@ -25,7 +25,8 @@ def png(values, sbit=None, interlace=0):
 
     channels = 1 if values.ndim == 2 else values.shape[2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, interlace)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0,
+                       interlace)
     parts = [
         chunk(b"IHDR", head),
         chunk(b"gAMA", struct.pack(">I", 45455)),

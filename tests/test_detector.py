@@ -26,8 +26,10 @@ def test_the_image_loss_reaches_neither_f_nor_g_nor_the_rpn_nor_the_boxes():
     """T2, P3, P26, P27, G5, G12; it does reach the shared encoder and g-hat."""
     model = make()
     touched = gradients(model, model(batch(2), batch(6, objects=1, seed=1))["image_category"])
-    assert not [n for n in touched if n.startswith(("rpn.", "box_head.foreground", "box_head.det_classifier", "box_head.box_regressor"))]
-    assert "box_head.cls_classifier.weight" in touched and "encoder.fc1.weight" in touched and "encoder.backbone.conv1.weight" in touched
+    assert not [n for n in touched
+                if n.startswith(("rpn.", "box_head.foreground", "box_head.det_classifier", "box_head.box_regressor"))]
+    assert ("box_head.cls_classifier.weight" in touched and "encoder.fc1.weight" in touched
+            and "encoder.backbone.conv1.weight" in touched)
 
 
 def test_a_step_on_detection_data_leaves_g_hat_alone():
@@ -37,7 +39,8 @@ def test_a_step_on_detection_data_leaves_g_hat_alone():
     assert set(losses) == {"rpn_objectness", "rpn_box", "region_score", "region_box"}
     touched = gradients(model, sum(losses.values()))
     assert "box_head.cls_classifier.weight" not in touched
-    for part in ("rpn.conv", "box_head.foreground", "box_head.det_classifier", "box_head.box_regressor", "encoder.fpn", "encoder.fc2"):
+    for part in ("rpn.conv", "box_head.foreground", "box_head.det_classifier", "box_head.box_regressor", "encoder.fpn",
+                 "encoder.fc2"):
         assert any(n.startswith(part) for n in touched), part
 
 
@@ -52,7 +55,8 @@ def test_the_detection_losses_do_not_depend_on_the_classification_images():
 
 
 def test_region_losses_equal_a_slow_loop_over_the_sampled_regions():
-    """G3, G13: foreground, background and classification regions, each by its formula; all sums over the number sampled."""
+    """G3, G13: foreground, background and classification regions, each by its formula; all sums over the number
+    sampled."""
     import math
 
     from s21k.core import boxes as B
@@ -60,7 +64,8 @@ def test_region_losses_equal_a_slow_loop_over_the_sampled_regions():
     model = make()
     head = model.box_head
     det = batch(2, objects=3)
-    proposals = [torch.cat([t.boxes + 2, torch.rand(20, 2).repeat(1, 2) * 30 + torch.tensor([0.0, 0, 12, 12])]) for t in det.targets]
+    proposals = [torch.cat([t.boxes + 2, torch.rand(20, 2).repeat(1, 2) * 30 + torch.tensor([0.0, 0, 12, 12])])
+                 for t in det.targets]
     regions = sample_regions(proposals, det.targets, [1, 2], 16)
     x = torch.randn(sum(len(r.labels) for r in regions), 32)
     fg, logits, deltas = (v.double() for v in head(x))
@@ -80,7 +85,8 @@ def test_region_losses_equal_a_slow_loop_over_the_sampled_regions():
     assert losses["region_score"].item() == pytest.approx(score / row, rel=1e-4)
     assert losses["region_box"].item() == pytest.approx(box / row, rel=1e-4)
     labels = torch.tensor([0, 3, 1])
-    expected = -sum(float(head.cls_classifier(x[i]).double().softmax(0)[c].log()) for i, c in enumerate(labels.tolist())) / 3
+    expected = -sum(float(head.cls_classifier(x[i]).double().softmax(0)[c].log())
+                    for i, c in enumerate(labels.tolist())) / 3
     assert head.image_losses(x[:3], labels)["image_category"].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -89,17 +95,19 @@ def test_images_without_any_object_give_finite_losses_and_gradients():
     empty = batch(2, objects=0)
     losses = model(empty, None)
     sum(losses.values()).backward()
-    assert all(loss.isfinite() for loss in losses.values()) and losses["region_box"].item() == 0 and losses["rpn_box"].item() == 0
+    assert (all(loss.isfinite() for loss in losses.values()) and losses["region_box"].item() == 0
+            and losses["rpn_box"].item() == 0)
 
 
 def test_stage_two_takes_over_the_whole_encoder_of_stage_one():
-    """P5, P28, P35: strictly, and with g-hat or without it (P30, G7)."""
+    """P5, P28, P35: strictly, and with g-hat or without it [P30, G7]."""
     cfg = load_config(["toy", *SMALL])
     classifier = build_classifier(cfg.model, 4, 0.0)
     model = make()
     before = model.box_head.cls_classifier.weight.clone()
     encoder = ["backbone", "FPN", "RoI head, first layer", "RoI head, second layer"]
-    assert model.inherit(classifier.state_dict(), load_image_classifier=False) == (encoder, ["f", "g", "box regression", "RPN", "g-hat"])
+    assert model.inherit(classifier.state_dict(),
+                         load_image_classifier=False) == (encoder, ["f", "g", "box regression", "RPN", "g-hat"])
     for name, value in classifier.encoder.state_dict().items():
         assert torch.equal(value, model.encoder.state_dict()[name]), name
     assert torch.equal(model.box_head.cls_classifier.weight, before)
@@ -108,14 +116,16 @@ def test_stage_two_takes_over_the_whole_encoder_of_stage_one():
 
 
 def test_new_layers_stay_as_they_were_drawn():
-    """P29: f, g, boxes, masks and the RPN; all that stage I has goes over, or has a place (P16)."""
+    """P29: f, g, boxes, masks and the RPN; all that stage I has goes over, or has a place [P16]."""
     classifier = build_classifier(load_config(["toy", *SMALL]).model, 4, 0.0)
-    assert {".".join(key.split(".")[:2]) for key in classifier.state_dict()} == {"encoder.backbone", "encoder.fpn", "encoder.fc1", "encoder.fc2", "cls_classifier.weight", "cls_classifier.bias"}
+    assert {".".join(key.split(".")[:2]) for key in classifier.state_dict()} == {
+        "encoder.backbone", "encoder.fpn", "encoder.fc1", "encoder.fc2", "cls_classifier.weight", "cls_classifier.bias"}
     model = make("model.with_masks=true")
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.inherit(classifier.state_dict())
     new = [k for k, v in model.state_dict().items() if torch.equal(v, before[k]) and v.ndim > 1]
-    assert {k.removeprefix("box_head.").split(".")[0] for k in new} == {"rpn", "foreground", "det_classifier", "box_regressor", "mask_head"}
+    assert {k.removeprefix("box_head.").split(".")[0]
+            for k in new} == {"rpn", "foreground", "det_classifier", "box_regressor", "mask_head"}
     assert all(before[k].std() > 0 for k in new)
 
 
@@ -123,13 +133,16 @@ def test_stage_one_trains_the_norms_that_stage_two_freezes():
     """G17."""
     classifier, model = build_classifier(load_config(["r50"]).model, 4, 0.0), make("model.norm=frozen_bn")
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in classifier.modules())
-    assert not any(isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm)) for m in model.modules()) and "encoder.backbone.bn1.running_mean" in model.state_dict()
+    assert (not any(isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm)) for m in model.modules())
+            and "encoder.backbone.bn1.running_mean" in model.state_dict())
 
 
 def test_at_test_time_g_hat_reads_the_detectors_region_features():
-    """P20 to P23, P32: three linear layers on one x; a category of g-hat alone has S_fg times g-hat's softmax. One box for all categories (G1)."""
+    """P20 to P23, P32: three linear layers on one x; a category of g-hat alone has S_fg times g-hat's softmax. One box
+    for all categories [G1]."""
     head, x = make().box_head, torch.randn(5, 32)
-    found = head.region_scores(x, torch.tensor([[4.0, 4.0, 40.0, 50.0]] * 5), (64, 64), torch.tensor([-1, 1, -1]), torch.tensor([2, -1, 0]))
+    found = head.region_scores(x, torch.tensor([[4.0, 4.0, 40.0, 50.0]] * 5), (64, 64), torch.tensor([-1, 1, -1]),
+                               torch.tensor([2, -1, 0]))
     s_fg = torch.sigmoid(x @ head.foreground.weight.T + head.foreground.bias)
     s = torch.softmax(x @ head.det_classifier.weight.T + head.det_classifier.bias, 1)
     s_hat = torch.softmax(x @ head.cls_classifier.weight.T + head.cls_classifier.bias, 1)
@@ -147,7 +160,8 @@ def test_without_reformulation_the_backbone_alone_is_taken():
     assert all(torch.equal(v, model.encoder.fpn.state_dict()[k]) for k, v in fpn.items())
     assert torch.equal(model.encoder.backbone.conv1.weight, classifier.backbone.conv1.weight)
     images = torch.randn(2, 3, 64, 64)                                       # average pooling and a linear layer
-    torch.testing.assert_close(classifier(images), classifier.cls_classifier(classifier.backbone(images)[-1].mean((2, 3))))
+    torch.testing.assert_close(classifier(images),
+                               classifier.cls_classifier(classifier.backbone(images)[-1].mean((2, 3))))
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused():
@@ -172,7 +186,7 @@ def test_stage_one_and_stage_two_give_the_same_feature_of_a_whole_image():
 
 
 def test_padding_is_not_part_of_the_entire_image():
-    """G16: the RoI ends where the picture ends; model.image_roi=canvas takes the padding along."""
+    """G16: the RoI ends where the image ends; model.image_roi=canvas takes the padding along."""
     for roi, same in (("valid", False), ("canvas", True)):
         encoder = make(f"model.image_roi={roi}").eval().encoder
         pyramid = encoder.pyramid(torch.randn(1, 3, 64, 64))
@@ -181,7 +195,7 @@ def test_padding_is_not_part_of_the_entire_image():
 
 
 def test_image_roi_level_options_choose_the_level():
-    """G15; 7 x 7 cells (G14) into two layers (G8)."""
+    """G15; 7 x 7 cells [G14] into two layers [G8]."""
     pyramid = [torch.full((2, 16, 64 // 2**k, 64 // 2**k), float(k)) for k in range(2, 7)]
     boxes = [torch.tensor([[0.0, 0, 64, 64]])] * 2
     features = {}
@@ -206,7 +220,8 @@ def test_prediction_is_one_image_at_a_time_and_inside_the_picture():
         assert prediction.regions.shape == (len(prediction.regions.boxes), 4)
         assert len(prediction.detections.scores) <= 10 and (prediction.detections.scores.diff() <= 0).all()
         assert prediction.regions.boxes.min() >= 0 and prediction.regions.boxes.max() <= 64
-    for prediction in model.predict(batch(2), categories, EvalConfig(threshold=1.0)):                     # Top-5 has no threshold (P83, G27)
+    for prediction in model.predict(batch(2), categories, EvalConfig(threshold=1.0)):
+        # Top-5 has no threshold [P83, G27]
         assert len(prediction.detections.scores) == 0 and len(prediction.five_best.scores) == 5
 
 

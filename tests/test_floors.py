@@ -78,7 +78,8 @@ def test_no_import_circle():
 
 
 def test_the_map_of_the_package_names_every_file_of_core_files_and_the_commands():
-    text = (ROOT / "s21k" / "__init__.py").read_text().replace("{", " ").replace(",", " ").replace("}", " ").replace(":", " ").split()
+    text = (ROOT / "s21k" / "__init__.py").read_text().replace("{", " ").replace(",", " ").replace("}", " ").replace(
+        ":", " ").split()
     for folder in ("", "core", "files"):
         for path in (ROOT / "s21k" / folder).glob("[a-z]*.py"):
             assert path.stem in text or path.name in text, path

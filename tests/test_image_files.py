@@ -279,10 +279,10 @@ def test_an_indexed_image_whose_tar_is_gone_is_one_line(tmp_path):
 def test_a_container_whose_name_no_file_can_have_is_one_line(tmp_path):
     """A lone half of a UTF-16 pair, a zero byte, and a name that is too long."""
     from s21k.core.packed import PackedStrings
-    from s21k.files.archives import PictureIndex
+    from s21k.files.archives import ImageIndex
 
     one, zero = np.ones(1, np.int64), np.zeros(1, np.int32)
     for name in ("\ud800", "a\0b", "x" * 5000):
-        index = PictureIndex(tmp_path, ["a"], [name], zero, PackedStrings(["1.jpg"]), zero, one, one, one, one)
+        index = ImageIndex(tmp_path, ["a"], [name], zero, PackedStrings(["1.jpg"]), zero, one, one, one, one)
         with pytest.raises(InputError, match="cannot be read"):
             index.open(0)

@@ -37,7 +37,7 @@ def best_100(rows):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_part_of_the_report_equals_its_oracle(tmp_path, seed):
-    """G28: every detection counts in AP, those of the picture's own category alone in AP_fed."""
+    """G28: every detection counts in AP, those of the image's own category alone in AP_fed."""
     truth, rows = benchmark(seed, per_image=300 if seed % 2 else 60)
     path, saved = tmp_path / "gt.json", tmp_path / "d.json"
     path.write_text(json.dumps(truth))
@@ -52,14 +52,16 @@ def test_every_part_of_the_report_equals_its_oracle(tmp_path, seed):
     own = {a["image_id"]: a["category_id"] for a in truth["annotations"]}
     for suffix, part in (("", kept), ("_fed", [row for row in kept if own.get(row["image_id"]) == row["category_id"]])):
         expected = pycocotools_stats(path, part).stats
-        assert [results[name + suffix] for name in ("AP", "AP50", "AP75")] == pytest.approx(list(expected[:3]), abs=1e-9)
+        assert [results[name + suffix] for name in ("AP", "AP50", "AP75")] == pytest.approx(list(expected[:3]),
+                                                                                            abs=1e-9)
     saved.write_text(json.dumps(kept))
     alone = LocalizationAccuracy(gt)
     alone.add_all(locate(read_detections(saved), gt))
     assert {key: results[key] for key in (*KEYS, "images")} == alone.compute()
     per_image = np.bincount(found.image)
     assert results["truncated_images"] == (per_image > 100).sum() and (seed % 2 == 0 or results["truncated_images"] > 0)
-    done = run("s21k.evaluation.score", "--metric", "in21k", "--annotations", str(path), "--detections", str(saved), "--out", str(tmp_path / "m.json"), module=True)
+    done = run("s21k.evaluation.score", "--metric", "in21k", "--annotations", str(path), "--detections", str(saved),
+               "--out", str(tmp_path / "m.json"), module=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "m.json").read_text()) == pytest.approx(results | {"truncated_images": 0}, abs=1e-12)
     assert "lower bound" in done.stdout and "IoU > 0.5" in done.stdout
@@ -68,8 +70,10 @@ def test_every_part_of_the_report_equals_its_oracle(tmp_path, seed):
 def test_stable_order_is_lexsort():
     rng = np.random.default_rng(0)
     for n in (0, 1, 2, 50, 3000):
-        keys = [rng.integers(-5, 5, n), rng.integers(0, 1 << 40, n), rng.choice([0.0, -0.0, 0.5, -0.25, 1e-30, -7.0], n), rng.normal(size=n),
-                rng.normal(size=n).astype(np.float32), rng.integers(0, 70000, n).astype(np.int32), np.arange(n) // 7, np.sort(rng.normal(size=n))]
+        keys = [rng.integers(-5, 5, n), rng.integers(0, 1 << 40, n),
+                rng.choice([0.0, -0.0, 0.5, -0.25, 1e-30, -7.0], n), rng.normal(size=n),
+                rng.normal(size=n).astype(np.float32), rng.integers(0, 70000, n).astype(np.int32), np.arange(n) // 7,
+                np.sort(rng.normal(size=n))]
         for _ in range(30):
             chosen = [keys[i] for i in rng.integers(0, len(keys), rng.integers(1, 4))]
             assert np.array_equal(stable_order(*chosen), np.lexsort(chosen))
@@ -88,7 +92,8 @@ def test_a_detector_is_held_to_the_same_hundred_as_a_file(tmp_path):
 
     from s21k.core.structures import DenseScores, Detections, Prediction
     from s21k.evaluation.columns import DetectionColumns
-    truth = {"images": [{"id": 1, "width": 500, "height": 500, "file_name": "a"}], "categories": [{"id": c, "name": str(c)} for c in range(1, 3)],
+    truth = {"images": [{"id": 1, "width": 500, "height": 500, "file_name": "a"}],
+             "categories": [{"id": c, "name": str(c)} for c in range(1, 3)],
              "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 10], "area": 100}]}
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     gt = GroundTruth.load(tmp_path / "gt.json")

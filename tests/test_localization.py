@@ -1,4 +1,4 @@
-"""Localization accuracy on pictures drawn here, and its invariants."""
+"""Localization accuracy on images drawn here, and its invariants."""
 import json
 
 import numpy as np
@@ -19,7 +19,8 @@ def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
                "categories": [{"id": c + 1, "name": n} for c, n in enumerate("abc")], "annotations": []}
     for i, (image_boxes, label) in enumerate(zip(boxes, labels)):
         for box in image_boxes:
-            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": i, "category_id": label + 1, "bbox": box, "area": 1.0})
+            content["annotations"].append({"id": len(content["annotations"]) + 1, "image_id": i,
+                                           "category_id": label + 1, "bbox": box, "area": 1.0})
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(content))
     categories = CategoryMap(list("abc"), [None] * 3, list(groups), torch.arange(3), torch.arange(3))
@@ -28,7 +29,8 @@ def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
 
 def predict(boxes, scores, threshold=1e-4):
     regions = DenseScores(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores))
-    return Prediction(regions, postprocess(Ranking(regions), threshold, 0.5, 100), postprocess(Ranking(regions), -1.0, 0.5, 5))
+    return Prediction(regions, postprocess(Ranking(regions), threshold, 0.5, 100),
+                      postprocess(Ranking(regions), -1.0, 0.5, 5))
 
 
 GOOD, BAD = [10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
@@ -40,7 +42,8 @@ def test_right_class_and_box_counts_everywhere(tmp_path):
     metric = LocalizationAccuracy(truth(tmp_path, [[TRUE_BOX]], [0]))
     metric.update(0, predict([GOOD, BAD], [[0.9, 0.1, 0.1], [0.2, 0.1, 0.1]]))
     results = metric.compute()
-    assert all(results[key] == 1 for key in ("top1", "top5", "top5_classes", "gt_known", "cls_top1", "cls_top5", "top1_base"))
+    assert all(results[key] == 1
+               for key in ("top1", "top5", "top5_classes", "gt_known", "cls_top1", "cls_top5", "top1_base"))
     assert results["images"] == 1 and results["top1_novel"] == -1
 
 
@@ -98,7 +101,7 @@ def test_two_categories_in_an_image_are_refused(tmp_path):
 
 
 def test_figures_are_ordered_and_do_not_depend_on_sharding(tmp_path):
-    """Top-1 <= top5_classes <= GT-Known always (E41)."""
+    """Top-1 <= top5_classes <= GT-Known always [E41]."""
     rng = np.random.default_rng(0)
     boxes = [[[float(v) for v in (*rng.integers(0, 40, 2), *rng.integers(20, 60, 2))]] for _ in range(40)]
     gt = truth(tmp_path, boxes, rng.integers(0, 3, 40).tolist())
@@ -117,7 +120,7 @@ def test_figures_are_ordered_and_do_not_depend_on_sharding(tmp_path):
 
 
 def test_baselines_on_two_drawn_images(tmp_path):
-    """The whole picture fits image 0 only; a centred box of 70 % fits both (IoU 0.67 and 0.73)."""
+    """The whole image fits image 0 only; a centred box of 70 % fits both (IoU 0.67 and 0.73)."""
     metric = LocalizationAccuracy(truth(tmp_path, [[[0.0, 0.0, 90.0, 80.0]], [[15.0, 15.0, 60.0, 62.0]]], [0, 1]))
     results = box_baselines(metric)
     assert results["gt_known_whole_image"] == 0.5 and results["gt_known_whole_image_novel"] == 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-np.float = float                            # lvis 0.5.3 asks for the name that numpy dropped (E27); no other effect
+np.float = float                            # lvis 0.5.3 asks for the name that numpy dropped [E27]; no other effect
 from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
 from pycocotools import mask as coco_mask  # noqa: E402
 
@@ -68,7 +68,8 @@ def test_every_figure_equals_lvis_on_random_data(tmp_path, seed, kind):
     rng = np.random.default_rng(seed)
     truth = federated(rng, random_truth(rng, images=int(rng.integers(1, 8)), categories=int(rng.integers(2, 7))))
     rows = random_detections(rng, truth, per_image=[30, 30, 500][seed % 3])
-    rows += [{"image_id": truth["images"][0]["id"], "category_id": 999, "bbox": [0, 0, 5, 5], "score": float(rng.random())} for _ in range(5)]
+    rows += [{"image_id": truth["images"][0]["id"], "category_id": 999, "bbox": [0, 0, 5, 5],
+              "score": float(rng.random())} for _ in range(5)]
     if kind == "segm":
         add_masks(truth, rows)
         if seed % 2:
@@ -93,9 +94,11 @@ def test_real_annotations_with_perturbed_detections_equal_lvis(kind):
         for _ in range(4):
             box = np.array(a["bbox"]) + rng.normal(0, 0.08, 4) * np.array([a["bbox"][2], a["bbox"][3]] * 2)
             category = a["category_id"] if rng.random() < 0.8 else int(rng.choice(ids))
-            rows.append({"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(), "score": float(round(rng.random(), 2))})
+            rows.append({"image_id": a["image_id"], "category_id": category, "bbox": box.round(2).tolist(),
+                         "score": float(round(rng.random(), 2))})
             if kind == "segm":
-                moved = np.roll(coco_mask.decode(replace(parse_outline(a["segmentation"]), size=sizes[a["image_id"]]).rle()), rng.integers(-4, 5, 2), axis=(0, 1))
+                moved = np.roll(coco_mask.decode(replace(parse_outline(
+                    a["segmentation"]), size=sizes[a["image_id"]]).rle()), rng.integers(-4, 5, 2), axis=(0, 1))
                 rle = coco_mask.encode(np.asfortranarray(moved))
                 rows[-1]["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
     expected, results = theirs(REAL, rows, 300, kind), ours(REAL, rows, 300, kind=kind)

@@ -29,17 +29,20 @@ def test_logits_equal_torchvisions_with_copied_weights():
     ours, trunk, predictor = MaskHead(8), MaskRCNNHeads(8, (8, 8, 8, 8), 1), MaskRCNNPredictor(8, 8, 1)
     with torch.no_grad():
         for mine, theirs in zip([*ours.convs, ours.deconv, ours.predictor],
-                                [*(block[0] for block in trunk), predictor.conv5_mask, predictor.mask_fcn_logits], strict=True):
+                                [*(block[0] for block in trunk), predictor.conv5_mask, predictor.mask_fcn_logits],
+                                strict=True):
             mine.bias.uniform_(-0.2, 0.2)
             if mine is ours.predictor:
                 mine.weight.normal_()
             theirs.weight.copy_(mine.weight)
             theirs.bias.copy_(mine.bias)
-    levels, boxes = pyramid(), [torch.tensor([[3.0, 4.0, 40.0, 50.0]]), torch.tensor([[0.0, 0.0, 64.0, 64.0], [5.0, 9.0, 12.0, 20.0]])]
+    levels, boxes = pyramid(), [torch.tensor([[3.0, 4.0, 40.0, 50.0]]),
+                                torch.tensor([[0.0, 0.0, 64.0, 64.0], [5.0, 9.0, 12.0, 20.0]])]
     expected = predictor(trunk(pool_regions(levels, boxes, 14))).squeeze(1)
     assert expected.shape == (3, 28, 28) and expected.std() > 0.1
     torch.testing.assert_close(ours(levels, boxes), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours.predict([level[1:] for level in levels], boxes[1]), expected[1:].sigmoid(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.predict([level[1:] for level in levels], boxes[1]), expected[1:].sigmoid(),
+                               rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_is_the_mean_cross_entropy_over_the_cells_of_positive_regions():
@@ -47,7 +50,8 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_cells_of_positive_regions()
     torch.manual_seed(1)
     head, levels = MaskHead(8), pyramid()
     torch.nn.init.normal_(head.predictor.weight)
-    targets = [Target(torch.tensor([[8.0, 8.0, 40.0, 40.0], [0.0, 0.0, 20.0, 60.0]]), torch.tensor([0, 1]), Masks((rectangle(8, 8, 24, 40), rectangle(0, 0, 20, 60)))),
+    targets = [Target(torch.tensor([[8.0, 8.0, 40.0, 40.0], [0.0, 0.0, 20.0, 60.0]]), torch.tensor([0, 1]),
+                      Masks((rectangle(8, 8, 24, 40), rectangle(0, 0, 20, 60)))),
                Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), Masks(()))]
     boxes = torch.tensor([[0.0, 0.0, 56.0, 56.0], [10.0, 10.0, 24.0, 38.0], [30.0, 30.0, 50.0, 50.0]])
     regions = [Regions(boxes, torch.tensor([0, 1, BACKGROUND]), boxes, torch.tensor([0, 1, -1]), 2),
@@ -69,7 +73,9 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_cells_of_positive_regions()
 
 def test_without_positive_regions_the_loss_is_zero_and_tied_to_the_graph():
     head, levels = MaskHead(8), pyramid(batch=1)
-    regions = [Regions(torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([BACKGROUND]), torch.zeros(1, 4), torch.tensor([-1]), 0)]
-    loss = head.losses(levels, regions, [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), Masks(()))])["mask"]
+    regions = [Regions(torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([BACKGROUND]), torch.zeros(1, 4),
+                       torch.tensor([-1]), 0)]
+    loss = head.losses(levels, regions,
+                       [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), Masks(()))])["mask"]
     loss.backward()
     assert float(loss.detach()) == 0 and all(p.grad is not None and p.grad.abs().sum() == 0 for p in head.parameters())

@@ -5,16 +5,17 @@ import torch
 from s21k.core.errors import InputError
 from s21k.core.structures import DenseScores
 from s21k.models import postprocess as walk
+from s21k.models.fused_scores import FusedScores
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.models.scores import FusedScores
 
 
 def slow_postprocess(boxes, scores, threshold, iou_threshold, most, class_agnostic=False):
     """Every score above the threshold, best first (ties: lower region, then category), greedy NMS per category."""
     boxes = boxes.double().tolist()
-    candidates = sorted((-score, r, c) for r, row in enumerate(scores.tolist()) for c, score in enumerate(row) if score > threshold)
+    candidates = sorted((-score, r, c) for r, row in enumerate(scores.tolist())
+                        for c, score in enumerate(row) if score > threshold)
     kept, of_category = [], {}
-    for score, r, c in candidates:
+    for _score, r, c in candidates:
         rivals = of_category.setdefault(0 if class_agnostic else c, [])
         x1, y1, x2, y2 = boxes[r]
         overlap = False
@@ -42,7 +43,8 @@ def case(seed):
     if seed % 5 == 0:
         return boxes, DenseScores(boxes, (torch.rand(r, k, generator=g) * 4).round() / 4)
     det_index = torch.where(torch.rand(k, generator=g) < (0.0, 0.5, 1.0)[seed % 3], torch.randperm(k, generator=g), -1)
-    cls_index = torch.where((torch.rand(k, generator=g) < 0.7) & (det_index >= 0), -1, torch.arange(k)) if seed % 2 else torch.arange(k)
+    cls_index = (torch.where((torch.rand(k, generator=g) < 0.7) & (det_index >= 0), -1, torch.arange(k)) if seed % 2
+                 else torch.arange(k))
     return boxes, FusedScores(boxes, fg, det, cls, det_index, cls_index)
 
 
@@ -55,7 +57,8 @@ def test_detections_and_their_order_equal_the_dense_way(monkeypatch, seed):
     boxes, regions = case(seed)
     scores = regions.rows(0, len(boxes))
     ranking = Ranking(regions)
-    for threshold, most, class_agnostic in ((0.0, 20, False), (1e-4, 100, False), (1e-4, 5, True), (-1.0, 5, False)) + ((1e-4, -1, False),) * (scores.numel() < 5000):
+    for threshold, most, class_agnostic in ((0.0, 20, False), (1e-4, 100, False), (1e-4, 5, True),
+                                            (-1.0, 5, False)) + ((1e-4, -1, False),) * (scores.numel() < 5000):
         found = postprocess(ranking, threshold, 0.5, most, class_agnostic)
         expected = slow_postprocess(boxes, scores, threshold, 0.5, most, class_agnostic)
         assert [scores[r, c].item() for r, c in expected] == found.scores.tolist()
@@ -75,7 +78,8 @@ def test_scores_asked_for_alone_are_those_of_whole_rows():
 @pytest.mark.parametrize("equal", [True, False])
 @pytest.mark.parametrize("class_agnostic", [True, False])
 def test_the_hardest_cases_need_little_memory(monkeypatch, equal, class_agnostic):
-    """300 times the same box at 5,000 categories, all scores above the threshold: only some thousand pairs exist at a time."""
+    """300 times the same box at 5,000 categories, all scores above the threshold: only some thousand pairs exist at a
+    time."""
     seen = []
     walk_pieces = walk.walk
 
@@ -87,7 +91,8 @@ def test_the_hardest_cases_need_little_memory(monkeypatch, equal, class_agnostic
         return walk_pieces(sizes())
     monkeypatch.setattr(walk, "walk", watched)
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(300, 1)
-    scores = torch.full((300, 5000), 0.25) if equal else torch.rand(300, 5000, generator=torch.Generator().manual_seed(0))
+    scores = (torch.full((300, 5000), 0.25) if equal
+              else torch.rand(300, 5000, generator=torch.Generator().manual_seed(0)))
     found = postprocess(Ranking(DenseScores(boxes, scores)), 1e-4, 0.5, 100, class_agnostic)
     if class_agnostic:
         assert len(found.scores) == 1 and found.scores[0] == scores.max()
@@ -138,5 +143,6 @@ def test_an_overlap_of_exactly_the_threshold_removes_nothing():
 def test_a_score_of_exactly_the_threshold_is_no_detection():
     """P85, G26."""
     scores = torch.tensor([[0.25, 0.5], [0.125, 0.25]])
-    found = postprocess(Ranking(DenseScores(torch.tensor([[0.0, 0.0, 9.0, 9.0], [20.0, 0.0, 30.0, 9.0]]), scores)), 0.25, 0.5, 100)
+    found = postprocess(Ranking(DenseScores(torch.tensor([[0.0, 0.0, 9.0, 9.0], [20.0, 0.0, 30.0, 9.0]]), scores)),
+                        0.25, 0.5, 100)
     assert found.scores.tolist() == [0.5] and found.labels.tolist() == [1]

@@ -11,7 +11,7 @@ from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
 from s21k.files.annotations import load_annotations
-from s21k.prepare.shape_drawing import Category, _object, draw_picture, make_categories
+from s21k.prepare.shape_drawing import Category, _object, draw_image, make_categories
 from s21k.prepare.tiny_imagenet import prepare
 from tests.toy import DATA, SMALL, run, write_toy
 
@@ -36,18 +36,19 @@ def test_a_drawn_box_encloses_its_object_tightly():
     for category in make_categories(64)[::3]:
         _, coverage = _object(np.random.default_rng(0), category, 40.0)
         assert min(coverage[0].max(), coverage[-1].max(), coverage[:, 0].max(), coverage[:, -1].max()) > 0.5
-    image, boxes, placed, masks = draw_picture(5, [category], 96, (0.3, 0.6))
+    image, boxes, placed, masks = draw_image(5, [category], 96, (0.3, 0.6))
     x, y, w, h = boxes[0]
     ys, xs = masks[0].nonzero()
     assert [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=1)
-    assert placed == [0] and 0 <= x and 0 <= y and x + w <= image.width and y + h <= image.height
+    assert placed == [0] and x >= 0 and y >= 0 and x + w <= image.width and y + h <= image.height
     assert 0.3 * 0.8 * 80 <= max(w, h) <= 0.6 * 1.06 * 111
 
 
 def test_a_picture_is_a_function_of_its_seed():
     category = Category("t", "disc", "red", "striped", "base")
-    pictures = [np.asarray(draw_picture(seed, [category], 96, (0.3, 0.6))[0]) for seed in (1, 1, 2)]
-    assert np.array_equal(pictures[0], pictures[1]) and not (pictures[0].shape == pictures[2].shape and np.array_equal(pictures[0], pictures[2]))
+    pictures = [np.asarray(draw_image(seed, [category], 96, (0.3, 0.6))[0]) for seed in (1, 1, 2)]
+    assert (np.array_equal(pictures[0], pictures[1])
+            and not (pictures[0].shape == pictures[2].shape and np.array_equal(pictures[0], pictures[2])))
 
 
 def test_the_world_has_boxes_for_base_categories_only(tmp_path):
@@ -56,14 +57,15 @@ def test_the_world_has_boxes_for_base_categories_only(tmp_path):
     table = load_annotations(root / "det_train.json")
     base = [name for name, group in zip(categories.names, categories.groups) if group == "base"]
     assert table.category_names == base and set(categories.groups) == {"base", "novel"}
-    assert [categories.names[k] for k in sorted((k for k in range(4) if categories.det_index[k] >= 0), key=lambda k: int(categories.det_index[k]))] == base
+    assert [categories.names[k] for k in sorted((k for k in range(4) if categories.det_index[k] >= 0),
+                                                key=lambda k: int(categories.det_index[k]))] == base
     train = ClassificationData(root / "cls_train")
     assert [train.class_names[row] for row in categories.cls_index.tolist()] == categories.names
     assert len(load_annotations(root / "val.json").boxes) == 8
 
 
 def tiny_zip(path, box="0 0 63 63", drop=False):
-    """The official layout with 4 classes of 2 training and 1 validation pictures."""
+    """The official layout with 4 classes of 2 training and 1 validation images."""
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), (10, 200, 30)).save(picture, "JPEG")
     wnids = ["n01443537", "n01629819", "n01641577", "n01644900"]
@@ -71,7 +73,8 @@ def tiny_zip(path, box="0 0 63 63", drop=False):
         archive.writestr("tiny-imagenet-200/wnids.txt", "\n".join(reversed(wnids)))
         archive.writestr("tiny-imagenet-200/words.txt", "".join(f"{w}\tname of {w}, other\n" for w in wnids))
         for w in wnids:
-            archive.writestr(f"tiny-imagenet-200/train/{w}/{w}_boxes.txt", f"{w}_0.JPEG\t10\t20\t29\t59\n{w}_1.JPEG\t{box.replace(' ', chr(9))}\n")
+            archive.writestr(f"tiny-imagenet-200/train/{w}/{w}_boxes.txt",
+                             f"{w}_0.JPEG\t10\t20\t29\t59\n{w}_1.JPEG\t{box.replace(' ', chr(9))}\n")
             for i in range(1 if drop else 2):
                 archive.writestr(f"tiny-imagenet-200/train/{w}/images/{w}_{i}.JPEG", picture.getvalue())
         lines = "".join(f"val_{i}.JPEG\t{w}\t1\t2\t30\t40\n" for i, w in enumerate(wnids))
@@ -83,7 +86,8 @@ def tiny_zip(path, box="0 0 63 63", drop=False):
 
 def test_tiny_imagenet_boxes_are_inclusive_pixels(tmp_path):
     counts = prepare(tiny_zip(tmp_path / "t.zip"), tmp_path / "out")
-    assert counts == {"classes": 4, "base classes": 2, "training pictures": 8, "with boxes": 4, "validation pictures": 4}
+    assert counts == {"classes": 4, "base classes": 2, "training pictures": 8, "with boxes": 4,
+                      "validation pictures": 4}
     table = load_annotations(tmp_path / "out" / "det_train.json")
     assert table.boxes[0].tolist() == [10, 20, 20, 40] and table.boxes[1].tolist() == [0, 0, 64, 64]
     assert table.category_keys() == ["n01443537", "n01641577"]
@@ -102,21 +106,23 @@ def test_a_smaller_zip_is_taken_as_it_is_and_bad_ones_are_refused(tmp_path):
 
 
 def test_the_given_tiny_imagenet_has_the_baselines_it_should(tmp_path):
-    """On the official layout's validation boxes: the whole picture 51.9 %, the best centred box 58.0 %."""
+    """On the official layout's validation boxes: the whole image 51.9 %, the best centred box 58.0 %."""
     source = DATA / "tiny-imagenet-200.zip"
     if not source.is_file():
         pytest.skip("data absent")
     from s21k.evaluation.ground_truth import GroundTruth
     from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
     with zipfile.ZipFile(source) as archive:
-        lines = [line.split() for line in archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()]
+        lines = [line.split()
+                 for line in archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()]
         members = set(archive.namelist())
     lines = [line for line in lines if f"tiny-imagenet-200/val/images/{line[0]}" in members]
     wnids = sorted({line[1] for line in lines})
     content = {"images": [{"id": i, "file_name": line[0], "height": 64, "width": 64} for i, line in enumerate(lines)],
                "categories": [{"id": i, "name": wnid} for i, wnid in enumerate(wnids)],
                "annotations": [{"id": i, "image_id": i, "category_id": wnids.index(line[1]), "area": 1.0,
-                                "bbox": [int(line[2]), int(line[3]), int(line[4]) - int(line[2]) + 1, int(line[5]) - int(line[3]) + 1]}
+                                "bbox": [int(line[2]), int(line[3]), int(line[4]) - int(line[2]) + 1,
+                                         int(line[5]) - int(line[3]) + 1]}
                                for i, line in enumerate(lines)]}
     (tmp_path / "val.json").write_text(json.dumps(content))
     results = box_baselines(LocalizationAccuracy(GroundTruth.load(tmp_path / "val.json")))
@@ -127,10 +133,13 @@ def test_the_given_tiny_imagenet_has_the_baselines_it_should(tmp_path):
 def test_own_data_becomes_a_word_that_trains_and_evaluates(tmp_path):
     """A folder per class and a COCO JSON: names join the two; toy sizes, own data."""
     shapes = write_toy(tmp_path) / "shapes"
-    done = run("s21k.prepare.own_data", "--photos", str(shapes / "cls_train"), "--boxes", str(shapes / "det_train.json"), "--images", str(shapes / "det_train"),
-               "--val-boxes", str(shapes / "val.json"), "--val-images", str(shapes / "val"), "--out", str(tmp_path / "mine.yaml"), module=True)
+    done = run("s21k.prepare.own_data", "--photos", str(shapes / "cls_train"), "--boxes",
+               str(shapes / "det_train.json"), "--images", str(shapes / "det_train"),
+               "--val-boxes", str(shapes / "val.json"), "--val-images", str(shapes / "val"), "--out",
+               str(tmp_path / "mine.yaml"), module=True)
     assert done.returncode == 0 and "4 classes with photos, 2 with boxes, 2 with both" in done.stdout
-    small = [word for word in SMALL if not word.startswith("data.")] + ["data.workers=0", f"output_dir={tmp_path / 'run'}"]
+    small = ([word for word in SMALL if not word.startswith("data.")]
+             + ["data.workers=0", f"output_dir={tmp_path / 'run'}"])
     for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
         done = run(script, "toy", str(tmp_path / "mine.yaml"), *small)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,5 @@
-"""The whole of training and inference on a pretended CUDA device: nothing mixes devices, little waits, and the numbers are the CPU's."""
+"""The whole of training and inference on a pretended CUDA device: nothing mixes devices, little waits, and the numbers
+are the CPU's."""
 import math
 
 import pytest
@@ -21,18 +22,21 @@ from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector
 from s21k.models.region_encoder import drop_path_noise
 from s21k.models.roi_align import separable_roi_align
-from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
+from s21k.training.step_monitor import StepMonitor
 from tests.bench.timing import peak_bytes
 from tests.pretended import OnDevice, Pretended
 from tests.test_localization import truth
 from tests.toy import SMALL, batch
 from train_stage1 import top1_accuracy
 
-CASES = ["seed=0", "model.with_masks=true", "model.norm=frozen_bn", "model.norm=sync_bn stage2.init=scratch", "model.backbone=swin_t stage2.drop_path=0.3",
-         "model.image_roi_level=p5", "model.image_roi_level=all_mean", "model.image_roi_level=random", "model.image_roi=canvas",
-         "stage2.loss_reading=bce_product", "stage2.loss_norm=fg", "stage2.baseline=max_size", "stage2.baseline=max_score",
+CASES = ["seed=0", "model.with_masks=true", "model.norm=frozen_bn", "model.norm=sync_bn stage2.init=scratch",
+         "model.backbone=swin_t stage2.drop_path=0.3",
+         "model.image_roi_level=p5", "model.image_roi_level=all_mean", "model.image_roi_level=random",
+         "model.image_roi=canvas",
+         "stage2.loss_reading=bce_product", "stage2.loss_norm=fg", "stage2.baseline=max_size",
+         "stage2.baseline=max_score",
          "stage2.baseline=image", "stage2.baseline=softmax", "model.head=softmax data.cls=null"]
 
 
@@ -68,7 +72,8 @@ def step_of(words, device, amp=None, labelled=6):
 @pytest.mark.parametrize("words", CASES)
 def test_a_stage_two_step_has_the_losses_and_gradients_of_the_cpu(words):
     model = build(words, build_detector)
-    expected = model(batch(2, objects=3), None if model.box_head.cls_classifier is None else batch(6, objects=1, seed=1))
+    expected = model(batch(2, objects=3), None if model.box_head.cls_classifier is None
+                     else batch(6, objects=1, seed=1))
     sum(expected.values()).backward()
     with Pretended("meta") as device:
         other, losses = step_of(words, device)
@@ -93,7 +98,8 @@ def test_cudas_autocast_rules_change_the_losses_by_rounding_only(words, amp):
         assert found[name] == pytest.approx(float(loss.detach()), rel=0.05), name
 
 
-@pytest.mark.parametrize("words, most", [("seed=0", 10), ("model.with_masks=true", 13), ("model.backbone=swin_t stage2.drop_path=0.3", 10)])
+@pytest.mark.parametrize("words, most", [("seed=0", 10), ("model.with_masks=true", 13),
+                                         ("model.backbone=swin_t stage2.drop_path=0.3", 10)])
 def test_a_stage_two_step_waits_for_the_device_a_few_times_and_not_for_each_labelled_image(words, most):
     waits = []
     for labelled in (6, 24):
@@ -106,7 +112,7 @@ def test_a_stage_two_step_waits_for_the_device_a_few_times_and_not_for_each_labe
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_t"])
 @pytest.mark.parametrize("reformulated", [True, False])
 def test_a_stage_one_step_waits_once_at_any_batch_size(tmp_path, backbone, reformulated):
-    """The whole step of train_stage1.py: mixup, forward, backward, the exchange of health, clipping, optimizer."""
+    """The whole step of train_stage1.py: mixup, forward, backward, the exchange of monitor, clipping, optimizer."""
     words = f"model.backbone={backbone} model.reformulated={str(reformulated).lower()}"
     waits = []
     for size in (4, 12):
@@ -115,13 +121,14 @@ def test_a_stage_one_step_waits_once_at_any_batch_size(tmp_path, backbone, refor
             model = device.move(build(words, lambda cfg: build_classifier(cfg.model, 4, 0.2))).train()
             optimizer = build_optimizer(parameter_groups(model, 0.05), "sgd", 0.1)
             images = batch(size, objects=1).to(device.device)
-            health = Health(world, Log(tmp_path / "log.jsonl", 0, 10, 100, world, "stage1"), 0.01)
+            monitor = StepMonitor(world, Log(tmp_path / "log.jsonl", 0, 10, 100, world, "stage1"), 0.01)
             device.waits.clear()
             mixed, soft = Mixup(4, 0.8, 1.0, 0.1)(normalize(images.images), images.image_labels())
             loss = F.cross_entropy(model(mixed, images.seeds).float(), soft)
             loss.backward()
-            health.check({"loss": loss}, [images], 0)
-            health.gradient(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf), torch.amp.GradScaler("cpu", enabled=False))
+            monitor.check({"loss": loss}, [images], 0)
+            monitor.gradient(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf),
+                             torch.amp.GradScaler("cpu", enabled=False))
             optimizer.step()
             waits.append(device.total())
     assert waits[0] == waits[1] <= 4, device.waits
@@ -140,7 +147,8 @@ def test_the_noise_of_drop_path_is_a_few_operations_for_a_whole_batch():
 
 def test_accuracy_prediction_and_every_metric_run_on_the_device(tmp_path):
     gt = truth(tmp_path, [[[5.0, 5.0, 40.0, 40.0]], [[10.0, 10.0, 30.0, 30.0]]], [0, 1])
-    gt.frequencies, gt.negative, gt.not_exhaustive = ["f"] * len(gt.category_ids), *[torch.zeros(0, 2, dtype=torch.int64).numpy()] * 2
+    gt.frequencies, gt.negative, gt.not_exhaustive = ["f"] * len(
+        gt.category_ids), *[torch.zeros(0, 2, dtype=torch.int64).numpy()] * 2
     categories = CategoryMap(list("abcd"), [None] * 4, ["all"] * 4, torch.tensor([0, 1, -1, -1]), torch.arange(4))
     test = EvalConfig(max_detections=10)
     cpu = build("model.with_masks=true", build_detector).eval()
@@ -149,7 +157,7 @@ def test_accuracy_prediction_and_every_metric_run_on_the_device(tmp_path):
         metrics = [LocalizationAccuracy(gt), AveragePrecision(gt), In21kReport(gt), LvisAveragePrecision(gt)]
         there = list(model.predict(batch(2).to(device.device), categories.to(device.device), test))
         for image, prediction in enumerate(there):
-            original = prediction.in_picture((1.0, 1.0), (64, 64))
+            original = prediction.in_image((1.0, 1.0), (64, 64))
             for metric in metrics:
                 metric.update(image, original)
         assert all(metric.compute() for metric in metrics)
@@ -182,7 +190,8 @@ def test_deterministic_runs_pool_regions_by_matrix_products_on_cuda_alone(monkey
     used = []
     for name in ("roi_align", "separable_roi_align"):
         function = getattr(roi_pool, name)
-        monkeypatch.setattr(roi_pool, name, lambda *args, name=name, function=function, **kwargs: used.append(name) or function(*args, **kwargs))
+        monkeypatch.setattr(roi_pool, name, lambda *args, name=name, function=function,
+                            **kwargs: used.append(name) or function(*args, **kwargs))
     build("seed=0", build_detector)(batch(2), None)
     assert set(used) == {"roi_align"}
     used.clear()
@@ -196,7 +205,8 @@ def test_deterministic_runs_pool_regions_by_matrix_products_on_cuda_alone(monkey
 
 
 def test_separable_roi_align_is_torchvisions_forward_and_backward():
-    """G14: random boxes, some outside of the map, some empty, on maps of any size; in float64, where rounding does not matter."""
+    """G14: random boxes, some outside of the map, some empty, on maps of any size; in float64, where rounding does not
+    matter."""
     from torchvision.ops import roi_align
     g = torch.Generator().manual_seed(0)
     for _ in range(60):
@@ -206,7 +216,8 @@ def test_separable_roi_align_is_torchvisions_forward_and_backward():
         rois = torch.cat([image, corner - 12, corner - 12 + sides * (torch.rand(n, 1, generator=g) > 0.1)], dim=1)
         one = torch.randn(2, 4, h, w, generator=g, dtype=torch.float64, requires_grad=True)
         two = one.detach().clone().requires_grad_()
-        expected, found = roi_align(one, rois, 7, 0.25, sampling_ratio=0, aligned=True), separable_roi_align(two, rois, 7, 0.25)
+        expected, found = roi_align(one, rois, 7, 0.25, sampling_ratio=0,
+                                    aligned=True), separable_roi_align(two, rois, 7, 0.25)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
         weights = torch.randn(expected.shape, generator=g, dtype=torch.float64)
         (expected * weights).sum().backward()
@@ -214,7 +225,8 @@ def test_separable_roi_align_is_torchvisions_forward_and_backward():
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-9, atol=1e-9)
     with torch.autocast("cpu", torch.bfloat16):                          # weights are not rounded to eight bits
         half = one.detach().bfloat16()
-        expected, found = roi_align(half, rois.float(), 7, 0.25, sampling_ratio=0, aligned=True), separable_roi_align(half, rois.float(), 7, 0.25)
+        expected, found = roi_align(half, rois.float(), 7, 0.25, sampling_ratio=0,
+                                    aligned=True), separable_roi_align(half, rois.float(), 7, 0.25)
     assert found.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 

@@ -18,10 +18,13 @@ def last_level(backbone):
 
 
 @pytest.mark.parametrize("make, ours, theirs", [
-    (lambda: torchvision.models.resnet18(weights=None), resnet.resnet18, lambda m: torch.nn.Sequential(*list(m.children())[:-2])),
+    (lambda: torchvision.models.resnet18(weights=None), resnet.resnet18,
+     lambda m: torch.nn.Sequential(*list(m.children())[:-2])),
     (lambda: timm.create_model("resnet18", pretrained=False), resnet.resnet18, lambda m: m.forward_features),
-    (lambda: torchvision.models.swin_t(weights=None), swin.swin_t, lambda m: lambda x: m.norm(m.features(x)).permute(0, 3, 1, 2)),
-    (lambda: timm.create_model("swin_tiny_patch4_window7_224", pretrained=False), swin.swin_t, lambda m: lambda x: m.forward_features(x).permute(0, 3, 1, 2)),
+    (lambda: torchvision.models.swin_t(weights=None), swin.swin_t,
+     lambda m: lambda x: m.norm(m.features(x)).permute(0, 3, 1, 2)),
+    (lambda: timm.create_model("swin_tiny_patch4_window7_224", pretrained=False), swin.swin_t,
+     lambda m: lambda x: m.forward_features(x).permute(0, 3, 1, 2)),
 ], ids=["torchvision resnet", "timm resnet", "torchvision swin", "timm swin"])
 def test_a_public_file_fills_the_backbone_and_gives_its_features(make, ours, theirs):
     torch.manual_seed(0)
@@ -41,7 +44,8 @@ def test_microsofts_file_is_ours_by_name_with_its_buffers_and_head_left():
     backbone, other = swin.swin_t(), swin.swin_t()
     state = {name: value for name, value in other.state_dict().items() if not name.startswith("norm")}
     state |= {"norm.weight": torch.full((768,), 2.0), "norm.bias": torch.zeros(768), "head.weight": torch.zeros(5, 768),
-              "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49), "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}
+              "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49),
+              "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}
     report = load_backbone(backbone, {"model": state})
     assert report.source == "microsoft Swin" and report.unexpected == ["head.weight"]
     assert torch.equal(backbone.norm3.weight, torch.full((768,), 2.0))
@@ -59,7 +63,7 @@ def test_a_missing_parameter_a_wrong_shape_and_an_unknown_source_are_refused():
 
 
 def test_the_vocabulary_and_microsofts_order_agree_with_timms_lists():
-    """G24: Google's 21,843 sorted wnids, the last two moved into the two rows without pictures."""
+    """G24: Google's 21,843 sorted wnids, the last two moved into the two rows without images."""
     from importlib import resources
     lists = resources.files("timm.data._info")
     google = lists.joinpath("imagenet21k_goog_synsets.txt").read_text().split()

@@ -1,4 +1,5 @@
-"""What depends on processes: descriptors, loaders that hang, signals, start methods, evaluation by parts, several machines."""
+"""What depends on processes: descriptors, loaders that hang, signals, start methods, evaluation by parts, several
+machines."""
 import json
 import os
 import pickle
@@ -31,7 +32,7 @@ from s21k.data.loaders import (
 )
 from s21k.evaluation.parts import open_parts
 from s21k.files.annotations import AnnotationTable, load_annotations
-from s21k.files.archives import PictureIndex
+from s21k.files.archives import ImageIndex
 from s21k.models.detector import Detector
 from tests.bench import kills
 from tests.toy import ROOT, run, words, write_toy
@@ -52,7 +53,8 @@ def world(tmp_path_factory):
 
 def evaluation(root, name, *more):
     """Words of an evaluation into a folder of its own."""
-    return words(root, "model.with_masks=true", f"output_dir={root / name}", f"eval.checkpoint={root / 'run' / 'stage2.pt'}",
+    return words(root, "model.with_masks=true", f"output_dir={root / name}",
+                 f"eval.checkpoint={root / 'run' / 'stage2.pt'}",
                  "eval.metrics=[localization,box_ap,mask_ap]", "eval.batch=3", *more)
 
 
@@ -60,27 +62,31 @@ def files_of(folder):
     return {name: (folder / name).read_bytes() for name in ("metrics.json", "detections.json", "detections.npz")}
 
 
-# --- loaders -----------------------------------------------------------------------------------------------------------
+# --- loaders ----------------------------------------------------------------------------------------------------------
 
 def test_a_batch_is_three_tensors_however_many_images_it_has():
     """Each tensor that leaves a loader process is a file descriptor in both processes."""
-    sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), Target(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([1])), 0, (1.0, 1.0), 0)
+    sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), Target(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([1])),
+                    0, (1.0, 1.0), 0)
     batch = collate([sample] * 256, canvas=8)
     tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 3 and not any(isinstance(v, torch.Tensor) for value in vars(batch).values() if isinstance(value, list) for v in value)
+    assert len(tensors) == 3 and not any(isinstance(v, torch.Tensor)
+                                         for value in vars(batch).values() if isinstance(value, list) for v in value)
     assert [len(t.labels) for t in batch.targets] == [1] * 256 and batch.image_labels().shape == (256,)
 
 
 def test_stage_one_trains_with_few_file_descriptors(world, tmp_path):
     arguments = words(world, f"output_dir={tmp_path}", "stage1.batch=256", "stage1.epochs=2", "data.workers=2")
     command = f"ulimit -n 256; exec {sys.executable} train_stage1.py " + " ".join(f"'{a}'" for a in arguments)
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0 and "stage I done" in done.stdout, done.stderr[-2000:]
 
 
 def hanging(world, tmp_path, timeout):
     arguments = words(world, f"output_dir={tmp_path}", "data.workers=1", f"timeout={timeout}")
-    return subprocess.Popen([sys.executable, WATCHED, "sleeping", "--", "train_stage1.py", *arguments], cwd=ROOT, env=ONE_THREAD, text=True,
+    return subprocess.Popen([sys.executable, WATCHED, "sleeping", "--", "train_stage1.py", *arguments], cwd=ROOT,
+                            env=ONE_THREAD, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -103,7 +109,8 @@ def test_a_process_that_waits_for_data_ends_at_the_second_signal(world, tmp_path
     began = time.monotonic()
     out, err = process.communicate(timeout=30)
     # An interrupt leaves in order, with Python's own clean-up; a second signal does not.
-    assert process.returncode == code and "Traceback" not in err and time.monotonic() - began < (2 if len(signals) == 2 else 10), err
+    assert process.returncode == code and "Traceback" not in err and time.monotonic() - began < (
+        2 if len(signals) == 2 else 10), err
 
 
 def test_loader_processes_follow_the_cores_and_the_processes(monkeypatch):
@@ -115,7 +122,7 @@ def test_loader_processes_follow_the_cores_and_the_processes(monkeypatch):
     assert loader_workers(load_config(["r50", "s2", "data.workers=3"])) == 3
 
 
-# --- what a loader process is sent -------------------------------------------------------------------------------------
+# --- what a loader process is sent ------------------------------------------------------------------------------------
 
 def test_data_on_an_index_or_a_table_is_opened_again_not_sent(tmp_path):
     """336,738 images of 21,841 classes, a million boxes: a few kilobytes, and the same data on the other side."""
@@ -123,14 +130,18 @@ def test_data_on_an_index_or_a_table_is_opened_again_not_sent(tmp_path):
     label = np.sort(np.arange(n, dtype=np.int32) % classes)
     names = PackedStrings(packed=Packed.of_arrays(np.full(8 * n, 97, np.uint8), 8 * np.arange(n + 1)))
     ones = np.ones(n, dtype=np.int64)
-    PictureIndex(tmp_path, [f"n{i:08d}" for i in range(classes)], ["tar"], np.zeros(n, np.int32), names, label, 0 * ones, ones, ones.astype(np.int32),
+    ImageIndex(tmp_path, [f"n{i:08d}" for i in range(classes)], ["tar"], np.zeros(n, np.int32), names, label, 0 * ones,
+               ones, ones.astype(np.int32),
                  ones.astype(np.int32)).save(tmp_path / "index")
     data = ClassificationData(tmp_path / "index")
     rng = np.random.default_rng(0)
     image = rng.integers(0, n, boxes).astype(np.int32)
-    table = AnnotationTable("", np.arange(n), np.full(n, 50, np.int32), np.full(n, 60, np.int32), names, np.arange(365), [f"c{i}" for i in range(365)], [None] * 365,
-                            [None] * 365, [None] * 365, image, rng.integers(0, 365, boxes).astype(np.int32), rng.uniform(0, 70, (boxes, 4)), np.ones(boxes),
-                            rng.random(boxes) < 0.1, np.zeros(boxes, bool), None, np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64), boxes, [])
+    table = AnnotationTable("", np.arange(n), np.full(n, 50, np.int32), np.full(n, 60, np.int32), names, np.arange(365),
+                            [f"c{i}" for i in range(365)], [None] * 365,
+                            [None] * 365, [None] * 365, image, rng.integers(0, 365, boxes).astype(np.int32),
+                            rng.uniform(0, 70, (boxes, 4)), np.ones(boxes),
+                            rng.random(boxes) < 0.1, np.zeros(boxes, bool), None, np.zeros((0, 2), np.int64),
+                            np.zeros((0, 2), np.int64), boxes, [])
     table.save(tmp_path / "table")
     (tmp_path / "images").mkdir()
     detection = DetectionData(tmp_path / "table", tmp_path / "images")
@@ -139,9 +150,11 @@ def test_data_on_an_index_or_a_table_is_opened_again_not_sent(tmp_path):
         assert len(content) <= 65_536
         assert pickle.loads(content).__dict__.keys() <= whole.__dict__.keys()
     again = pickle.loads(pickle.dumps(data))
-    assert np.array_equal(again.labels, data.labels) and again.class_names == data.class_names and isinstance(again.labels, np.memmap)
+    assert (np.array_equal(again.labels, data.labels) and again.class_names == data.class_names
+            and isinstance(again.labels, np.memmap))
     again = pickle.loads(pickle.dumps(detection))
-    assert isinstance(again.table.boxes, np.memmap) and np.array_equal(again.begins, detection.begins) and not hasattr(again, "boxes")
+    assert (isinstance(again.table.boxes, np.memmap) and np.array_equal(again.begins, detection.begins)
+            and not hasattr(again, "boxes"))
 
 
 def test_other_start_methods_train_and_evaluate_as_fork_does(world, tmp_path):
@@ -149,15 +162,18 @@ def test_other_start_methods_train_and_evaluate_as_fork_does(world, tmp_path):
     weights, metrics = set(), set()
     table = tmp_path / "det_table"
     load_annotations(world / "shapes" / "det_train.json").save(table)
-    for method, scripts in (("fork", ["train_stage1.py", "train_stage2.py", "evaluate.py"]), ("forkserver", ["train_stage1.py", "train_stage2.py", "evaluate.py"]),
+    for method, scripts in (("fork", ["train_stage1.py", "train_stage2.py", "evaluate.py"]),
+                            ("forkserver", ["train_stage1.py", "train_stage2.py", "evaluate.py"]),
                             ("spawn", ["train_stage1.py"])):
-        arguments = words(world, f"output_dir={tmp_path / method}", f"data.det.annotations={table}", "data.workers=1", "stage2.iterations=2", "eval.pictures=0",
+        arguments = words(world, f"output_dir={tmp_path / method}", f"data.det.annotations={table}", "data.workers=1",
+                          "stage2.iterations=2", "eval.pictures=0",
                           "data.cls.val=null")
         if method == "fork":
             done = [run(script, *arguments) for script in scripts]
         else:
             commands = [part for script in scripts for part in ("--", script, *arguments)]
-            done = [subprocess.run([sys.executable, WATCHED, f"start={method}", *commands], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True)]
+            done = [subprocess.run([sys.executable, WATCHED, f"start={method}", *commands], cwd=ROOT, env=ONE_THREAD,
+                                   capture_output=True, text=True)]
         assert all(d.returncode == 0 for d in done), done[-1].stderr[-2000:]
         for stage in ("stage1.pt", "stage2.pt")[:len(scripts)]:
             weights.add((stage, kills.weights_hash(tmp_path / method / stage)))
@@ -165,7 +181,7 @@ def test_other_start_methods_train_and_evaluate_as_fork_does(world, tmp_path):
     assert len(weights) == 2 and len(metrics) == 1
 
 
-# --- evaluation by parts -------------------------------------------------------------------------------------------------
+# --- evaluation by parts ----------------------------------------------------------------------------------------------
 
 def test_evaluation_does_not_depend_on_the_number_of_processes_and_nothing_large_is_exchanged(world):
     done = run("evaluate.py", *evaluation(world, "one"))
@@ -182,7 +198,8 @@ def test_evaluation_does_not_depend_on_the_number_of_processes_and_nothing_large
 
 def test_a_killed_evaluation_continues_and_ends_with_the_same_figures(world):
     arguments = evaluation(world, "killed")
-    done = subprocess.run([sys.executable, WATCHED, "killed=3", "--", "evaluate.py", *arguments], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, WATCHED, "killed=3", "--", "evaluate.py", *arguments], cwd=ROOT,
+                          env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 137 and not (world / "killed" / "metrics.json").exists()
     done = run("evaluate.py", *arguments)
     assert done.returncode == 0 and "continuing: 3 of 8 images" in done.stdout, done.stderr
@@ -193,7 +210,8 @@ def test_a_killed_evaluation_continues_and_ends_with_the_same_figures(world):
 def test_parts_of_another_evaluation_are_not_continued(world):
     """Another threshold, and the same checkpoint trained anew."""
     arguments = evaluation(world, "other")
-    subprocess.run([sys.executable, WATCHED, "killed=3", "--", "evaluate.py", *arguments], cwd=ROOT, env=ONE_THREAD, capture_output=True)
+    subprocess.run([sys.executable, WATCHED, "killed=3", "--", "evaluate.py", *arguments], cwd=ROOT, env=ONE_THREAD,
+                   capture_output=True)
     shutil.copytree(world / "other" / "parts", world / "kept")
     for change in ("eval.threshold=0.02", "touch", ""):
         shutil.copytree(world / "kept", world / "other" / "parts", dirs_exist_ok=True)
@@ -209,12 +227,14 @@ def test_evaluation_is_refused_where_images_cannot_be_read(world, tmp_path):
     """All of a few, and more than data.max_faults of many."""
     (tmp_path / "empty").mkdir()
     done = run("evaluate.py", *evaluation(world, "nothing", f"data.eval.images={tmp_path / 'empty'}"))
-    assert done.returncode == 2 and "images tried can be used" in done.stderr and not (world / "nothing" / "metrics.json").exists()
+    assert (done.returncode == 2 and "images tried can be used" in done.stderr
+            and not (world / "nothing" / "metrics.json").exists())
     truth = json.loads((world / "shapes" / "val.json").read_text())
     truth["images"] += [truth["images"][0] | {"id": 1000 + i, "file_name": f"absent{i}.jpg"} for i in range(30)]
     (tmp_path / "more.json").write_text(json.dumps(truth))
     done = run("evaluate.py", *evaluation(world, "many", f"data.eval.annotations={tmp_path / 'more.json'}"))
-    assert done.returncode == 2 and "images cannot be read, more than data.max_faults=0.01 allows; the first: " in done.stderr, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "images cannot be read, more than data.max_faults=0.01 allows; the first: " in done.stderr
 
 
 @pytest.mark.parametrize("name", ["file.txt/run", "x" * 300, "file.txt/\u1100\u1161 caf\u00e9", "zero\0byte"])
@@ -244,14 +264,16 @@ def test_evaluation_is_refused_where_the_files_hold_no_images(world, tmp_path):
     assert not (world / "texts" / "metrics.json").exists()
 
 
-# --- several machines ----------------------------------------------------------------------------------------------------
+# --- several machines -------------------------------------------------------------------------------------------------
 
 def on_two_nodes(script, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    nodes = [subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1",
-                               f"--master-port={port}", script, *arguments], cwd=ROOT, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    nodes = [subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}",
+                               "--nproc-per-node=1", "--master-addr=127.0.0.1",
+                               f"--master-port={port}", script, *arguments], cwd=ROOT, env=ONE_THREAD,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
              for rank in (0, 1)]
     for node in nodes:
         out, err = node.communicate(timeout=180)
@@ -277,7 +299,8 @@ def test_two_nodes_train_and_evaluate_as_one_process(world, tmp_path):
 def test_a_batch_that_cannot_be_shared_names_the_ways_out(world):
     cfg = load_config(words(world, "stage1.batch=10", "stage2.det_batch=2"))
     four = World(0, 4, torch.device("cpu"))
-    with pytest.raises(InputError, match="10 images a step cannot be shared evenly by 4 processes, expected a stage1.batch that is a multiple of 4.*or fewer processes"):
+    with pytest.raises(InputError, match="10 images a step cannot be shared evenly by 4 processes, expected a "
+                       "stage1.batch that is a multiple of 4.*or fewer processes"):
         stage1_batches(cfg, open_classification(cfg, "train"), four, 0)
     with pytest.raises(InputError, match="expected a stage2.det_batch that is a multiple of 4"):
         stage2_batches(cfg, open_detection(cfg), "det", four, 2, 0)
@@ -285,7 +308,8 @@ def test_a_batch_that_cannot_be_shared_names_the_ways_out(world):
 
 def test_the_gpu_bench_runs_to_its_end_without_a_gpu(tmp_path):
     env = ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", "tests.bench.gpu", "--out", str(tmp_path)], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tests.bench.gpu", "--out", str(tmp_path)], cwd=ROOT, env=env,
+                          capture_output=True, text=True)
     results = json.loads((tmp_path / "results.json").read_text())
     assert done.returncode == 0 and len(results["items"]) >= 10 and (tmp_path / "table.md").is_file(), done.stderr
     assert all(found["skipped"] == "no CUDA device" for found in results["items"].values())
@@ -295,6 +319,7 @@ def test_output_that_nobody_reads_any_more_is_no_traceback():
     """As in `... | head -1`: the reader has gone before the command prints."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "s21k.prepare.shapes", "--help"], cwd=ROOT, env=ONE_THREAD, stdout=writer, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-m", "s21k.prepare.shapes", "--help"], cwd=ROOT, env=ONE_THREAD,
+                          stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert done.returncode == 0 and done.stderr == "", done.stderr

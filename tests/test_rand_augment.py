@@ -13,7 +13,8 @@ from tests.toy import DATA
 timm = pytest.importorskip("timm.data.auto_augment")
 # Our name -> timm's, where the two differ.
 INCREASING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
-THEIRS = {"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"} | {name: f"{name}Increasing" for name in INCREASING}
+THEIRS = ({"TranslateX": "TranslateXRel", "TranslateY": "TranslateYRel"}
+          | {name: f"{name}Increasing" for name in INCREASING})
 HOW = {"img_mean": COLOUR, "interpolation": Image.BICUBIC}
 
 
@@ -33,7 +34,7 @@ def photos(count, size):
 
 
 def drawn(seed):
-    """A picture of another height than width: stripes, edges and noise in a narrow range of levels."""
+    """A image of another height than width: stripes, edges and noise in a narrow range of levels."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(30, 200, (57, 83, 3))
     pixels[10:30, 20:60] = (200, 60, 90)
@@ -61,7 +62,7 @@ def test_each_operation_gives_timms_image_at_the_same_magnitude(name, monkeypatc
 
 
 def test_strengths_and_probabilities_are_timms(monkeypatch):
-    """P52, G24: what reaches an operation: how often, how strong, with which sign; 20,000 pictures of each."""
+    """P52, G24: what reaches an operation: how often, how strong, with which sign; 20,000 images of each."""
     seen = []
     fake = dict.fromkeys(OPERATIONS, lambda image, m, sign: seen.append((m * 10, sign)) or image)
     monkeypatch.setattr(ours, "OPERATIONS", fake)
@@ -86,7 +87,7 @@ def test_strengths_and_probabilities_are_timms(monkeypatch):
 
 
 def test_pictures_change_as_much_as_timms(capsys):
-    """P52, G24: mean change of a pixel and share of unchanged pictures, 60 photos x 200 draws: within 5 % of timm's."""
+    """P52, G24: mean change of a pixel and share of unchanged images, 60 photos x 200 draws: within 5 % of timm's."""
     images = photos(60, 48)
     timms = timm.rand_augment_transform("rand-m9-mstd0.5-inc1", HOW)
     torch.manual_seed(0)
@@ -108,7 +109,7 @@ def test_pictures_change_as_much_as_timms(capsys):
 
 
 def test_chance_is_torchs_alone():
-    """G32: the same seed of torch, the same picture."""
+    """G32: the same seed of torch, the same image."""
     pictures = []
     for other in (1, 2):
         random.seed(other)

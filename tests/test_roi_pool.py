@@ -49,13 +49,15 @@ def slow_roi_align(features, box, scale, out):
 
     for i in range(out):
         for j in range(out):
-            samples = [at(y1 + (i + (a + 0.5) / n_h) * bin_h, x1 + (j + (b + 0.5) / n_w) * bin_w) for a in range(n_h) for b in range(n_w)]
+            samples = [at(y1 + (i + (a + 0.5) / n_h) * bin_h, x1 + (j + (b + 0.5) / n_w) * bin_w) for a in range(n_h)
+                       for b in range(n_w)]
             result[:, i, j] = sum(samples) / len(samples)
     return result
 
 
 def test_pooling_a_5_by_5_map_drawn_here():
-    """G14: features[y, x] = x at stride 4; an aligned box over columns 1 to 3 (pixels 4 to 16) has the means 1.5, 2, 2.5 - 0.5."""
+    """G14: features[y, x] = x at stride 4; an aligned box over columns 1 to 3 (pixels 4 to 16) has the means 1.5, 2,
+    2.5 - 0.5."""
     features = torch.arange(5.0).repeat(5, 1)[None, None]                    # 5 x 5: each row is 0 1 2 3 4
     pooled = pool_regions([features] * 4, [torch.tensor([[4.0, 4.0, 16.0, 16.0]])], out=3, levels=torch.tensor([2]))
     # The box spans 0.5 .. 3.5 in feature coordinates (aligned): three bins of width 1 with centres 1, 2, 3.
@@ -66,7 +68,8 @@ def test_pooling_equals_a_slow_loop_on_every_level():
     """G14."""
     g = torch.Generator().manual_seed(0)
     pyramid = [torch.randn(2, 3, 256 // 2**k, 256 // 2**k, generator=g) for k in range(2, 6)]
-    boxes = [torch.tensor([[3.0, 5.0, 60.0, 90.0], [10.0, 20.0, 200.0, 180.0]]), torch.tensor([[0.0, 0.0, 250.0, 255.0], [-5.0, 30.0, 20.0, 44.0]])]
+    boxes = [torch.tensor([[3.0, 5.0, 60.0, 90.0], [10.0, 20.0, 200.0, 180.0]]),
+             torch.tensor([[0.0, 0.0, 250.0, 255.0], [-5.0, 30.0, 20.0, 44.0]])]
     pooled = pool_regions(pyramid, boxes, out=7)
     levels = roi_levels(torch.cat(boxes))
     assert len(set(levels.tolist())) > 2

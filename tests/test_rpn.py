@@ -25,7 +25,8 @@ def test_anchors_have_the_area_of_their_scale_and_three_ratios():
     torch.testing.assert_close(w * h, torch.full((3,), 1024.0))
     torch.testing.assert_close(h / w, torch.tensor([0.5, 1.0, 2.0]))
     torch.testing.assert_close((anchors[:3, :2] + anchors[:3, 2:]), torch.zeros(3, 2))
-    assert anchors[3].tolist() == (anchors[0] + torch.tensor([4.0, 0, 4, 0])).tolist()          # next column, then next row
+    # next column, then next row
+    assert anchors[3].tolist() == (anchors[0] + torch.tensor([4.0, 0, 4, 0])).tolist()
     assert anchors[9].tolist() == (anchors[0] + torch.tensor([0.0, 4, 0, 4])).tolist()
 
 
@@ -82,10 +83,14 @@ def pair(batch=256):
     for conv in (ours.conv, ours.objectness, ours.deltas):
         torch.nn.init.normal_(conv.weight, std=0.1)
     head = RPNHead(16, 3)
-    head.load_state_dict({"conv.0.0.weight": ours.conv.weight, "conv.0.0.bias": ours.conv.bias, "cls_logits.weight": ours.objectness.weight,
-                          "cls_logits.bias": ours.objectness.bias, "bbox_pred.weight": ours.deltas.weight, "bbox_pred.bias": ours.deltas.bias})
-    theirs = RegionProposalNetwork(OurAnchors(), head, 0.7, 0.3, batch, 0.5, {"training": 200, "testing": 100}, {"training": 150, "testing": 80}, 0.7)
-    theirs.min_size = 1e-6                                       # we drop what is clipped to nothing; its own default is 1e-3
+    head.load_state_dict({"conv.0.0.weight": ours.conv.weight, "conv.0.0.bias": ours.conv.bias,
+                          "cls_logits.weight": ours.objectness.weight,
+                          "cls_logits.bias": ours.objectness.bias, "bbox_pred.weight": ours.deltas.weight,
+                          "bbox_pred.bias": ours.deltas.bias})
+    theirs = RegionProposalNetwork(OurAnchors(), head, 0.7, 0.3, batch, 0.5, {"training": 200, "testing": 100},
+                                   {"training": 150, "testing": 80}, 0.7)
+    # we drop what is clipped to nothing; its own default is 1e-3
+    theirs.min_size = 1e-6
     features = [torch.randn(2, 16, 128 // s, 192 // s) for s in STRIDES]
     return ours, theirs, features
 
@@ -98,7 +103,8 @@ def test_proposals_equal_torchvisions():
         ours.train(mode)
         theirs.train(mode)
         mine, _ = ours(features, sizes)
-        if mode:                                                             # torchvision wants targets in training: take its parts
+        if mode:
+            # torchvision wants targets in training: take its parts
             images, named = ImageList(torch.zeros(2, 3, 128, 192), sizes), features
             logits, deltas = theirs.head(named)
             anchors = theirs.anchor_generator(images, named)
@@ -108,33 +114,39 @@ def test_proposals_equal_torchvisions():
             decoded = theirs.box_coder.decode(flat_deltas.detach(), anchors).view(2, -1, 4)
             other, _ = theirs.filter_proposals(decoded, flat_logits, sizes, counts)
         else:
-            other, _ = theirs(ImageList(torch.zeros(2, 3, 128, 192), sizes), OrderedDict((str(i), f) for i, f in enumerate(features)))
+            other, _ = theirs(ImageList(torch.zeros(2, 3, 128, 192), sizes),
+                              OrderedDict((str(i), f) for i, f in enumerate(features)))
         for a, b in zip(mine, other):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_losses_equal_torchvisions_with_every_anchor_sampled():
-    """Sampling all makes the choice of anchors equal. Where the rules differ (G11) the difference is computed here:
+    """Sampling all makes the choice of anchors equal. Where the rules differ [G11] the difference is computed here:
     torchvision divides by the anchors found and smooths the L1 below 1/9; we divide by batch x images."""
     ours, theirs, features = pair(batch=100_000)
-    targets = [Target(torch.tensor([[10.0, 20.0, 60.0, 90.0], [100.0, 30.0, 140.0, 60.0]]), torch.tensor([0, 1])), Target(torch.tensor([[5.0, 5.0, 100.0, 80.0]]), torch.tensor([2]))]
+    targets = [Target(torch.tensor([[10.0, 20.0, 60.0, 90.0], [100.0, 30.0, 140.0, 60.0]]), torch.tensor([0, 1])),
+               Target(torch.tensor([[5.0, 5.0, 100.0, 80.0]]), torch.tensor([2]))]
     sizes = [(128, 192)] * 2
     _, losses = ours.train()(features, sizes, targets, [1, 2])
     theirs.train()
-    _, other = theirs(ImageList(torch.zeros(2, 3, 128, 192), sizes), OrderedDict((str(i), f) for i, f in enumerate(features)),
+    _, other = theirs(ImageList(torch.zeros(2, 3, 128, 192), sizes),
+                      OrderedDict((str(i), f) for i, f in enumerate(features)),
                       [{"boxes": t.boxes} for t in targets])
     anchors = theirs.anchor_generator(ImageList(torch.zeros(2, 3, 128, 192), sizes), features)
     labels, matched = theirs.assign_targets_to_anchors(anchors, [{"boxes": t.boxes} for t in targets])
     found = sum(int((label >= 0).sum()) for label in labels)
-    torch.testing.assert_close(losses["rpn_objectness"] * 100_000 * 2 / found, other["loss_objectness"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["rpn_objectness"] * 100_000 * 2 / found, other["loss_objectness"], rtol=1e-4,
+                               atol=1e-5)
     logits, deltas = ours.head(features)
     wanted = theirs.box_coder.encode(matched, anchors)
-    l1 = sum(F.l1_loss(d[label == 1], w[label == 1], reduction="sum") for d, w, label in zip(torch.cat(deltas, 1), wanted, labels))
+    l1 = sum(F.l1_loss(d[label == 1], w[label == 1], reduction="sum")
+             for d, w, label in zip(torch.cat(deltas, 1), wanted, labels))
     torch.testing.assert_close(losses["rpn_box"], l1 / (100_000 * 2), rtol=1e-4, atol=1e-6)
 
 
 def test_the_bound_of_the_rescue_is_a_key_of_the_configuration():
-    """G11: an object that only small overlaps touch has positive anchors without the bound, and none with mmdetection's."""
+    """G11: an object that only small overlaps touch has positive anchors without the bound, and none with
+    mmdetection's."""
     pulled_up = {}
     for bound in (0.0, 0.3):
         ours = build_detector(load_config(["toy", f"model.rpn_rescue_iou={bound}"])).rpn
@@ -147,10 +159,12 @@ def test_the_bound_of_the_rescue_is_a_key_of_the_configuration():
 
 
 def test_half_of_the_sampled_anchors_hold_an_object_at_most():
-    """G11, on logits of zero: the gradient pulls up the sampled anchors that hold an object, pulls down the other sampled ones."""
+    """G11, on logits of zero: the gradient pulls up the sampled anchors that hold an object, pulls down the other
+    sampled ones."""
     ours, _, features = pair(batch=8)
     anchors = torch.cat(pyramid_anchors(features, 8.0))
-    logits, deltas = torch.zeros(1, len(anchors), requires_grad=True), torch.zeros(1, len(anchors), 4, requires_grad=True)
+    logits, deltas = torch.zeros(1, len(anchors),
+                                 requires_grad=True), torch.zeros(1, len(anchors), 4, requires_grad=True)
     target = Target(anchors[::500][:10], torch.zeros(10, dtype=torch.int64))
     ours.losses(anchors, logits, deltas, [target], [0])["rpn_objectness"].backward()
     assert int((logits.grad < 0).sum()) == int((logits.grad > 0).sum()) == 4

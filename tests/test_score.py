@@ -18,7 +18,8 @@ from tests.toy import run
 
 
 def score(tmp_path, *argv):
-    done = run("s21k.evaluation.score", "--annotations", str(tmp_path / "gt.json"), "--out", str(tmp_path / "m.json"), *argv, module=True)
+    done = run("s21k.evaluation.score", "--annotations", str(tmp_path / "gt.json"), "--out", str(tmp_path / "m.json"),
+               *argv, module=True)
     return done, json.loads((tmp_path / "m.json").read_text()) if done.returncode == 0 else None
 
 
@@ -26,14 +27,17 @@ def test_json_and_npz_give_pycocotools_figures(tmp_path):
     rng = np.random.default_rng(5)
     truth = random_truth(rng, images=8, categories=5)
     rows = random_detections(rng, truth)
-    rows.append({"image_id": 10, "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.9})          # unknown: dropped (E2)
+    # unknown: dropped [E2]
+    rows.append({"image_id": 10, "category_id": 999, "bbox": [0, 0, 5, 5], "score": 0.9})
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     (tmp_path / "d.json").write_text(json.dumps(rows))
-    np.savez(tmp_path / "d.npz", **{k: np.array([r[k] for r in rows]) for k in ("image_id", "category_id", "score", "bbox")})
+    np.savez(tmp_path / "d.npz",
+             **{k: np.array([r[k] for r in rows]) for k in ("image_id", "category_id", "score", "bbox")})
     stats = pycocotools_stats(tmp_path / "gt.json", rows).stats
     (tmp_path / "groups.json").write_text(json.dumps({"base": [1, 4], "novel": [7]}))
     for name in ("d.json", "d.npz"):
-        done, results = score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / name), "--groups", str(tmp_path / "groups.json"), "--per-category")
+        done, results = score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / name), "--groups",
+                              str(tmp_path / "groups.json"), "--per-category")
         assert done.returncode == 0, done.stderr
         assert [results[key] for key in KEYS] == pytest.approx(list(stats), abs=1e-9)
         assert {"AP_base", "AP50_novel"} <= results.keys() and len(results["per_category"]) == 5
@@ -51,7 +55,8 @@ def test_localization_from_a_file_equals_counting_image_by_image(tmp_path):
         label = int(rng.integers(0, categories))
         boxes = np.concatenate([rng.integers(0, 40, (3, 2)), rng.integers(20, 50, (3, 2))], 1).astype(float)
         for box in boxes[:rng.integers(0, 3)]:
-            truth["annotations"].append({"id": len(truth["annotations"]) + 1, "image_id": i, "category_id": label + 1, "bbox": box.tolist(), "area": 1})
+            truth["annotations"].append({"id": len(truth["annotations"]) + 1, "image_id": i, "category_id": label + 1,
+                                         "bbox": box.tolist(), "area": 1})
         near = boxes[rng.integers(0, 3, 10)] + rng.integers(-8, 9, (10, 4))
         near = np.concatenate([near[:, :2], near[:, :2] + near[:, 2:].clip(5)], 1)
         scores = (rng.random((10, categories)) * 20).round() / 20 if i % 2 else rng.random((10, categories))
@@ -88,7 +93,8 @@ def test_a_malformed_file_is_one_line_naming_the_entry(tmp_path, content, says):
 
 def test_a_pickled_npz_is_refused(tmp_path):
     (tmp_path / "gt.json").write_text(json.dumps(random_truth(np.random.default_rng(0))))
-    np.savez(tmp_path / "d.npz", **{k: np.array([{}], dtype=object) for k in ("image_id", "category_id", "score", "bbox")})
+    np.savez(tmp_path / "d.npz",
+             **{k: np.array([{}], dtype=object) for k in ("image_id", "category_id", "score", "bbox")})
     done, _ = score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / "d.npz"))
     assert done.returncode == 2 and "without pickled objects" in done.stderr
 
@@ -109,10 +115,12 @@ def test_a_json_file_is_read_in_pieces_of_any_size(tmp_path, monkeypatch, piece,
     path.write_text(json.dumps(rows, indent=1 if layout == "indented" else None, ensure_ascii=False), encoding="utf-8")
     monkeypatch.setattr(json_pieces, "PIECE", piece)
     found = detections_file.read_detections(path, masks=kind == "segm")
-    assert found.image.tolist() == [r["image_id"] for r in rows] and found.category.tolist() == [r["category_id"] for r in rows]
+    assert (found.image.tolist() == [r["image_id"] for r in rows]
+            and found.category.tolist() == [r["category_id"] for r in rows])
     assert found.scores.tolist() == [r["score"] for r in rows] and found.boxes.tolist() == [r["bbox"] for r in rows]
     if kind == "segm":
-        assert [found.masks[i]["counts"].decode() for i in range(len(rows))] == [r["segmentation"]["counts"] for r in rows]
+        assert [found.masks[i]["counts"].decode()
+                for i in range(len(rows))] == [r["segmentation"]["counts"] for r in rows]
 
 
 ROW = '{"image_id": 10, "category_id": 1, "score": 0.5, "bbox": [0, 0, 1, 1]}'
@@ -120,10 +128,14 @@ ROW = '{"image_id": 10, "category_id": 1, "score": 0.5, "bbox": [0, 0, 1, 1]}'
 
 @pytest.mark.parametrize("piece", [11, 1 << 24])
 @pytest.mark.parametrize("text, says", [
-    (f"[{ROW}, {ROW}", "detection 1 .*cut off"), (f"[{ROW}, {ROW[:-9]}", "detection 1"), (f"[{ROW} {ROW}]", "detection 0"), (f"[{ROW},, {ROW}]", "detection 1"),
-    (f"[{ROW}, ]", "detection 0 .*no comma and entry"), (f"[{ROW}] [", "something follows"), (f"[{ROW}, 7]", "detection 1 is 7"), ("", "expected a list"),
-    (f"[{ROW}, {{\"image_id\": 10, }}]", "detection 1"), (f"[{ROW}, {ROW.replace('0.5', '1' + '0' * 400)}]", "detection 1"),
-    (f"[{ROW}, {ROW.replace('1]', '1e999]')}]", "detection 1: bbox is not finite"), (f"[{ROW}, {ROW.replace('10', 'true')}]", "detection 1"),
+    (f"[{ROW}, {ROW}", "detection 1 .*cut off"), (f"[{ROW}, {ROW[:-9]}", "detection 1"),
+    (f"[{ROW} {ROW}]", "detection 0"), (f"[{ROW},, {ROW}]", "detection 1"),
+    (f"[{ROW}, ]", "detection 0 .*no comma and entry"), (f"[{ROW}] [", "something follows"),
+    (f"[{ROW}, 7]", "detection 1 is 7"), ("", "expected a list"),
+    (f"[{ROW}, {{\"image_id\": 10, }}]", "detection 1"),
+    (f"[{ROW}, {ROW.replace('0.5', '1' + '0' * 400)}]", "detection 1"),
+    (f"[{ROW}, {ROW.replace('1]', '1e999]')}]", "detection 1: bbox is not finite"),
+    (f"[{ROW}, {ROW.replace('10', 'true')}]", "detection 1"),
     ("[" * 100000, "detection 0")])
 def test_what_is_wrong_in_a_json_file_is_said_with_its_place(tmp_path, monkeypatch, piece, text, says):
     path = tmp_path / "d.json"
@@ -146,14 +158,17 @@ def test_masks_are_scored_from_json_and_npz_alike(tmp_path):
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     (tmp_path / "d.json").write_text(json.dumps(rows))
     masks = Rles.of([{"size": r["segmentation"]["size"], "counts": r["segmentation"]["counts"].encode()} for r in rows])
-    np.savez(tmp_path / "d.npz", image_id=[r["image_id"] for r in rows], category_id=[r["category_id"] for r in rows], score=[r["score"] for r in rows],
-             bbox=[r["bbox"] for r in rows], rle_counts=masks.counts.data, rle_offsets=masks.counts.offsets, rle_size=masks.sizes)
+    np.savez(tmp_path / "d.npz", image_id=[r["image_id"] for r in rows], category_id=[r["category_id"] for r in rows],
+             score=[r["score"] for r in rows],
+             bbox=[r["bbox"] for r in rows], rle_counts=masks.counts.data, rle_offsets=masks.counts.offsets,
+             rle_size=masks.sizes)
     stats = pycocotools_stats(tmp_path / "gt.json", rows, "segm").stats
     for name in ("d.json", "d.npz"):
         done, results = score(tmp_path, "--metric", "coco", "--iou-type", "segm", "--detections", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
         assert [results[key] for key in KEYS] == pytest.approx(list(stats), abs=1e-9)
-    for bad, says in (({"rle_size": masks.sizes[:-1]}, "rle_size"), ({"rle_size": -masks.sizes}, "rle_size"), ({"rle_counts": masks.counts.data[:-1]}, "rising"), ({"rle_size": masks.sizes + 1}, "cover its size")):
+    for bad, says in (({"rle_size": masks.sizes[:-1]}, "rle_size"), ({"rle_size": -masks.sizes}, "rle_size"), (
+        {"rle_counts": masks.counts.data[:-1]}, "rising"), ({"rle_size": masks.sizes + 1}, "cover its size")):
         with np.load(tmp_path / "d.npz") as file:
             np.savez(tmp_path / "bad.npz", **({k: file[k] for k in file} | bad))
         done, _ = score(tmp_path, "--metric", "coco", "--iou-type", "segm", "--detections", str(tmp_path / "bad.npz"))
@@ -164,7 +179,8 @@ def test_whole_number_scores_are_ranked_as_numbers(tmp_path):
     truth = {"images": [{"id": 1, "width": 50, "height": 50, "file_name": "a"}], "categories": [{"id": 1, "name": "a"}],
              "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100}]}
     (tmp_path / "gt.json").write_text(json.dumps(truth))
-    np.savez(tmp_path / "d.npz", image_id=[1, 1], category_id=[1, 1], score=np.array([0, 200], dtype=np.uint8), bbox=[[30, 30, 9, 9], [0, 0, 10, 10]])
+    np.savez(tmp_path / "d.npz", image_id=[1, 1], category_id=[1, 1], score=np.array([0, 200], dtype=np.uint8),
+             bbox=[[30, 30, 9, 9], [0, 0, 10, 10]])
     assert score(tmp_path, "--metric", "loc", "--detections", str(tmp_path / "d.npz"))[1]["top1"] == 1
     assert score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / "d.npz"))[1]["AR1"] == 1
 

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from s21k.core.structures import BACKGROUND
-from s21k.models.scores import fuse, image_nll, region_bce, region_nll
+from s21k.models.fused_scores import FusedScores
+from s21k.models.scores import image_nll, region_bce, region_nll
+
+
+def fuse(fg_logits, *arguments, **others):
+    """All final scores (R, K) at once."""
+    return FusedScores(torch.zeros(len(fg_logits), 4), fg_logits, *arguments, **others).rows(0, len(fg_logits))
+
 
 
 def random_case(r=12, c=5, seed=0):
@@ -82,7 +89,8 @@ def test_a_confident_wrong_background_still_pulls_f_down_in_region_bce():
 
 def test_no_regions_give_zero_tied_to_the_graph():
     logits = torch.zeros(0, 5, requires_grad=True)
-    loss = region_nll(logits.sum(1), logits, torch.zeros(0, dtype=torch.int64), 1) + image_nll(logits, torch.zeros(0, dtype=torch.int64))
+    loss = (region_nll(logits.sum(1), logits, torch.zeros(0, dtype=torch.int64), 1)
+            + image_nll(logits, torch.zeros(0, dtype=torch.int64)))
     loss.backward()
     assert loss.item() == 0 and logits.grad is not None
 
@@ -111,7 +119,8 @@ def test_the_exponent_one_is_g_alone_and_zero_is_g_hat_alone():
     torch.testing.assert_close(fuse(fg, det, cls, index, index, exponent=0.0), s_fg * cls.softmax(1))
     torch.testing.assert_close(fuse(fg, det, cls, index, index, "det_only"), s_fg * det.softmax(1))
     torch.testing.assert_close(fuse(fg, det, cls, index, index, "cls_only"), s_fg * cls.softmax(1))
-    primed = (s_fg * det.softmax(1)) ** (2 / 3) * (s_fg * cls.softmax(1)) ** (1 / 3)      # Eq. 5 read with the primed scores
+    # Eq. 5 read with the primed scores
+    primed = (s_fg * det.softmax(1)) ** (2 / 3) * (s_fg * cls.softmax(1)) ** (1 / 3)
     torch.testing.assert_close(fuse(fg, det, cls, index, index), primed)
 
 

@@ -1,4 +1,4 @@
-"""The plain C + 1 head of fine-tuning against torchvision's Faster R-CNN loss and a slow loop (Table 5, G31)."""
+"""The plain C + 1 head of fine-tuning against torchvision's Faster R-CNN loss and a slow loop (Table 5) [G31]."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from tests.toy import SMALL
 def sampled():
     torch.manual_seed(0)
     det = batch(2, objects=3)
-    proposals = [torch.cat([t.boxes + 2, torch.rand(20, 2).repeat(1, 2) * 30 + torch.tensor([0.0, 0, 12, 12])]) for t in det.targets]
+    proposals = [torch.cat([t.boxes + 2, torch.rand(20, 2).repeat(1, 2) * 30 + torch.tensor([0.0, 0, 12, 12])])
+                 for t in det.targets]
     return sample_regions(proposals, det.targets, [1, 2], 16)
 
 
@@ -32,7 +33,8 @@ def test_the_category_loss_is_torchvisions():
     ours = head.region_losses(x, regions)
     torch.testing.assert_close(ours["region_score"], theirs)
     objects = labels != BACKGROUND
-    wanted = B.encode(torch.cat([r.boxes for r in regions])[objects], torch.cat([r.gt_boxes for r in regions])[objects], B.REGION_WEIGHTS)
+    wanted = B.encode(torch.cat([r.boxes for r in regions])[objects], torch.cat([r.gt_boxes for r in regions])[objects],
+                      B.REGION_WEIGHTS)
     torch.testing.assert_close(ours["region_box"], F.l1_loss(deltas[objects], wanted, reduction="sum") / len(labels))
     assert objects.any() and not objects.all()
 
@@ -56,17 +58,22 @@ def test_it_takes_the_place_of_the_decoupled_head_and_trains():
 
 
 def test_fine_tuning_inherits_by_the_table(tmp_path):
-    """Rows of Table 5 (P49, G31): the backbone alone, or backbone, FPN, RoI head and RPN of a stage-II model; never category rows or boxes."""
+    """Rows of Table 5 [P49, G31]: the backbone alone, or backbone, FPN, RoI head and RPN of a stage-II model; never
+    category rows or boxes."""
     source = build_detector(load_config(["toy", *SMALL]))
     model = build_detector(load_config(["toy", *SMALL, "model.head=softmax", "data.cls=null"]))
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
     taken, random = model.inherit(source.state_dict(), "backbone")
-    assert taken == ["backbone"] and random == ["category layer", "box regression", "FPN", "RoI head, first layer", "RoI head, second layer", "RPN"]
-    changed = {k.split(".")[0] + "." + k.split(".")[1] for k, v in model.state_dict().items() if not torch.equal(v, fresh[k])}
+    assert taken == ["backbone"] and random == ["category layer", "box regression", "FPN", "RoI head, first layer",
+                                                "RoI head, second layer", "RPN"]
+    changed = {k.split(".")[0] + "." + k.split(".")[1]
+               for k, v in model.state_dict().items() if not torch.equal(v, fresh[k])}
     assert changed == {"encoder.backbone"}
     taken, random = model.inherit(source.state_dict())
-    assert taken == ["backbone", "FPN", "RoI head, first layer", "RoI head, second layer", "RPN"] and random == ["category layer", "box regression"]
+    assert (taken == ["backbone", "FPN", "RoI head, first layer", "RoI head, second layer", "RPN"]
+            and random == ["category layer", "box regression"])
     for key, value in model.state_dict().items():
-        same = torch.equal(value, source.state_dict()[key]) if key in source.state_dict() and source.state_dict()[key].shape == value.shape else False
+        same = (torch.equal(value, source.state_dict()[key])
+                if key in source.state_dict() and source.state_dict()[key].shape == value.shape else False)
         assert same or key.startswith("box_head.") , key
     assert torch.equal(model.box_head.box_regressor.weight, fresh["box_head.box_regressor.weight"])

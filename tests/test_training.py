@@ -18,10 +18,10 @@ from s21k.core.words import CONFIG_FOLDER
 from s21k.models.classifier import build_classifier
 from s21k.models.swin import swin_t
 from s21k.training.checkpoint import check_categories, latest, read, save
-from s21k.training.health import Health
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
+from s21k.training.step_monitor import StepMonitor
 from tests.toy import batch, run, write_toy
 from tests.toy import words as toy_words
 
@@ -85,13 +85,15 @@ def test_norms_biases_and_position_tables_are_not_decayed():
     assert decayed["weight_decay"] == 0.05 and plain["weight_decay"] == 0
     names = {id(p): n for n, p in model.named_parameters()}
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
-    assert all(n.endswith((".bias", "relative_position_bias_table")) or "norm" in n for n in (names[id(p)] for p in plain["params"]))
+    assert all(n.endswith((".bias", "relative_position_bias_table")) or "norm" in n
+               for n in (names[id(p)] for p in plain["params"]))
     assert all("norm" not in names[id(p)] and p.ndim > 1 for p in decayed["params"])
     assert sum(names[id(p)].endswith("position_bias_table") for p in plain["params"]) == 12        # one in each block
 
 
 def test_under_sgd_everything_is_decayed():
-    """P50, as He et al. [17]: a step on zero gradients shrinks every parameter of stage I alike, norms and biases, too."""
+    """P50, as He et al. [17]: a step on zero gradients shrinks every parameter of stage I alike, norms and biases,
+    too."""
     config = load_config(["r18", "toy", "stage1.optimizer=sgd", "model.norm=frozen_bn"])
     model = build_classifier(config.model, 4, 0.0)
     for parameter in model.parameters():
@@ -144,9 +146,9 @@ def test_a_permuted_category_list_is_refused_with_the_first_difference(tmp_path)
 
 
 @pytest.fixture
-def health(tmp_path):
+def monitor(tmp_path):
     world = World(0, 1, torch.device("cpu"))
-    with Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), max_faults=0.1) as made:
+    with StepMonitor(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), max_faults=0.1) as made:
         yield made
 
 
@@ -154,58 +156,60 @@ def scaler(enabled):
     return types.SimpleNamespace(is_enabled=lambda: enabled)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_the_losses_and_the_images(health):
-    assert health.check({"a": torch.tensor(1.5)}, [batch(2), None], 3) == {"a": 1.5}
+def test_a_loss_that_is_not_finite_stops_with_the_step_the_losses_and_the_images(monitor):
+    assert monitor.check({"a": torch.tensor(1.5)}, [batch(2), None], 3) == {"a": 1.5}
     with pytest.raises(TrainingFault, match=r"step 3.*b nan; images \[\[0, 1\]\]"):
-        health.check({"a": torch.tensor(1.5), "b": torch.tensor(float("nan"))}, [batch(2), None], 3)
+        monitor.check({"a": torch.tensor(1.5), "b": torch.tensor(float("nan"))}, [batch(2), None], 3)
 
 
-def test_a_gradient_that_is_not_finite_stops_naming_its_own_step_and_images(health):
+def test_a_gradient_that_is_not_finite_stops_naming_its_own_step_and_images(monitor):
     loss = {"a": torch.tensor(1.5)}
-    health.check(loss, [batch(3)], 7)
-    health.gradient(torch.tensor(float("inf")), scaler(False))
-    with pytest.raises(TrainingFault, match=r"step 7: the gradient.*\[\[0, 1, 2\]\]"):            # the next losses are no numbers, either: they follow from it
-        health.check({"a": torch.tensor(float("nan"))}, [batch(2)], 8)
+    monitor.check(loss, [batch(3)], 7)
+    monitor.gradient(torch.tensor(float("inf")), scaler(False))
+    with pytest.raises(TrainingFault, match=r"step 7: the gradient.*\[\[0, 1, 2\]\]"):
+        # the next losses are no numbers, either: they follow from it
+        monitor.check({"a": torch.tensor(float("nan"))}, [batch(2)], 8)
 
 
-def test_steps_that_the_scaler_skips_are_counted_once(health):
+def test_steps_that_the_scaler_skips_are_counted_once(monitor):
     loss = {"a": torch.tensor(1.5)}
     for step, norm in enumerate([1.0, float("inf"), float("nan"), 1.0]):
-        health.check(loss, [batch(1)], step)
-        health.check(loss, [batch(1)], step)                                  # two parts of a step
-        health.gradient(torch.tensor(norm), scaler(True))
-    health.check(loss, [batch(1)], 4)
-    assert health.skipped == 2
+        monitor.check(loss, [batch(1)], step)
+        monitor.check(loss, [batch(1)], step)                                  # two parts of a step
+        monitor.gradient(torch.tensor(norm), scaler(True))
+    monitor.check(loss, [batch(1)], 4)
+    assert monitor.skipped == 2
 
 
-def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(health, tmp_path):
+def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(monitor, tmp_path):
     loss, bad = {"a": torch.tensor(1.5)}, batch(10)
     bad.faults = [("x.jpg: cannot be decoded",)] + [()] * 9
     for step in range(30):
-        health.check(loss, [bad], step)                                       # one of ten: just within the share
+        monitor.check(loss, [bad], step)                                       # one of ten: just within the share
     bad.faults = [(f"{i}.jpg: cannot be decoded",) for i in range(5)]
     with pytest.raises(TrainingFault, match="pictures cannot be read, more than data.max_faults=0.1"):
         for step in range(30, 60):
-            health.check(loss, [bad], step)
+            monitor.check(loss, [bad], step)
     named = [json.loads(line)["unreadable"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sorted(named) == sorted({*named}) and "x.jpg: cannot be decoded" in named and len(named) == 6
 
 
-def test_a_signal_asks_for_a_stop_at_the_next_step(health):
+def test_a_signal_asks_for_a_stop_at_the_next_step(monitor):
     loss = {"a": torch.tensor(1.5)}
-    health.check(loss, [batch(1)], 0)
-    assert not health.stop
+    monitor.check(loss, [batch(1)], 0)
+    assert not monitor.stop
     os.kill(os.getpid(), signal.SIGUSR1)
-    health.check(loss, [batch(1)], 1)
-    assert health.stop
+    monitor.check(loss, [batch(1)], 1)
+    assert monitor.stop
 
 
 def test_signals_mean_what_they_meant_once_training_is_over_however_it_ends(tmp_path):
     world, before = World(0, 1, torch.device("cpu")), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ValueError), Health(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), 0.1):
+    with pytest.raises(ValueError), StepMonitor(world, Log(tmp_path / "log.jsonl", 0, 10, 1, world, "stage2"), 0.1):
         assert signal.getsignal(signal.SIGTERM) != before
         child = os.fork()
-        if child == 0:                                                        # a process forked inside ends of it, as any does
+        if child == 0:
+            # a process forked inside ends of it, as any does
             os.kill(os.getpid(), signal.SIGTERM)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
@@ -215,7 +219,8 @@ def test_signals_mean_what_they_meant_once_training_is_over_however_it_ends(tmp_
 
 # --- configuration ---
 
-@pytest.mark.parametrize("words", [["toy"], ["r18", "tiny"], ["r18", "tiny", "no_reform"], ["r18", "tiny", "no_stage1"], ["r18", "tiny", "det_only"],
+@pytest.mark.parametrize("words", [["toy"], ["r18", "tiny"], ["r18", "tiny", "no_reform"], ["r18", "tiny", "no_stage1"],
+                                   ["r18", "tiny", "det_only"],
                                    ["swin_t", "tiny"], ["swin_s", "tiny"], ["swin_b", "tiny"], ["r50", "tiny"]])
 def test_every_sum_of_words_in_the_readme_loads(words):
     cfg = load_config(words)
@@ -223,8 +228,10 @@ def test_every_sum_of_words_in_the_readme_loads(words):
 
 
 @pytest.mark.parametrize("word, says", [
-    ("stage2.milestones=[90000,120000]", "rising shares"), ("stage2.milestones=[0.9,0.5]", "rising shares"), ("stage2.milestones=[-3,1]", "rising shares"),
-    ("stage1.momentum=-1", "stage1.momentum"), ("stage1.min_lr=-1", "stage1.min_lr"), ("stage1.crop_scale=[0.5,3]", "at most 1"), ("eval.threshold=-5", "eval.threshold"),
+    ("stage2.milestones=[90000,120000]", "rising shares"), ("stage2.milestones=[0.9,0.5]", "rising shares"),
+    ("stage2.milestones=[-3,1]", "rising shares"),
+    ("stage1.momentum=-1", "stage1.momentum"), ("stage1.min_lr=-1", "stage1.min_lr"),
+    ("stage1.crop_scale=[0.5,3]", "at most 1"), ("eval.threshold=-5", "eval.threshold"),
     ("timeout=0", "timeout"), ("data.max_faults=2", "data.max_faults")])
 def test_values_out_of_range_are_refused(word, says):
     with pytest.raises(InputError, match=says):
@@ -237,7 +244,8 @@ def test_a_run_from_before_a_key_existed_had_its_default():
     before = asdict(cfg)
     del before["stage2"]["baseline"], before["model"]["head"]
     assert training_difference(cfg, before, "none.") == []
-    assert training_difference(load_config(["toy", "stage2.baseline=image"]), before, "none.") == ["stage2.baseline (none before, now image)"]
+    assert training_difference(load_config(["toy", "stage2.baseline=image"]), before,
+                               "none.") == ["stage2.baseline (none before, now image)"]
 
 
 def test_every_file_is_a_word_and_unknown_keys_are_named():
@@ -256,19 +264,24 @@ def test_the_later_word_wins_and_numbers_without_a_point_are_numbers():
 def test_folders_are_named_by_words_and_changes_of_training_only():
     plain = load_config(["toy"])
     changed = load_config(["toy", "stage2.lr=1e-3"])
-    assert plain.output_dir == "runs/toy" and changed.output_dir.startswith("runs/toy-") and len(changed.output_dir) == len("runs/toy-") + 6
+    assert (plain.output_dir == "runs/toy" and changed.output_dir.startswith("runs/toy-")
+            and len(changed.output_dir) == len("runs/toy-") + 6)
     assert changed.parent_dir == "runs/toy"                                   # stage I is shared
     assert load_config(["toy", "eval.threshold=0.1", "data.workers=0"]).output_dir == "runs/toy"
-    assert load_config(["toy", "no_stage1"]).parent_dir == "runs/toy" and load_config(["toy", "no_reform"]).parent_dir == "runs/toy-no_reform"
+    assert (load_config(["toy", "no_stage1"]).parent_dir == "runs/toy"
+            and load_config(["toy", "no_reform"]).parent_dir == "runs/toy-no_reform")
 
 
 def test_the_same_final_values_have_the_same_folder_whatever_their_spelling_or_order():
-    a, b, c = (load_config(["toy", *w]).output_dir for w in (["stage2.lr=1e-3"], ["stage2.lr=5e-4", "stage2.lr=0.001"], ["stage2.lr=1e-3", "stage2.lr=5e-4"]))
+    a, b, c = (load_config(["toy", *w]).output_dir for w in (["stage2.lr=1e-3"], ["stage2.lr=5e-4", "stage2.lr=0.001"],
+                                                             ["stage2.lr=1e-3", "stage2.lr=5e-4"]))
     assert a == b != c
 
 
-@pytest.mark.parametrize("word", ["stage1.val_crop=0", "stage1.mixup=-1", "eval.pictures=-1", "stage2.drop_path=1.0", "model.rpn_proposals=[0,0]",
-                                  "stage1.label_smoothing=2", "data.cls.classes=0", "eval.fusion_exponent=-1", "stage2.scale=[2,1]", "seed=-1"])
+@pytest.mark.parametrize("word", ["stage1.val_crop=0", "stage1.mixup=-1", "eval.pictures=-1", "stage2.drop_path=1.0",
+                                  "model.rpn_proposals=[0,0]",
+                                  "stage1.label_smoothing=2", "data.cls.classes=0", "eval.fusion_exponent=-1",
+                                  "stage2.scale=[2,1]", "seed=-1"])
 def test_numbers_out_of_range_are_refused_by_name(word):
     with pytest.raises(InputError, match=word.split("=")[0]):
         load_config(["toy", word])
@@ -294,7 +307,8 @@ def test_the_ratio_of_the_two_kinds_of_images_is_one_to_three():
     stage1 = load_config(["r50"]).stage1
     assert (stage1.optimizer, stage1.lr, stage1.weight_decay, stage1.epochs) == ("sgd", 0.1, 1e-4, 100)
     swin = load_config(["swin_t"]).stage1
-    assert (swin.optimizer, swin.epochs, swin.rand_augment, swin.mixup, swin.cutmix, swin.erasing, swin.drop_path) == ("adamw", 300, True, 0.8, 1.0, 0.25, 0.2)
+    assert (swin.optimizer, swin.epochs, swin.rand_augment, swin.mixup, swin.cutmix, swin.erasing,
+            swin.drop_path) == ("adamw", 300, True, 0.8, 1.0, 0.25, 0.2)
     assert stage1.size == swin.size == 224 and stage1.color_jitter > 0
     assert load_config(["swin_b", "s3"]).stage1.epochs == 100 and load_config(["swin_b", "s2"]).stage1.epochs == 300
     assert (stage1.rate(stage1.lr), stage1.batch) == (0.1, 256)
@@ -304,15 +318,19 @@ def test_what_the_paper_leaves_open_has_the_values_of_the_ledger():
     """P30, P61, P62, G4, G7, G8, G11, G13, G18, G19, G21, G22."""
     cfg = load_config(["r50"])
     stage2, model = cfg.stage2, cfg.model
-    assert (stage2.image_loss_weight, stage2.load_image_classifier, stage2.det_batch, stage2.warmup, stage2.clip_norm, cfg.amp) == (0.1, True, 16, 1000, 1.0, "auto")
-    assert (model.region_dim, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals, model.regions_per_image) == (1024, 256, (2000, 1000), (1000, 1000), 512)
+    assert (stage2.image_loss_weight, stage2.load_image_classifier, stage2.det_batch, stage2.warmup, stage2.clip_norm,
+            cfg.amp) == (0.1, True, 16, 1000, 1.0, "auto")
+    assert (model.region_dim, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals,
+            model.regions_per_image) == (1024, 256, (2000, 1000), (1000, 1000), 512)
     assert model.rpn_rescue_iou == 0
-    assert [(s.stage1.drop_path, s.stage2.drop_path) for s in map(load_config, (["swin_t"], ["swin_s"], ["swin_b"]))] == [(0.2, 0.2), (0.3, 0.2), (0.5, 0.3)]
+    assert [(s.stage1.drop_path, s.stage2.drop_path)
+            for s in map(load_config, (["swin_t"], ["swin_s"], ["swin_b"]))] == [(0.2, 0.2), (0.3, 0.2), (0.5, 0.3)]
 
 
 def test_detections_are_cut_as_the_paper_cuts_them():
-    """P85, P33, G25, G26; LVIS's own cap is 300 (G29)."""
-    for words, most in ((["swin_b", "s3"], 100), (["r50", "s2"], 100), (["r50", "s1"], 300), (["swin_b", "lvis_finetune"], 300)):
+    """P85, P33, G25, G26; LVIS's own cap is 300 [G29]."""
+    for words, most in ((["swin_b", "s3"], 100), (["r50", "s2"], 100), (["r50", "s1"], 300),
+                        (["swin_b", "lvis_finetune"], 300)):
         test = load_config(words).eval
         assert (test.threshold, test.nms, test.max_detections, test.resize) == (1e-4, 0.5, most, (800, 1333))
         assert (test.fusion, test.fusion_exponent, test.class_agnostic_nms) == ("geometric", 2 / 3, False)

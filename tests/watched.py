@@ -55,7 +55,8 @@ if __name__ == "__main__":
         name, _, value = change.partition("=")
         if name == "start":
             multiprocessing.set_start_method(value)
-            multiprocessing.set_forkserver_preload(["s21k.data.loaders"])        # each loader process would import it anew
+            # each loader process would import it anew
+            multiprocessing.set_forkserver_preload(["s21k.data.loaders"])
         elif name == "sleeping":
             loaders.LabelStream.sample = sleep
         elif name == "collectives":

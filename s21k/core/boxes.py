@@ -10,9 +10,9 @@ from torch import Tensor
 
 from s21k.core.transfer import constant
 
-RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)           # G11
-REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)      # G13
-LOG_SCALE_CLIP = math.log(1000 / 16)         # a delta may not enlarge a side more than 62.5 times (G13)
+RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)           # [G11]
+REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)      # [G13]
+LOG_SCALE_CLIP = math.log(1000 / 16)         # a delta may not enlarge a side more than 62.5 times [G13]
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def whole_image(sizes: list[tuple[int, int]]) -> Tensor:
-    """The entire image as a box: the special RoI of Sec. 3.2 (P2, P13, P18). B times (h, w) -> (B, 4), on the CPU.
+    """The entire image as a box: the special RoI of Sec. 3.2 [P2, P13, P18]. B times (h, w) -> (B, 4), on the CPU.
 
     It is [0, 0, w, h] with the true width: [0, 0, 223, 223] would fall to another pyramid
-    level (G15). sizes are the valid areas, not the padded canvas (G16).
+    level [G15]. sizes are the valid areas, not the padded canvas [G16].
     """
     return torch.tensor([[0, 0, w, h] for h, w in sizes], dtype=torch.float32).view(-1, 4)

@@ -1,7 +1,7 @@
 """A setup is data: the K evaluated categories, and which row of which classifier knows each.
 
 det_index (K,) is the row of g (Eq. 2), cls_index (K,) the row of g-hat (Eq. 3), -1 where that
-classifier does not know the category. Eq. 5 needs nothing else: the file is the overlap map (G9).
+classifier does not know the category. Eq. 5 needs nothing else: the file is the overlap map [G9].
 """
 import json
 from dataclasses import dataclass, replace
@@ -22,8 +22,8 @@ def imagenet21k_wnids() -> list[str]:
 
 @dataclass(frozen=True)
 class CategoryMap:
-    """names, wnids (None where unknown) and groups ("base", "novel", ...) of K categories; det_names: what the detection
-    data calls each, where that is neither (G9)."""
+    """names, wnids (None where unknown) and groups ("base", "novel", ...) of K categories; det_names: what the
+    detection data calls each, where that is neither [G9]."""
     names: list[str]
     wnids: list[str | None]
     groups: list[str]
@@ -87,8 +87,9 @@ class CategoryMap:
     def load(path: str | Path) -> "CategoryMap":
         """Read a list of {"name", "wnid", "det": row | null, "cls": row | null, "group"} and perhaps "det_name".
 
-        InputError: unreadable, an entry without name or with one that is no string, a row that is no whole number >= 0, an entry
-        that no classifier knows, one classifier's row used twice, or one wnid or name (in whatever Unicode form) twice.
+        InputError: unreadable, an entry without name or with one that is no string, a row that is no whole number >= 0,
+        an entry that no classifier knows, one classifier's row used twice, or one wnid or name (in whatever Unicode
+        form) twice.
         """
         path = Path(path)
         try:
@@ -105,7 +106,8 @@ class CategoryMap:
                 raise InputError(f"{where} is {entry!r:.80}, expected an object with a name")
             for key in ("wnid", "group", "det_name"):
                 if not isinstance(entry.get(key), (str, type(None))):
-                    raise InputError(f"{where} ({entry['name']}): {key} is {entry[key]!r:.40}, expected a string or null")
+                    raise InputError(f"{where} ({entry['name']}): {key} is {entry[key]!r:.40}, expected a string "
+                                     f"or null")
             for part in ("det", "cls"):
                 row = entry.get(part)
                 if row is not None and (not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < 1 << 31):
@@ -138,7 +140,8 @@ class CategoryMap:
         InputError names the first entry whose row is missing or holds another category.
         """
         nothing = [None] * len(self)
-        for part, index, rows, others in (("det", self.det_index, det_names, self.det_names or nothing), ("cls", self.cls_index, cls_names, nothing)):
+        for part, index, rows, others in (("det", self.det_index, det_names, self.det_names or nothing),
+                                          ("cls", self.cls_index, cls_names, nothing)):
             for name, wnid, other, row in zip(self.names, self.wnids, others, index.tolist()):
                 if row >= len(rows):
                     raise InputError(f"category {name}: {part} row {row}, but the classifier has {len(rows)} rows")

@@ -19,8 +19,10 @@ from s21k.core.trees import build, leaves
 from s21k.core.words import add_words, known_words, word_to_tree
 
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
-NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.", "data.det.expected", "data.cls.expected",
-           "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
+NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.",
+           "data.det.expected", "data.cls.expected",
+           "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every",
+           "stage2.save_every", "stage2.log_every")
 # Keys that change stage II alone: runs that differ in these share their stage I.
 STAGE2_ONLY = ("stage2.", "model.rpn_")
 
@@ -28,10 +30,10 @@ STAGE2_ONLY = ("stage2.", "model.rpn_")
 @dataclass(frozen=True)
 class DetectionDataConfig:
     annotations: str                        # COCO-format JSON, or a table of s21k.prepare; relative to data.root
-    images: str                             # folder of the pictures
+    images: str                             # folder of the images
     classes: int                            # C, checked against the JSON
-    repeat_threshold: float = 0.0           # repeat-factor sampling (P90, G23); 0: every image once an epoch
-    expected: int | None = None             # pictures of the whole distribution, for --plan where they are absent
+    repeat_threshold: float = 0.0           # repeat-factor sampling [P90, G23]; 0: every image once an epoch
+    expected: int | None = None             # images of the whole distribution, for --plan where they are absent
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class EvaluationDataConfig:
 class DataConfig:
     root: str = "data"
     workers: int | None = None              # loader processes of each stream; None: by cores and processes, 8 at most
-    max_faults: float = 0.01                # share of unreadable pictures at which training stops (ten are always borne)
+    max_faults: float = 0.01                # share of unreadable images at which training stops (ten are always borne)
     det: DetectionDataConfig | None = None
     cls: ClassificationDataConfig | None = None
     eval: EvaluationDataConfig | None = None
@@ -62,49 +64,52 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
-    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of a ResNet in stage II; stage I: gn, or trained BN (G17)
-    reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head (P67, P76)
-    fpn_channels: int = 256                 # G10
-    region_dim: int = 1024                  # d of Eqs. 1-3 (G8)
-    image_roi_level: Literal["fpn_rule", "p5", "all_mean", "random"] = "fpn_rule"   # of the whole image (G15)
-    image_roi: Literal["valid", "canvas"] = "valid"             # "entire image" without or with the padding (G16)
-    checkpoint_activations: bool = False    # compute the backbone's activations twice and store them once (G19)
-    anchor_scale: float = 8.0               # anchor side / stride: 32, 64, .. 512 on P2..P6 (G10)
-    rpn_batch: int = 256                    # sampled anchors an image, half positive at most (G11)
+    # of a ResNet in stage II; stage I: gn, or trained BN [G17]
+    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"
+    reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head [P67, P76]
+    fpn_channels: int = 256                 # [G10]
+    region_dim: int = 1024                  # d of Eqs. 1-3 [G8]
+    image_roi_level: Literal["fpn_rule", "p5", "all_mean", "random"] = "fpn_rule"   # of the whole image [G15]
+    image_roi: Literal["valid", "canvas"] = "valid"             # "entire image" without or with the padding [G16]
+    checkpoint_activations: bool = False    # compute the backbone's activations twice and store them once [G19]
+    anchor_scale: float = 8.0               # anchor side / stride: 32, 64, .. 512 on P2..P6 [G10]
+    rpn_batch: int = 256                    # sampled anchors an image, half positive at most [G11]
     rpn_rescue_iou: float = 0.0             # an object's best anchors are its own from this IoU on; 0 as detectron2,
-                                            # mmdetection (the authors' detector) has 0.3 (G11)
-    rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test (G11)
-    rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test (G11)
-    regions_per_image: int = 512            # sampled regions, a quarter positive at most (G13)
-    head: Literal["decoupled", "softmax"] = "decoupled"         # f, g, g-hat; or the usual C + 1, for fine-tuning (G31)
-    with_masks: bool = False                # Mask R-CNN's mask head beside the box head (P39, G2); the boxes' JSON needs segmentations
+                                            # mmdetection (the authors' detector) has 0.3 [G11]
+    rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test [G11]
+    rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test [G11]
+    regions_per_image: int = 512            # sampled regions, a quarter positive at most [G13]
+    head: Literal["decoupled", "softmax"] = "decoupled"         # f, g, g-hat; or the usual C + 1, for fine-tuning [G31]
+    # Mask R-CNN's mask head beside the box head [P39, G2]; the boxes' JSON needs segmentations
+    with_masks: bool = False
 
 
 @dataclass(frozen=True)
 class Stage1Config:
     init: str | None = None                 # public weights for the backbone (models/pretrained.py); None: random
     recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"     # which of the backbone's: s21k/core/words.py
-    size: int = 224                         # P11
-    batch: int = 256                        # images a step over all processes (G24)
-    epochs: float = 100.0                   # P15, P50, P53
-    optimizer: Literal["sgd", "adamw"] = "sgd"                  # P50, P52
-    lr: float = 0.1                         # of the batch that rates_per names (P50, G24)
-    min_lr: float = 0.0                     # the last rate, likewise (G24)
-    rates_per: int = 0                      # lr and min_lr are published for a step of so many images, and are scaled by
-                                            # batch / rates_per (`rate`); 0: they hold for any batch (G24)
-    momentum: float = 0.9                   # of SGD (G24)
-    weight_decay: float = 1e-4              # P50
-    warmup_epochs: float = 5.0              # G24
-    clip_norm: float = 0.0                  # 0: no clipping (G24)
-    crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop (P51)
-    color_jitter: float = 0.4               # brightness, contrast, saturation (P51)
-    val_crop: float = 0.875                 # validation: the centre this share of the resized image (224 of 256, G24)
-    rand_augment: bool = False              # data/rand_augment.py, in place of the colour jitter (P52, G24)
-    erasing: float = 0.0                    # probability of random erasing (P52)
-    mixup: float = 0.0                      # alpha; 0: off (P52)
-    cutmix: float = 0.0                     # alpha; 0: off (P52)
-    label_smoothing: float = 0.0            # G24
-    drop_path: float = 0.0                  # stochastic depth of Swin's last block (P52, G22)
+    size: int = 224                         # [P11]
+    batch: int = 256                        # images a step over all processes [G24]
+    epochs: float = 100.0                   # [P15, P50, P53]
+    optimizer: Literal["sgd", "adamw"] = "sgd"                  # [P50, P52]
+    lr: float = 0.1                         # of the batch that rates_per names [P50, G24]
+    min_lr: float = 0.0                     # the last rate, likewise [G24]
+    # lr and min_lr are published for a step of so many images, and are scaled by
+    rates_per: int = 0
+                                            # batch / rates_per (`rate`); 0: they hold for any batch [G24]
+    momentum: float = 0.9                   # of SGD [G24]
+    weight_decay: float = 1e-4              # [P50]
+    warmup_epochs: float = 5.0              # [G24]
+    clip_norm: float = 0.0                  # 0: no clipping [G24]
+    crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop [P51]
+    color_jitter: float = 0.4               # brightness, contrast, saturation [P51]
+    val_crop: float = 0.875                 # validation: the centre this share of the resized image (224 of 256) [G24]
+    rand_augment: bool = False              # data/rand_augment.py, in place of the colour jitter [P52, G24]
+    erasing: float = 0.0                    # probability of random erasing [P52]
+    mixup: float = 0.0                      # alpha; 0: off [P52]
+    cutmix: float = 0.0                     # alpha; 0: off [P52]
+    label_smoothing: float = 0.0            # [G24]
+    drop_path: float = 0.0                  # stochastic depth of Swin's last block [P52, G22]
     validate_every: int = 1                 # epochs
     save_every: int = 1000                  # steps
     log_every: int = 20                     # steps
@@ -116,27 +121,32 @@ class Stage1Config:
 
 @dataclass(frozen=True)
 class Stage2Config:
-    init: str | None = None                 # a checkpoint, or public weights for the backbone; None: this run's own stage I;
-                                            # "scratch": none, "-stage I" (P68)
-    inherit: Literal["all", "backbone"] = "all"     # what stage II takes of init; backbone: the row "IN-21K" of Table 5 (G31)
-    copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"     # the output layer that stage I trained, to all levels (G15)
-    load_image_classifier: bool = True      # stage I's g-hat continues: "except for the last layer" can be read both ways (P30, G7)
-    size: int = 1024                        # P54
-    scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter (P55)
-    det_batch: int = 16                     # images with boxes a step, all processes; the paper gives none (P62, G18)
-    cls_per_det: int = 3                    # "1:3 in each iteration" (P57); 0: detection data only
-    accumulate: int = 1                     # a step's images in this many parts, one after the other (G19)
-    iterations: int = 270_000               # 3x schedule (P58, G20)
-    lr: float = 3e-4                        # searched in 3e-4, 1e-3, 3e-3 (P59, G18)
-    weight_decay: float = 0.05              # P60; with AdamW (G18)
-    warmup: int = 1000                      # steps (G21)
-    milestones: tuple[float, ...] = (7 / 9, 25 / 27)    # lr x 0.1 at these shares of the iterations (G20)
-    clip_norm: float = 1.0                  # G21
-    image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 (P61, G4)
-    loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" (P25, G3)
-    loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions (G3)
-    baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"     # for comparison only: models/baselines.py
-    drop_path: float = 0.0                  # G22
+    # a checkpoint, or public weights for the backbone; None: this run's own stage I;
+    init: str | None = None
+                                            # "scratch": none, "-stage I" [P68]
+    # what stage II takes of init; backbone: the row "IN-21K" of Table 5 [G31]
+    inherit: Literal["all", "backbone"] = "all"
+    # the output layer that stage I trained, to all levels [G15]
+    copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"
+    # stage I's g-hat continues: "except for the last layer" can be read both ways [P30, G7]
+    load_image_classifier: bool = True
+    size: int = 1024                        # [P54]
+    scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter [P55]
+    det_batch: int = 16                     # images with boxes a step, all processes; the paper gives none [P62, G18]
+    cls_per_det: int = 3                    # "1:3 in each iteration" [P57]; 0: detection data only
+    accumulate: int = 1                     # a step's images in this many parts, one after the other [G19]
+    iterations: int = 270_000               # 3x schedule [P58, G20]
+    lr: float = 3e-4                        # searched in 3e-4, 1e-3, 3e-3 [P59, G18]
+    weight_decay: float = 0.05              # P60; with AdamW [G18]
+    warmup: int = 1000                      # steps [G21]
+    milestones: tuple[float, ...] = (7 / 9, 25 / 27)    # lr x 0.1 at these shares of the iterations [G20]
+    clip_norm: float = 1.0                  # [G21]
+    image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
+    loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" [P25, G3]
+    loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions [G3]
+    # for comparison only: models/baselines.py
+    baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"
+    drop_path: float = 0.0                  # [G22]
     save_every: int = 1000                  # steps
     log_every: int = 20                     # steps
 
@@ -144,14 +154,14 @@ class Stage2Config:
 @dataclass(frozen=True)
 class EvalConfig:
     checkpoint: str | None = None           # None: stage2.pt of the run
-    resize: tuple[int, int] = (800, 1333)   # shortest edge, and the most for the longest (P12, G25)
+    resize: tuple[int, int] = (800, 1333)   # shortest edge, and the most for the longest [P12, G25]
     batch: int = 1                          # images of one forward pass
-    fusion: Literal["geometric", "det_only", "cls_only", "arithmetic"] = "geometric"    # Eq. 5 (P33, G9)
-    fusion_exponent: float = 2 / 3          # of the detection score in Eq. 5 (P33)
-    threshold: float = 1e-4                 # P85, G26
-    nms: float = 0.5                        # IoU above which the worse box of one category goes (G26)
+    fusion: Literal["geometric", "det_only", "cls_only", "arithmetic"] = "geometric"    # Eq. 5 [P33, G9]
+    fusion_exponent: float = 2 / 3          # of the detection score in Eq. 5 [P33]
+    threshold: float = 1e-4                 # [P85, G26]
+    nms: float = 0.5                        # IoU above which the worse box of one category goes [G26]
     class_agnostic_nms: bool = False        # True: a box removes the worse ones of every category
-    max_detections: int = 100               # an image; -1: all (P85, G26)
+    max_detections: int = 100               # an image; -1: all [P85, G26]
     metrics: tuple[str, ...] = ("localization", "box_ap")       # names of evaluate.METRICS
     pictures: int = 12                      # drawn beside the ground truth
 
@@ -159,8 +169,9 @@ class EvalConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # P62, G21: training/amp.py says what auto becomes
-    timeout: float = 600.0                  # seconds after which a process that waits for another, or for data, gives up
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # [P62, G21] training/amp.py says what auto becomes
+    # seconds after which a process that waits for another, or for data, gives up
+    timeout: float = 600.0
     deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed
     output_dir: str = ""                    # "": runs/<words>
     parent_dir: str = ""                    # where stage I of the same words without stage-II changes lies
@@ -172,17 +183,28 @@ class Config:
 
 
 INF = float("inf")
-RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1), "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
-          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF), "model.rpn_batch": (1, INF), "model.rpn_rescue_iou": (0, 1),
-          "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF), "stage1.epochs": (0, INF),
-          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.rates_per": (0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
-          "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1), "stage1.mixup": (0, INF),
-          "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99), "stage1.validate_every": (1, INF),
-          "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF), "stage2.det_batch": (1, INF),
-          "stage2.cls_per_det": (0, INF), "stage2.accumulate": (1, INF), "stage2.iterations": (1, INF), "stage2.lr": (0, INF),
-          "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF), "stage2.image_loss_weight": (0, INF),
-          "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF), "eval.batch": (1, INF),
-          "eval.fusion_exponent": (0, 1), "eval.threshold": (-1, 1), "eval.nms": (0, 1), "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
+RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1),
+          "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
+          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF),
+          "model.rpn_batch": (1, INF), "model.rpn_rescue_iou": (0, 1),
+          "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF),
+          "stage1.epochs": (0, INF),
+          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.rates_per": (
+              0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
+          "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1),
+          "stage1.mixup": (0, INF),
+          "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99),
+          "stage1.validate_every": (1, INF),
+          "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF),
+          "stage2.det_batch": (1, INF),
+          "stage2.cls_per_det": (0, INF), "stage2.accumulate": (1, INF), "stage2.iterations": (1, INF),
+          "stage2.lr": (0, INF),
+          "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF),
+          "stage2.image_loss_weight": (0, INF),
+          "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF),
+          "eval.batch": (1, INF),
+          "eval.fusion_exponent": (0, 1), "eval.threshold": (-1, 1), "eval.nms": (0, 1),
+          "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
 
 
 def _check_ranges(config: Config) -> None:
@@ -196,13 +218,17 @@ def _check_ranges(config: Config) -> None:
             raise InputError(f"{name}: expected numbers of at least 1, found {list(flat[name])}")
     milestones = config.stage2.milestones
     if not all(0 < share <= 1 for share in milestones) or list(milestones) != sorted(milestones):
-        raise InputError(f"stage2.milestones: expected rising shares of the iterations in (0, 1], found {list(milestones)}")
+        raise InputError(f"stage2.milestones: expected rising shares of the iterations in (0, 1], found "
+                         f"{list(milestones)}")
     if config.stage1.crop_scale[1] > 1:
-        raise InputError(f"stage1.crop_scale: expected shares of the picture, at most 1, found {list(config.stage1.crop_scale)}")
+        raise InputError(f"stage1.crop_scale: expected shares of the image, at most 1, found "
+                         f"{list(config.stage1.crop_scale)}")
     if config.stage2.det_batch % config.stage2.accumulate:
-        raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into {config.stage2.accumulate} parts")
+        raise InputError(f"stage2.accumulate: {config.stage2.det_batch} images do not divide into "
+                         f"{config.stage2.accumulate} parts")
     if config.stage2.copy_fpn_output != "none" and config.stage2.init == "scratch":
-        raise InputError("stage2.copy_fpn_output with stage2.init=scratch: no stage I has trained an output layer, expected none")
+        raise InputError("stage2.copy_fpn_output with stage2.init=scratch: no stage I has trained an output layer, "
+                         "expected none")
     if config.model.checkpoint_activations and config.model.norm == "sync_bn":
         raise InputError("model.checkpoint_activations with model.norm=sync_bn: BN would count each batch twice")
     for name in ("stage1.crop_scale", "stage2.scale", "eval.resize"):
@@ -259,9 +285,11 @@ def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
 
 
 def training_difference(config: Config, before: dict[str, Any], ignore: str | tuple[str, ...]) -> list[str]:
-    """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a tree."""
+    """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a
+    tree."""
     new = training_view(config)
-    plain = training_view(Config())                                      # a key that came after the run had its default there
+    # a key that came after the run had its default there
+    plain = training_view(Config())
     old = {key: plain[key] for key in new.keys() & plain.keys()} | training_view(before)
     return [f"{key} ({old.get(key)} before, now {new.get(key)})" for key in sorted({*old, *new})
             if not key.startswith(ignore) and old.get(key) != new.get(key)]

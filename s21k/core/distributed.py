@@ -31,8 +31,10 @@ def start_distributed(timeout: float = 600.0) -> World:
         torch.cuda.set_device(device)
     if "WORLD_SIZE" in os.environ:
         limit = datetime.timedelta(seconds=timeout)
-        # torchrun's store outlives a restart, and with it the addresses of processes that are gone: each attempt has keys of its own.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", next(dist.rendezvous("env://", timeout=limit))[0])
+        # torchrun's store outlives a restart, and with it the addresses of processes that are gone: each attempt has
+        # keys of its own.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}",
+                                 next(dist.rendezvous("env://", timeout=limit))[0])
         dist.init_process_group("nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=size, timeout=limit)
     return World(rank, size, device)
 
@@ -66,9 +68,9 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def together(action: Callable[[], T]) -> T:
-    """action() on every process. Where it fails on one, with bad input or a file that cannot be used, an InputError comes on all of them: none
-    is left waiting for another. Returns this process's own result."""
+def on_all_ranks(action: Callable[[], T]) -> T:
+    """action() on every process. Where it fails on one, with bad input or a file that cannot be used, an InputError
+    comes on all of them: none is left waiting for another. Returns this process's own result."""
     result, failure = None, ""
     try:
         result = action()

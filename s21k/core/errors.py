@@ -49,12 +49,14 @@ def unlisted(wrong: np.ndarray, ids: Sequence, things: str, kind: str, where: st
 
 
 # What torch.distributed says, as a RuntimeError from deep inside, where another process is gone or does not answer.
-PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "Timed out waiting", "timed out",
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe",
+             "Timed out waiting", "timed out",
              "remote process exited", "collective operation timeout")
 
 
 def _one_line(kind: str, text: str) -> None:
-    tqdm.write(f"{kind}: {' '.join(text.split())}", file=sys.stderr)         # on a line of its own, whatever bar is shown
+    # on a line of its own, whatever bar is shown
+    tqdm.write(f"{kind}: {' '.join(text.split())}", file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -76,7 +78,8 @@ def end_at_once(code: int, text: str) -> None:
 def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     """Run main(argv): --help prints doc. What is wrong becomes one line on stderr, and an exit code:
 
-    2  InputError: the input        3  TrainingFault, a file that cannot be read or written, another process or a loader process that is gone or hangs
+    2  InputError: the input        3  TrainingFault, a file that cannot be read or written, another process or a loader
+       process that is gone or hangs
     130  interrupted from the keyboard
     """
     argv = sys.argv[1:]
@@ -95,7 +98,8 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
             text = text.strip().splitlines()[-1].partition("Error: ")[2]
         _one_line("error", text)
         sys.exit(2 if isinstance(error, InputError) else 3)
-    except BrokenPipeError:                             # whoever read our output wants no more of it, as in `... | head`
+    except BrokenPipeError:
+        # whoever read our output wants no more of it, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())       # so that the flush at exit does not fail
         sys.exit(0)
     except OSError as error:
@@ -108,14 +112,17 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     except RuntimeError as error:
         if "DataLoader timed out" in str(error):
             _end_children()
-            _one_line("error", f"the loader processes gave no batch ({str(error).splitlines()[0]}): does the disk answer? "
+            _one_line("error",
+                      f"the loader processes gave no batch ({str(error).splitlines()[0]}): does the disk answer? "
                                "The key timeout sets the limit; the last checkpoint stands")
             sys.exit(3)
         if "DataLoader worker (pid" in str(error):           # raised wherever the main process is when it hears of it
-            _one_line("error", f"a loader process died ({str(error).splitlines()[0]}); often the memory ran out: try a smaller data.workers; the last checkpoint stands")
+            _one_line("error", f"a loader process died ({str(error).splitlines()[0]}); often the memory ran out: try a "
+                      f"smaller data.workers; the last checkpoint stands")
             sys.exit(3)
         if "WORLD_SIZE" not in os.environ or not any(words in str(error) for words in PEER_GONE):
             raise
-        _one_line("error", f"another process is gone or does not answer ({str(error).splitlines()[0]:.200}); this one gives up, the last checkpoint stands")
+        _one_line("error", f"another process is gone or does not answer ({str(error).splitlines()[0]:.200}); this one "
+                  f"gives up, the last checkpoint stands")
         sys.stdout.flush()
         os._exit(3)                                     # leaving in order would wait for the others again

@@ -1,6 +1,6 @@
 """Masks of objects: polygons or run lengths, kept as annotated and packed, rasterised only where they are needed.
 
-pycocotools draws polygons and codes run lengths (E35, E36). A run-length dict ("RLE") is COCO's compressed
+pycocotools draws polygons and codes run lengths [E35, E36]. A run-length dict ("RLE") is COCO's compressed
 form: {"size": [h, w], "counts": bytes}.
 
 A objects of a data set    M objects of an image    N detections
@@ -18,22 +18,25 @@ from s21k.core.packed import Packed, ranges
 
 @dataclass(frozen=True)
 class Outline:
-    """One object in a picture of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE counts."""
+    """One object in a image of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE
+    counts."""
     size: tuple[int, int]
     polygons: tuple[np.ndarray, ...]
     counts: bytes = b""
 
     def rle(self) -> dict:
-        """The whole picture's mask; overlapping polygons are joined (E35)."""
+        """The whole image's mask; overlapping polygons are joined [E35]."""
         if not self.polygons:
             return {"size": list(self.size), "counts": self.counts}
         return coco_mask.merge(coco_mask.frPyObjects([p.astype(np.float64) for p in self.polygons], *self.size))
 
 
 def parse_outline(segmentation: object) -> Outline:
-    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE (E37). ValueError says what is wrong.
+    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE [E37]. ValueError
+    says what is wrong.
 
-    A polygon does not say its picture's size: it is (0, 0) then. Whether compressed counts cover their picture is for `broken_counts` to say.
+    A polygon does not say its image's size: it is (0, 0) then. Whether compressed counts cover their image is for
+    `broken_counts` to say.
     """
     if isinstance(segmentation, dict):
         counts, size = segmentation.get("counts"), segmentation.get("size")
@@ -49,11 +52,12 @@ def parse_outline(segmentation: object) -> Outline:
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"segmentation {segmentation!r:.40}, expected polygons or run lengths")
     for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not set(map(type, polygon)) <= {int, float}:
+        if (not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2
+            or not set(map(type, polygon)) <= {int, float}):
             raise ValueError(f"polygon {polygon!r:.40}, expected x, y of at least three corners")
     polygons = tuple(np.array(polygon, dtype=np.float64) for polygon in segmentation)
     if not all((np.abs(polygon) < 1e6).all() for polygon in polygons):           # false of nan as well
-        raise ValueError("a polygon with a corner that is not finite or far outside of any picture")
+        raise ValueError("a polygon with a corner that is not finite or far outside of any image")
     return Outline((0, 0), polygons)
 
 
@@ -82,7 +86,7 @@ def broken_counts(counts: Packed, sizes: np.ndarray) -> np.ndarray:
         place = place.clip(max=6)
         runs = np.add.reduceat((values & 31) << (5 * place), begins) if len(begins) else np.zeros(0, np.int64)
         runs -= np.where(values[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)              # the sign bit
-        # From the fourth run of a mask on, a run is written as the difference to the one two before it (E36).
+        # From the fourth run of a mask on, a run is written as the difference to the one two before it [E36].
         owner = owner[begins]
         turn = np.arange(len(runs)) - np.searchsorted(owner, owner)
         chain = 3 * owner + np.where(turn == 0, 0, 1 + turn % 2)
@@ -102,7 +106,8 @@ class PackedOutlines:
 
     def __init__(self, outlines: list[Outline]) -> None:
         parts = [p for o in outlines for p in o.polygons]
-        self.corners = np.concatenate([np.zeros(0), *parts])                              # as written: scoring needs every bit
+        # as written: scoring needs every bit
+        self.corners = np.concatenate([np.zeros(0), *parts])
         self.part_offsets = np.cumsum([0, *map(len, parts)])
         self.object_offsets = np.cumsum([0, *(len(o.polygons) for o in outlines)])
         self.counts = Packed(o.counts for o in outlines)
@@ -130,12 +135,15 @@ class PackedOutlines:
             return np.concatenate([*(o[:-1] + begin for o, begin in zip(own, begins)), begins[-1:]])
 
         counts = Packed.join([p.counts for p in parts])
-        return cls.of_columns({"corners": np.concatenate([np.zeros(0), *(p.corners for p in parts)]), "part_offsets": offsets("part_offsets"),
-                               "object_offsets": offsets("object_offsets"), "sizes": np.concatenate([np.zeros((0, 2), np.int32), *(p.sizes for p in parts)]),
+        return cls.of_columns({"corners": np.concatenate([np.zeros(0), *(p.corners for p in parts)]),
+                               "part_offsets": offsets("part_offsets"),
+                               "object_offsets": offsets("object_offsets"),
+                               "sizes": np.concatenate([np.zeros((0, 2), np.int32), *(p.sizes for p in parts)]),
                                "counts": counts.data, "count_offsets": counts.offsets})
 
     def place(self, sizes: np.ndarray) -> np.ndarray:
-        """Put the objects on pictures of sizes (A, 2); (A,) bool: which were drawn on another size, or have counts that do not cover it."""
+        """Put the objects on images of sizes (A, 2); (A,) bool: which were drawn on another size, or have counts that
+        do not cover it."""
         drawn = np.diff(self.object_offsets) == 0
         bad = drawn & (self.sizes != sizes).any(axis=1)
         rows = np.flatnonzero(drawn & ~bad)
@@ -157,9 +165,12 @@ class PackedOutlines:
         parts = ranges(self.object_offsets[:-1][rows], polygons)
         lengths = (self.part_offsets[1:] - self.part_offsets[:-1])[parts]
         counts = self.counts.take(rows)
-        return PackedOutlines.of_columns({"corners": np.asarray(self.corners[ranges(self.part_offsets[:-1][parts], lengths)]),
-                                          "part_offsets": np.r_[0, np.cumsum(lengths)], "object_offsets": np.r_[0, np.cumsum(polygons)],
-                                          "sizes": self.sizes[rows], "counts": counts.data, "count_offsets": counts.offsets})
+        return PackedOutlines.of_columns(
+            {"corners": np.asarray(self.corners[ranges(self.part_offsets[:-1][parts], lengths)]),
+                                          "part_offsets": np.r_[0, np.cumsum(lengths)],
+             "object_offsets": np.r_[0, np.cumsum(polygons)],
+                                          "sizes": self.sizes[rows], "counts": counts.data,
+             "count_offsets": counts.offsets})
 
 
 @dataclass(frozen=True)
@@ -189,11 +200,13 @@ class Masks:
         return x1, (box[1] - ty) / sy, x2, (box[3] - ty) / sy
 
     def crop(self, index: int, box: list[float], side: int) -> Tensor:
-        """Object `index` inside a box of the network's image (x1, y1, x2, y2 with a size), on a side x side grid: bool."""
+        """Object `index` inside a box of the network's image (x1, y1, x2, y2 with a size), on a side x side grid:
+        bool."""
         outline = self.outlines[index]
         if outline.polygons:
             origin, extent = np.array(box[:2]), np.array(box[2:]) - np.array(box[:2])
-            polygons = [(((p.reshape(-1, 2) * self.scale + self.shift) - origin) / extent * side).reshape(-1) for p in outline.polygons]
+            polygons = [(((p.reshape(-1, 2) * self.scale + self.shift) - origin) / extent * side).reshape(-1)
+                        for p in outline.polygons]
             drawn = decode(coco_mask.merge(coco_mask.frPyObjects(polygons, side, side)))
             return torch.from_numpy(drawn).bool()
         whole = torch.from_numpy(decode(outline.rle())).float()[None, None]
@@ -202,14 +215,16 @@ class Masks:
         return inside.flip(-1) if self.scale[0] < 0 else inside
 
     def seen_box(self, index: int, size: tuple[int, int]) -> list[float] | None:
-        """x1, y1, x2, y2 around the part of the object that lies in the image of size (h, w), to a pixel of the annotation; None: nothing does."""
+        """x1, y1, x2, y2 around the part of the object that lies in the image of size (h, w), to a pixel of the
+        annotation; None: nothing does."""
         h, w = size
         x1, y1, x2, y2 = (int(v) for v in np.round(self._annotated([0.0, 0.0, w, h])).clip(min=0))
         seen = decode(self.outlines[index].rle())[y1:y2, x1:x2]
         columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
         if len(columns) == 0:
             return None
-        corners = np.array([[x1 + columns[0], y1 + rows[0]], [x1 + columns[-1] + 1, y1 + rows[-1] + 1]]) * self.scale + self.shift
+        corners = (np.array([[x1 + columns[0], y1 + rows[0]], [x1 + columns[-1] + 1, y1 + rows[-1] + 1]]) * self.scale
+                   + self.shift)
         (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         return [max(left, 0.0), max(top, 0.0), min(right, float(w)), min(bottom, float(h))]
 
@@ -225,7 +240,8 @@ def decode(rle: dict) -> np.ndarray:
 
 
 def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[int, int, Tensor]:
-    """(first, end, (end - first, cells)): linear interpolation from `cells` cells between low and high to the pixels there."""
+    """(first, end, (end - first, cells)): linear interpolation from `cells` cells between low and high to the pixels
+    there."""
     first = max(0, int(np.floor(low)))
     end = max(first, min(length, int(np.ceil(high))))
     place = (torch.arange(first, end, dtype=torch.float32) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
@@ -233,7 +249,7 @@ def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[in
 
 
 def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
-    """The mask (m, m) predicted in a box, as the RLE of a picture of size (h, w): where, interpolated, it is >= 0.5.
+    """The mask (m, m) predicted in a box, as the RLE of a image of size (h, w): where, interpolated, it is >= 0.5.
 
     A pixel's value is read at its centre; outside of the m x m cells it falls to zero.
     """
@@ -247,17 +263,19 @@ def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
 
 @dataclass(frozen=True)
 class Rles:
-    """Masks of N detections: compressed counts, and the (h, w) of each one's picture (N, 2)."""
+    """Masks of N detections: compressed counts, and the (h, w) of each one's image (N, 2)."""
     counts: Packed
     sizes: np.ndarray
 
     @classmethod
     def of(cls, rles: list[dict]) -> "Rles":
-        return cls(Packed(r["counts"] for r in rles), np.array([r["size"] for r in rles], dtype=np.int32).reshape(-1, 2))
+        return cls(Packed(r["counts"] for r in rles),
+                   np.array([r["size"] for r in rles], dtype=np.int32).reshape(-1, 2))
 
     @classmethod
     def join(cls, parts: "list[Rles]") -> "Rles":
-        return cls(Packed.join([p.counts for p in parts]), np.concatenate([np.zeros((0, 2), np.int32), *(p.sizes for p in parts)]))
+        return cls(Packed.join([p.counts for p in parts]),
+                   np.concatenate([np.zeros((0, 2), np.int32), *(p.sizes for p in parts)]))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -274,9 +292,11 @@ class Rles:
             return np.zeros(0), np.zeros((0, 4))
         rles = [self[i] for i in range(len(self))]
         # One at a time: pycocotools 2.0.11 refuses to measure a list of more than 255.
-        return np.array([coco_mask.area(rle) for rle in rles], dtype=np.float64), np.stack([coco_mask.toBbox(rle) for rle in rles])
+        return np.array([coco_mask.area(rle) for rle in rles],
+                        dtype=np.float64), np.stack([coco_mask.toBbox(rle) for rle in rles])
 
 
 def mask_iou(detections: list[dict], objects: list[dict], crowd: np.ndarray) -> np.ndarray:
-    """(d, g) IoU of pixels; with a crowd (g,) the divisor is the detection's area (E17, E36)."""
-    return np.asarray(coco_mask.iou(detections, objects, crowd.astype(np.uint8).tolist()), dtype=np.float64).reshape(len(detections), len(objects))
+    """(d, g) IoU of pixels; with a crowd (g,) the divisor is the detection's area [E17, E36]."""
+    return np.asarray(coco_mask.iou(detections, objects, crowd.astype(np.uint8).tolist()),
+                      dtype=np.float64).reshape(len(detections), len(objects))

@@ -8,7 +8,8 @@ BLOCK = 1 << 16                                                          # strin
 
 
 def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """begins[0], begins[0] + 1, .. (lengths[0] of them), begins[1], ..: positions of many ranges, one after the other."""
+    """begins[0], begins[0] + 1, .. (lengths[0] of them), begins[1], ..: positions of many ranges, one after the
+    other."""
     ends = np.cumsum(lengths)
     return np.repeat(begins - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
@@ -40,7 +41,8 @@ class Packed:
         """One after the other."""
         begins = np.cumsum([0, *(len(p.data) for p in parts)])
         offsets = [p.offsets[:-1] + begin for p, begin in zip(parts, begins)]
-        return cls.of_arrays(np.concatenate([np.zeros(0, np.uint8), *(p.data for p in parts)]), np.concatenate([*offsets, begins[-1:]]))
+        return cls.of_arrays(np.concatenate([np.zeros(0, np.uint8), *(p.data for p in parts)]),
+                             np.concatenate([*offsets, begins[-1:]]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,7 +55,8 @@ class Packed:
         begins, lengths = self.offsets[:-1][rows], (self.offsets[1:] - self.offsets[:-1])[rows]
         offsets = np.r_[0, np.cumsum(lengths)]
         data = np.empty(offsets[-1], dtype=np.uint8)
-        for first in range(0, len(rows), BLOCK):                         # a position needs eight times the memory of its byte
+        for first in range(0, len(rows), BLOCK):
+            # a position needs eight times the memory of its byte
             some = slice(first, first + BLOCK)
             data[offsets[first]:offsets[min(first + BLOCK, len(rows))]] = self.data[ranges(begins[some], lengths[some])]
         return Packed.of_arrays(data, offsets)

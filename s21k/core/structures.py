@@ -23,7 +23,7 @@ class Target:
     """What is known of one image.
 
     boxes (M, 4) float, labels (M,) int64. An image with only an image-level label has one
-    object whose box is the whole valid area (P2, P18). masks: of the M objects, where they were asked for.
+    object whose box is the whole valid area [P2, P18]. masks: of the M objects, where they were asked for.
     """
     boxes: Tensor
     labels: Tensor
@@ -52,13 +52,15 @@ class Batch:
 
     images (B, 3, H, W) uint8 RGB (images.normalize makes the network's input of them);
     sizes  B times (h, w), the valid area; image_ids B ids of the data set;
-    boxes  (A, 4), labels (A,): the objects of all images, image after image; counts: how many each has; masks: B Masks, or
-           None each where they were not asked for. Three tensors in all, however many images: each one that crosses from a
-           loader process costs a file descriptor, and a copy to the device;
-    scales B times (x, y): input pixels per pixel of the original picture;
+    boxes  (A, 4), labels (A,): the objects of all images, image after image; counts: how many each has; masks: B Masks,
+           or
+           None each where they were not asked for. Three tensors in all, however many images: each one that crosses
+           from a loader process costs a file descriptor, and a copy to the device;
+    scales B times (x, y): input pixels per pixel of the original image;
     seeds  B integers, one for each place in its stream: all chance inside the network comes
            from them, so that it does not depend on the number of processes;
-    faults for each image, what could not be read on the way: its place was taken by another, or it is black (Sample.faults).
+    faults for each image, what could not be read on the way: its place was taken by another, or it is black
+    (Sample.faults).
     """
     images: Tensor
     sizes: list[tuple[int, int]]
@@ -116,7 +118,8 @@ class Regions:
 
 
 def object_rows(regions: list[Regions], device: torch.device) -> Tensor:
-    """Which rows hold an object when all images' regions stand one after the other. No wait: the host knows the numbers."""
+    """Which rows hold an object when all images' regions stand one after the other. No wait: the host knows the
+    numbers."""
     rows, begin = [], 0
     for r in regions:
         rows += range(begin, begin + r.num_objects)
@@ -172,7 +175,7 @@ class DenseScores(RegionScores):
 
 @dataclass
 class Detections:
-    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K); masks: N compressed RLE of the original picture,
+    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K); masks: N compressed RLE of the original image,
     where there is a mask head."""
     boxes: Tensor
     scores: Tensor
@@ -180,7 +183,8 @@ class Detections:
     masks: list[dict] | None = None
 
     def pick(self, rows: list[int]) -> "Detections":
-        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], None if self.masks is None else [self.masks[i] for i in rows])
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows],
+                          None if self.masks is None else [self.masks[i] for i in rows])
 
     def to(self, device: torch.device) -> "Detections":
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), self.masks)
@@ -196,8 +200,9 @@ class Prediction:
     five_best: Detections
     masks: Tensor | None = None
 
-    def in_picture(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
-        """In the pixels of the original picture of size (h, w): scale as in Batch.scales. Masks are pasted one at a time."""
+    def in_image(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
+        """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one at a
+        time."""
         divisor = torch.tensor([*scale, *scale], device=self.regions.boxes.device)
         found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
         if self.masks is not None:

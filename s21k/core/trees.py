@@ -2,7 +2,9 @@
 
 Every key must be a field, every value of the field's type; what is wrong is said with the key's full name.
 """
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -52,17 +54,13 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
             return tuple(_convert(v, kinds[0], name) for v in value)
         count = "any number" if kinds[-1] is Ellipsis else len(kinds)
         raise InputError(f"{name}: expected a list of {count} {kinds[0].__name__} values, found {value!r}")
-    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if number - number == 0:                                # neither nan nor infinite
-            return number
-    elif kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif kind in (bool, str) and isinstance(value, kind):
-        return value
+    # bool is a kind of int in Python, not here
+    takes = {float: (int, float, str)}.get(kind, kind)
+    if isinstance(value, takes) and (kind is bool or not isinstance(value, bool)):
+        with contextlib.suppress(ValueError):
+            value = kind(value)
+            if kind is not float or math.isfinite(value):
+                return value
     raise InputError(f"{name}: expected {expected}, found {value!r}")
 
 
@@ -71,7 +69,8 @@ def build(kind: type, tree: dict[str, Any], prefix: str = "") -> Any:
     hints = get_type_hints(kind)
     for key in tree:
         if key not in hints:
-            raise InputError(f"unknown key {prefix}{key}, expected one of {', '.join(hints)}" + nearest(str(key), hints))
+            raise InputError(f"unknown key {prefix}{key}, expected one of {', '.join(hints)}"
+                             + nearest(str(key), hints))
     missing = [f.name for f in dataclasses.fields(kind)
                if f.name not in tree and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing:

@@ -1,4 +1,4 @@
-"""Strong augmentation of stage I (Sec. 4.1, P11, P15, P51, P52): crop, flip, jitter, RandAugment, erasing."""
+"""Strong augmentation of stage I (Sec. 4.1) [P11, P15, P51, P52]: crop, flip, jitter, RandAugment, erasing."""
 import math
 
 import torch
@@ -44,11 +44,12 @@ def erase(image: Tensor) -> Tensor:
 
 
 class ValidateResize:
-    """Picture -> (3, size, size) uint8: the shorter side to size / crop, then the centre (G24)."""
+    """Picture -> (3, size, size) uint8: the shorter side to size / crop, then the centre [G24]."""
 
     def __init__(self, size: int, crop: float) -> None:
         self.size = size
-        self.steps = T.Compose([T.Resize(round(size / crop), InterpolationMode.BICUBIC, antialias=True), T.CenterCrop(size)])
+        self.steps = T.Compose([T.Resize(round(size / crop), InterpolationMode.BICUBIC, antialias=True),
+                                T.CenterCrop(size)])
 
     def __call__(self, image: Image.Image) -> Tensor:
         return to_tensor(self.steps(image))

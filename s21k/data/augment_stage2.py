@@ -1,6 +1,6 @@
-"""Weak augmentation of stage II, the same for both kinds of images (P17, P54-P56), and the test resize.
+"""Weak augmentation of stage II, the same for both kinds of images [P17, P54-P56], and the test resize.
 
-Each takes a picture, the size it was annotated at, and a Target in those pixels; it returns
+Each takes a image, the size it was annotated at, and a Target in those pixels; it returns
 (3, h, w) uint8 without padding, the Target in the new pixels, and the scale (x, y).
 """
 import math
@@ -17,10 +17,11 @@ from s21k.files.images import resize
 Augmented = tuple[Tensor, Target, tuple[float, float]]
 
 
-def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]) -> Target:
-    """Boxes times scale (x, y), minus shift (x, y), clipped to size (h, w); below one pixel a side they go (G23).
+def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, float],
+                size: tuple[int, int]) -> Target:
+    """Boxes times scale (x, y), minus shift (x, y), clipped to size (h, w); below one pixel a side they go [G23].
 
-    Where masks are known, a box that was cut is drawn anew around the part of the mask that is left (G23).
+    Where masks are known, a box that was cut is drawn anew around the part of the mask that is left [G23].
     """
     whole = target.boxes * torch.tensor([*scale, *scale]) - torch.tensor([*shift, *shift])
     boxes = B.clip(whole, size)
@@ -32,8 +33,8 @@ def move_target(target: Target, scale: tuple[float, float], shift: tuple[float, 
     return Target(boxes, target.labels, masks).pick((boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1))
 
 
-class Draw(NamedTuple):
-    """What chance decides for one picture: the scale s, the place of the crop as shares, the flip."""
+class JitterParams(NamedTuple):
+    """What chance decides for one image: the scale s, the place of the crop as shares, the flip."""
     s: float
     x: float
     y: float
@@ -41,36 +42,36 @@ class Draw(NamedTuple):
 
 
 class LargeScaleJitter:
-    """Large-scale jitter (Ghiasi et al., 2021; P54, P55) and a random flip (P56).
+    """Large-scale jitter (Ghiasi et al., 2021) [P54, P55] and a random flip [P56].
 
-    The picture is resized so that it would just fit a size x size square, times s ~ U(scale); what
-    is larger than the square is cropped at a random place, independently in x and y (G23).
+    The image is resized so that it would just fit a size x size square, times s ~ U(scale); what
+    is larger than the square is cropped at a random place, independently in x and y [G23].
     """
 
     def __init__(self, size: int, scale: tuple[float, float]) -> None:
         self.size, self.scale = size, scale
 
-    def draw(self) -> Draw:
+    def draw(self) -> JitterParams:
         """Chance from torch's global generator: s, then x, y and the flip as numbers in [0, 1)."""
         s, x, y, flip = torch.rand(4).tolist()
-        return Draw(self.scale[0] + s * (self.scale[1] - self.scale[0]), x, y, flip < 0.5)
+        return JitterParams(self.scale[0] + s * (self.scale[1] - self.scale[0]), x, y, flip < 0.5)
 
-    def needed_side(self, draw: Draw) -> int:
-        """The picture's longer side after the resize: fewer pixels need not be decoded (images.read_image)."""
+    def needed_side(self, draw: JitterParams) -> int:
+        """The image's longer side after the resize: fewer pixels need not be decoded (images.read_image)."""
         return math.ceil(self.size * draw.s)
 
-    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target, draw: Draw) -> Augmented:
+    def __call__(self, image: Image.Image, annotated: tuple[int, int], target: Target, draw: JitterParams) -> Augmented:
         h, w = annotated
         ratio = draw.s * min(self.size / h, self.size / w)
-        new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))            # of the whole picture
+        new_h, new_w = max(1, round(h * ratio)), max(1, round(w * ratio))            # of the whole image
         crop_h, crop_w = min(new_h, self.size), min(new_w, self.size)
-        # The picture is cut before it is resized, at its own whole pixels: only what will be seen is resized, and the
-        # boxes follow the cut exactly. Where nothing is cut, the window is the whole picture.
+        # The image is cut before it is resized, at its own whole pixels: only what will be seen is resized, and the
+        # boxes follow the cut exactly. Where nothing is cut, the window is the whole image.
         fx, fy = image.width / new_w, image.height / new_h
         window_w, window_h = max(1, round(crop_w * fx)), max(1, round(crop_h * fy))
         x, y = round(draw.x * (image.width - window_w)), round(draw.y * (image.height - window_h))
         tensor = resize(image, (crop_h, crop_w), (x, y, x + window_w, y + window_h), mirror=draw.flip)
-        per_pixel = crop_w / window_w, crop_h / window_h                             # of the picture as decoded
+        per_pixel = crop_w / window_w, crop_h / window_h                             # of the image as decoded
         scale = image.width / w * per_pixel[0], image.height / h * per_pixel[1]
         target = move_target(target, scale, (x * per_pixel[0], y * per_pixel[1]), (crop_h, crop_w))
         return tensor, flip_target(target, crop_w) if draw.flip else target, scale
@@ -84,7 +85,7 @@ def flip_target(target: Target, width: int) -> Target:
 
 
 class ResizeShortestEdge:
-    """The test resize (P12, G25): the shorter side to `shortest`, but the longer to `longest` at most."""
+    """The test resize [P12, G25]: the shorter side to `shortest`, but the longer to `longest` at most."""
 
     def __init__(self, shortest: int, longest: int) -> None:
         self.shortest, self.longest = shortest, longest

@@ -1,4 +1,5 @@
-"""Images with one category each: a folder per class, a list file of "path<TAB>class" lines, or an index (s21k.files.archives)."""
+"""Images with one category each: a folder per class, a list file of "path<TAB>class" lines, or an index
+(s21k.files.archives)."""
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from PIL import Image
 from s21k.core.errors import InputError
 from s21k.core.names import canonical, check_no_doubles, nearest
 from s21k.core.packed import PackedStrings, fingerprint
-from s21k.files.archives import PictureIndex, leaves_root
+from s21k.files.archives import ImageIndex, leaves_root
 from s21k.files.image_files import class_folders, find_file, sample_rows
 from s21k.files.images import Source, read_image
 from s21k.files.tables import is_table
@@ -42,23 +43,26 @@ def _from_list(path: Path) -> tuple[list[str], list[str]]:
 
 
 class ClassificationData:
-    """N pictures and their labels, packed: paths in one byte array or an index, labels (N,) int32.
+    """N images and their labels, packed: paths in one byte array or an index, labels (N,) int32.
 
     class_names: the ordered categories, one for each row of g-hat; None: those of this source,
-    sorted (an index says its own; some may have no picture). InputError: no pictures, or a class that is not among class_names.
+    sorted (an index says its own; some may have no image). InputError: no images, or a class that is not among
+    class_names.
     """
 
     def __init__(self, source: str | Path, class_names: list[str] | None = None) -> None:
         self.opened_from = source = Path(source)
         if not source.exists():
-            raise InputError(f"classification data {source}: not found, expected a folder per class, a list file, or an index")
-        self.index = PictureIndex.load(source) if is_table(source) else None
+            raise InputError(f"classification data {source}: not found, expected a folder per class, a list file, or "
+                             f"an index")
+        self.index = ImageIndex.load(source) if is_table(source) else None
         if self.index is not None:
             classes, labels = self.index.class_names, self.index.label
         else:
             classes, labels = self._read_names(source)
         if len(labels) == 0:
-            raise InputError(f"classification data {source}: no pictures in it, expected <class>/<picture> or path<TAB>class")
+            raise InputError(f"classification data {source}: no images in it, expected <class>/<image> or "
+                             f"path<TAB>class")
         self.class_names, self.labels = classes, labels
         if class_names is not None and class_names != classes:
             row = {canonical(name): i for i, name in enumerate(class_names)}
@@ -85,7 +89,7 @@ class ClassificationData:
             self.__dict__ |= state
 
     def _read_names(self, source: Path) -> tuple[list[str], np.ndarray]:
-        """The classes, sorted, and each picture's; its path goes into self.paths."""
+        """The classes, sorted, and each image's; its path goes into self.paths."""
         try:
             paths, classes = _from_folder(source) if source.is_dir() else _from_list(source)
         except (OSError, UnicodeDecodeError) as error:
@@ -117,5 +121,5 @@ class ClassificationData:
                 yield error, None
 
     def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, int]:
-        """RGB picture and label; at_least as in images.read_image."""
+        """RGB image and label; at_least as in images.read_image."""
         return read_image(self.source(index), at_least), int(self.labels[index])

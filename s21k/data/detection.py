@@ -53,7 +53,8 @@ class DetectionData:
         self.begins = np.searchsorted(self.table.image_index, np.arange(len(self.image_ids) + 1))
 
     def __getstate__(self) -> dict | tuple:
-        """For a loader process that is not a fork of this one: a saved table is opened and mapped there again, not sent."""
+        """For a loader process that is not a fork of this one: a saved table is opened and mapped there again, not
+        sent."""
         return self.opened_from if is_table(Path(self.opened_from[0])) else self.__dict__
 
     def __setstate__(self, state: dict | tuple) -> None:
@@ -71,13 +72,15 @@ class DetectionData:
         masks = []
         if self.table.masks is not None:
             usable = cut_boxes(self.table).usable
-            masks = (self.table.masks if usable.all() else self.table.masks.take(np.flatnonzero(usable))).columns().values()
-        return fingerprint(len(self), names.data, names.offsets, self.heights, self.widths, self.boxes, self.labels, self.offsets, *masks)
+            masks = (self.table.masks if usable.all()
+                     else self.table.masks.take(np.flatnonzero(usable))).columns().values()
+        return fingerprint(len(self), names.data, names.offsets, self.heights, self.widths, self.boxes, self.labels,
+                           self.offsets, *masks)
 
     def read(self, index: int, at_least: int | None = None) -> tuple[Image.Image, Target]:
-        """RGB picture and its objects, in pixels of the annotated size.
+        """RGB image and its objects, in pixels of the annotated size.
 
-        The picture may be smaller than annotated where at_least allows (images.read_image);
+        The image may be smaller than annotated where at_least allows (images.read_image);
         InputError when the file has another size than its annotation says.
         """
         image = read_image(self.path(index), at_least, self.size(index))
@@ -87,13 +90,14 @@ class DetectionData:
         masks = self.table.masks
         if masks is not None:
             masks = Masks(tuple(masks[rows.start + i] for i in np.flatnonzero(cut.usable).tolist()))
-        return image, Target(torch.from_numpy(cut.corners[cut.usable].astype(np.float32)), torch.from_numpy(labels), masks)
+        return image, Target(torch.from_numpy(cut.corners[cut.usable].astype(np.float32)), torch.from_numpy(labels),
+                             masks)
 
     def path(self, index: int) -> Path:
         """Where image index lies. InputError: its name leads elsewhere."""
         name = self.file_names[index]
         if leaves_root(name):
-            raise InputError(f"{self.root}: picture {name!r:.80} leads out of it")
+            raise InputError(f"{self.root}: image {name!r:.80} leads out of it")
         return find_file(self.root, name)
 
     def sample(self) -> Iterator[tuple[Path | InputError, tuple[int, int]]]:

@@ -21,7 +21,7 @@ from s21k.data.augment_stage2 import LargeScaleJitter, ResizeShortestEdge
 from s21k.data.classification import ClassificationData
 from s21k.data.detection import DetectionData
 from s21k.data.first_look import first_look
-from s21k.data.samplers import Share, Shuffle, repeat_factors
+from s21k.data.samplers import EpochShuffle, RankSampler, repeat_factors
 
 ATTEMPTS = 10                                       # images tried for one place of a stream
 
@@ -46,7 +46,8 @@ class Stream(Dataset):
             except InputError as error:
                 faults.append(str(error))
                 if len(faults) == ATTEMPTS:
-                    raise InputError(f"{ATTEMPTS} pictures of the {self.name} data in a row cannot be read; the first: {faults[0]}") from None
+                    raise InputError(f"{ATTEMPTS} images of the {self.name} data in a row cannot be read; the first: "
+                                     f"{faults[0]}") from None
                 index = derive_seed(self.seed, self.name, position, "instead", len(faults)) % len(self.data)
 
     def sample(self, index: int, seed: int) -> Sample:
@@ -67,7 +68,8 @@ class LabelStream(Stream):
 
 
 class ValidationStream(LabelStream):
-    """The same, for measuring: an image that cannot be read is black and has no label, so that no answer to it is right."""
+    """The same, for measuring: an image that cannot be read is black and has no label, so that no answer to it is
+    right."""
 
     def __getitem__(self, index: int) -> Sample:
         try:
@@ -78,9 +80,10 @@ class ValidationStream(LabelStream):
 
 
 class JitterStream(Stream):
-    """Images of either kind for stage II: large-scale jitter, the same for both (P17)."""
+    """Images of either kind for stage II: large-scale jitter, the same for both [P17]."""
 
-    def __init__(self, data: ClassificationData | DetectionData, name: str, seed: int, jitter: LargeScaleJitter) -> None:
+    def __init__(self, data: ClassificationData | DetectionData, name: str, seed: int,
+                 jitter: LargeScaleJitter) -> None:
         super().__init__(data, name, seed)
         self.jitter = jitter
 
@@ -96,7 +99,8 @@ class JitterStream(Stream):
 
 
 class TestStream(Stream):
-    """Detection images as they are, at the test size; one that cannot be read is black, and says so: nothing is to be found on it."""
+    """Detection images as they are, at the test size; one that cannot be read is black, and says so: nothing is to be
+    found on it."""
 
     def __init__(self, data: DetectionData, resize: ResizeShortestEdge) -> None:
         super().__init__(data, "test", 0)
@@ -108,13 +112,14 @@ class TestStream(Stream):
             image, target = self.data.read(index)
         except InputError as error:
             h, w = self.data.size(index)
-            image, target, faults = Image.new("RGB", (w, h)), Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), (str(error),)
+            image, target, faults = Image.new("RGB", (w, h)), Target(torch.zeros(0, 4),
+                                                                     torch.zeros(0, dtype=torch.int64)), (str(error),)
         tensor, target, scale = self.resize(image, self.data.size(index), target)
         return Sample(tensor, target, int(self.data.image_ids[index]), scale, 0, faults)
 
 
 def _whole(image: torch.Tensor, label: int) -> Target:
-    """An image-level label: one object, the entire image (P18)."""
+    """An image-level label: one object, the entire image [P18]."""
     h, w = image.shape[-2:]
     return Target(torch.tensor([[0.0, 0.0, float(w), float(h)]]), torch.tensor([label]))
 
@@ -137,14 +142,17 @@ def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, f
              factors: np.ndarray | None = None) -> Iterator[Batch]:
     if batch % world.size:
         key = "stage1.batch" if name == "stage1" else "stage2.det_batch"
-        raise InputError(f"{name}: {batch} images a step cannot be shared evenly by {world.size} processes, expected a {key} that is "
+        raise InputError(f"{name}: {batch} images a step cannot be shared evenly by {world.size} processes, expected a "
+                         f"{key} that is "
                          f"a multiple of {world.size} (times stage2.accumulate), or fewer processes")
-    share = Share(Shuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
-    return iter(_loader(cfg, world, stream, workers, batch_size=share.local, sampler=share, collate_fn=partial(collate, canvas=canvas)))
+    share = RankSampler(EpochShuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
+    return iter(_loader(cfg, world, stream, workers, batch_size=share.local, sampler=share,
+                        collate_fn=partial(collate, canvas=canvas)))
 
 
 def loader_workers(cfg: Config, share: float = 1.0) -> int:
-    """Loader processes of a stream that has this share of a process's images: data.workers, or as many as there are cores, 8 at most."""
+    """Loader processes of a stream that has this share of a process's images: data.workers, or as many as there are
+    cores, 8 at most."""
     if cfg.data.workers is not None:
         return cfg.data.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -153,16 +161,17 @@ def loader_workers(cfg: Config, share: float = 1.0) -> int:
 
 def _loader(cfg: Config, world: World, stream: Dataset, workers: int, **options) -> DataLoader:
     """RuntimeError: a batch takes longer than cfg.timeout (errors.run_command says so in one line)."""
-    return DataLoader(stream, num_workers=workers, timeout=cfg.timeout if workers else 0, pin_memory=world.device.type == "cuda",
+    return DataLoader(stream, num_workers=workers, timeout=cfg.timeout if workers else 0,
+                      pin_memory=world.device.type == "cuda",
                       worker_init_fn=_apart, **options)
 
 
 def _apart(number: int) -> None:
-    """A loader process leaves it to the main one to save and end on a signal: torchrun, a shell and most schedulers send theirs to the whole
-    group, so it has a group of its own. The main process can still end it."""
+    """A loader process leaves it to the main one to save and end on a signal: torchrun, a shell and most schedulers
+    send theirs to the whole group, so it has a group of its own. The main process can still end it."""
     os.setpgrp()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.set_wakeup_fd(-1)                            # the main process's (training/health.py)
+    signal.set_wakeup_fd(-1)                            # the main process's (training/step_monitor.py)
 
 
 def open_classification(cfg: Config, part: str, class_names: list[str] | None = None) -> ClassificationData:
@@ -185,7 +194,8 @@ def open_detection(cfg: Config) -> DetectionData:
     data = DetectionData(Path(cfg.data.root) / det.annotations, Path(cfg.data.root) / det.images,
                          masks=cfg.model.with_masks)
     if len(data.category_names) != det.classes:
-        raise InputError(f"data.det.classes is {det.classes}, but {det.annotations} has {len(data.category_names)} categories")
+        raise InputError(f"data.det.classes is {det.classes}, but {det.annotations} has {len(data.category_names)} "
+                         f"categories")
     if len(data.boxes) == 0:
         raise InputError(f"data.det.annotations {det.annotations}: no boxes in it, expected some to train on")
     first_look(data, "data.det.images")
@@ -196,19 +206,22 @@ def stage1_batches(cfg: Config, data: ClassificationData, world: World, first: i
     """Endless augmented batches of stage I from step `first` on: this process's stage1.batch / processes images."""
     s = cfg.stage1
     augment = TrainAugment(s.size, s.crop_scale, s.color_jitter, s.rand_augment, s.erasing)
-    return _endless(LabelStream(data, "stage1", cfg.seed, augment), "stage1", cfg, world, s.batch, first, s.size, loader_workers(cfg))
+    return _endless(LabelStream(data, "stage1", cfg.seed, augment), "stage1", cfg, world, s.batch, first, s.size,
+                    loader_workers(cfg))
 
 
 def validation_batches(cfg: Config, data: ClassificationData, world: World) -> DataLoader:
     """Every validation image once, over all processes, without padding or repeats."""
     stream = ValidationStream(data, "validation", cfg.seed, ValidateResize(cfg.stage1.size, cfg.stage1.val_crop))
-    return _loader(cfg, world, stream, loader_workers(cfg), batch_size=64, sampler=range(world.rank, len(data), world.size),
+    return _loader(cfg, world, stream, loader_workers(cfg), batch_size=64,
+                   sampler=range(world.rank, len(data), world.size),
                    collate_fn=partial(collate, canvas=cfg.stage1.size))
 
 
 def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: str, world: World, batch: int,
                    first: int) -> Iterator[Batch]:
-    """Endless jittered batches of one of stage II's streams ("det" or "cls"): batch images a micro-step, all processes."""
+    """Endless jittered batches of one of stage II's streams ("det" or "cls"): batch images a micro-step, all
+    processes."""
     stream = JitterStream(data, name, cfg.seed, LargeScaleJitter(cfg.stage2.size, cfg.stage2.scale))
     factors = None
     if isinstance(data, DetectionData) and cfg.data.det.repeat_threshold > 0:
@@ -219,7 +232,8 @@ def stage2_batches(cfg: Config, data: ClassificationData | DetectionData, name: 
 
 
 def eval_batches(cfg: Config, data: DetectionData, world: World, finished: Container[int] = ()) -> DataLoader:
-    """Every evaluation image once, over all processes, without repeats, at the test size; finished: ids of images to leave out.
+    """Every evaluation image once, over all processes, without repeats, at the test size; finished: ids of images to
+    leave out.
 
     Only images of one canvas share a batch, so that an image's padding, and with it its scores, do not depend on its
     neighbours. The batches are the same for any number of processes: what rounding depends on a batch does not change.
@@ -228,6 +242,8 @@ def eval_batches(cfg: Config, data: DetectionData, world: World, finished: Conta
     by_canvas: dict[tuple[int, ...], list[int]] = {}
     for index in range(len(data)):
         by_canvas.setdefault(tuple(-(-side // 32) for side in resize.new_size(data.size(index))), []).append(index)
-    batches = [group[i:i + cfg.eval.batch] for group in by_canvas.values() for i in range(0, len(group), cfg.eval.batch)]
-    batches = [batch for batch in batches if not all(int(data.image_ids[i]) in finished for i in batch)][world.rank::world.size]
+    batches = [group[i:i + cfg.eval.batch] for group in by_canvas.values()
+               for i in range(0, len(group), cfg.eval.batch)]
+    batches = [batch for batch in batches
+               if not all(int(data.image_ids[i]) in finished for i in batch)][world.rank::world.size]
     return _loader(cfg, world, TestStream(data, resize), loader_workers(cfg), batch_sampler=batches, collate_fn=collate)

@@ -1,4 +1,4 @@
-"""Mixup, CutMix and label smoothing: hard labels (B,) -> soft labels (B, C^) (P52, G24).
+"""Mixup, CutMix and label smoothing: hard labels (B,) -> soft labels (B, C^) [P52, G24].
 
 They act on the image tensor; the RoI is still one entire image, with the mixed soft label.
 """

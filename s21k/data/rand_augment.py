@@ -1,4 +1,4 @@
-"""RandAugment as Swin's recipe has it (Cubuk et al., 2020; timm's name for it: rand-m9-mstd0.5-inc1) (P52, G24).
+"""RandAugment as Swin's recipe has it (Cubuk et al., 2020; timm's name for it: rand-m9-mstd0.5-inc1) [P52, G24].
 
 Two of 15 operations, drawn with replacement; each is applied with probability 1/2, at a strength around 9 of 10.
 torchvision's RandAugment with magnitude 9 is another one: 9 of 30, always applied, without Invert and SolarizeAdd.
@@ -13,12 +13,12 @@ from s21k.files.images import MEAN
 COUNT = 2                                           # operations an image
 PROBABILITY = 0.5                                   # of each of them
 MAGNITUDE, DEVIATION, MOST = 9.0, 0.5, 10.0         # normal, cut to [0, MOST]
-COLOUR = tuple(round(value) for value in MEAN)      # of what a moved picture uncovers
+COLOUR = tuple(round(value) for value in MEAN)      # of what a moved image uncovers
 SOLARIZE_BELOW = 128                                # SolarizeAdd leaves the lighter half alone
 
 
 def _move(image: Image.Image, *matrix: float) -> Image.Image:
-    """The picture under an affine map, of which `matrix` is the inverse's two rows."""
+    """The image under an affine map, of which `matrix` is the inverse's two rows."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=COLOUR)
 
 
@@ -36,7 +36,7 @@ def _enhance(kind: Callable) -> Callable:
     return lambda image, m, sign: kind(image).enhance(max(0.1, 1.0 + sign * (m * 0.9)))
 
 
-# name -> function of (picture, strength m in [0, 1], sign: 1 or -1). All grow stronger with m ("increasing").
+# name -> function of (image, strength m in [0, 1], sign: 1 or -1). All grow stronger with m ("increasing").
 OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "AutoContrast": lambda image, m, sign: ImageOps.autocontrast(image),
     "Equalize": lambda image, m, sign: ImageOps.equalize(image),
@@ -57,7 +57,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
 
 
 class RandAugment:
-    """RGB picture -> RGB picture of the same size, at random (torch's global generator)."""
+    """RGB image -> RGB image of the same size, at random (torch's global generator)."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         operations = list(OPERATIONS.values())

@@ -1,4 +1,4 @@
-"""Which image comes when: item p of an endless stream is a function of (seed, stream, p) (G32).
+"""Which image comes when: item p of an endless stream is a function of (seed, stream, p) [G32].
 
 p = (step * accumulate + micro) * images of all processes + rank * images of this one + i. Nothing
 is stored, a stream starts anywhere, and another number of processes sees the same order.
@@ -17,24 +17,28 @@ class Order(Protocol):
 
 
 def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
-    """How often each of N images is to be seen in an epoch, >= 1 (Gupta et al., 2019: repeat-factor sampling; P90, G23).
+    """How often each of N images is to be seen in an epoch, >= 1 (Gupta et al., 2019: repeat-factor sampling) [P90,
+    G23].
 
-    categories (A,) of the boxes, image after image, those of image i at offsets[i]:offsets[i + 1]. A category that a share
-    f of the images shows asks for max(1, sqrt(threshold / f)); an image takes the most that one of its categories asks for.
+    categories (A,) of the boxes, image after image, those of image i at offsets[i]:offsets[i + 1]. A category that a
+    share f of the images shows asks for max(1, sqrt(threshold / f)); an image takes the most that one of its categories
+    asks for.
     """
     num_images = len(offsets) - 1
     image = np.repeat(np.arange(num_images), np.diff(offsets))
-    shown = np.unique(np.stack([image, categories], axis=1), axis=0)                                 # each category of an image once
+    # each category of an image once
+    shown = np.unique(np.stack([image, categories], axis=1), axis=0)
     share = np.bincount(shown[:, 1], minlength=1) / num_images
     factors = np.ones(num_images)
     np.maximum.at(factors, shown[:, 0], np.sqrt(threshold / share[shown[:, 1]]))
     return factors
 
 
-class Shuffle:
+class EpochShuffle:
     """Endless: every image once an epoch, each epoch in an order of its own.
 
-    factors (N,): image i comes factors[i] times an epoch on average, its fraction being drawn for each epoch anew (G23).
+    factors (N,): image i comes factors[i] times an epoch on average, its fraction being drawn for each epoch anew
+    [G23].
     """
 
     def __init__(self, length: int, seed: int, stream: str, factors: np.ndarray | None = None) -> None:
@@ -62,7 +66,7 @@ class Shuffle:
         return int(self._order[position - self._begins[epoch]])
 
 
-class Share:
+class RankSampler:
     """This process's part of a stream: endless pairs (position, image), from a first (micro-)step on."""
 
     def __init__(self, order: Order, first: int, batch: int, rank: int, ranks: int) -> None:

@@ -1,4 +1,4 @@
-"""Average precision as COCO defines it (E1-E26), on flat arrays: equal to pycocotools, no loop over
+"""Average precision as COCO defines it [E1-E26], on flat arrays: equal to pycocotools, no loop over
 images x categories.
 
 N detections    G boxes of the ground truth    K categories    T IoU thresholds    P pairs
@@ -16,13 +16,13 @@ from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh
 from s21k.evaluation.sorting import is_in, stable_order, starts
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # E12
-RECALLS = np.linspace(0.0, 1.0, 101)                # E23
-AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # E18
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # [E12]
+RECALLS = np.linspace(0.0, 1.0, 101)                # [E23]
+AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # [E18]
 
 
 def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """Within each run of equal `segment` the maximum of what follows, itself included (the envelope, E22)."""
+    """Within each run of equal `segment` the maximum of what follows, itself included (the envelope) [E22]."""
     values = values.copy()
     step = 1
     while step < len(values):
@@ -36,14 +36,14 @@ def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.nd
 
 
 def mean(values: np.ndarray) -> float:
-    """Of the entries above -1; -1 where there are none (E21)."""
+    """Of the entries above -1; -1 where there are none [E21]."""
     return float(values[values > -1].mean()) if (values > -1).any() else -1.0
 
 
 class AveragePrecision:
-    """AP over categories; max_detections is per (image, category) and the last AR's (E11).
+    """AP over categories; max_detections is per (image, category) and the last AR's [E11].
 
-    kind "box" or "mask": what IoU is measured on. Areas are those of the detections' boxes, of masks as well (E9).
+    kind "box" or "mask": what IoU is measured on. Areas are those of the detections' boxes, of masks as well [E9].
     """
 
     areas = AREAS
@@ -51,28 +51,30 @@ class AveragePrecision:
     def __init__(self, gt: GroundTruth, max_detections: int = 100, kind: str = "box") -> None:
         if np.isnan(gt.areas).any():
             row = int(np.flatnonzero(np.isnan(gt.areas))[0])
-            raise InputError(f"{gt.path}: a box of image {gt.image_ids[gt.image[row]]} has no area, which AP needs (E7)")
+            raise InputError(f"{gt.path}: a box of image {gt.image_ids[gt.image[row]]} has no area, which AP "
+                             f"needs [E7]")
         if kind == "mask" and gt.masks is None:
             raise ValueError("AP of masks needs a ground truth that was loaded with masks=True")
         self.gt, self.max_detections, self.kind = gt, max_detections, kind
-        self.crowd = self.ignored = gt.crowd                             # a crowd is ignored, and may match again and again
-        self.recall_at = (1, 10, max_detections)                         # AR of the best so many of each cell (E24)
+        # a crowd is ignored, and may match again and again
+        self.crowd = self.ignored = gt.crowd
+        self.recall_at = (1, 10, max_detections)                         # AR of the best so many of each cell [E24]
         self.parts: list[DetectionColumns] = []
 
     def update(self, image_id: int, prediction: Prediction) -> None:
-        """One image's detections, boxes in the pixels of the original picture."""
+        """One image's detections, boxes in the pixels of the original image."""
         self.add_all(DetectionColumns.of(self.gt.image_position(image_id), prediction.detections))
 
     def note(self, image_id: int, prediction: Prediction) -> None:
         """AP needs nothing of an image but its detections."""
 
     def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
-        """Many detections, with positions of images and categories as ids. InputError: a score is not finite, or the AP of masks and
-        one is missing."""
+        """Many detections, with positions of images and categories as ids. InputError: a score is not finite, or the AP
+        of masks and one is missing."""
         finite = np.isfinite(found.scores)
         if not finite.all():
             image = self.gt.image_ids[found.image[np.flatnonzero(~finite)[0]]]
-            raise InputError(f"image {image}: a detection's score is not finite (E10)")
+            raise InputError(f"image {image}: a detection's score is not finite [E10]")
         if self.kind == "mask" and (found.masks is None or len(found.masks) != len(found.scores)):
             raise InputError("AP of masks: a detection has no mask")
         self.parts.append(found)
@@ -80,7 +82,7 @@ class AveragePrecision:
     # --- the computation -------------------------------------------------------------------------------------------
 
     def _select(self, found: DetectionColumns, areas: np.ndarray) -> np.ndarray:
-        """Which detections take part, ascending: the best max_detections of each (image, category) (E11)."""
+        """Which detections take part, ascending: the best max_detections of each (image, category) [E11]."""
         if len(found) == 0 or np.bincount(found.image).max() <= self.max_detections:
             return np.arange(len(found))
         cell = self._cell(found.image, found.category)
@@ -96,17 +98,20 @@ class AveragePrecision:
         return category.astype(np.int64) * len(self.gt.image_ids) + image
 
     def _ranked(self) -> None:
-        """The detections that take part, in the order of E20: category, score, image, place in the image.
+        """The detections that take part, in order [E20]: category, score, image, place in the image.
 
-        Of each: category, det_area, excused. `near`: the places of those whose cell has a box, the only ones that can be
-        right; of these also the cell and the rank inside it.
+        Of each: category, det_area, excused. `near`: the places of those whose cell has a box, the only ones that can
+        be right; of these also the cell and the rank inside it.
         """
         self.found = DetectionColumns.join(self.parts)
         self.parts = [self.found]
-        areas = self.found.boxes[:, 2].astype(np.float64) * self.found.boxes[:, 3] if self.found.areas is None else self.found.areas
+        areas = (self.found.boxes[:, 2].astype(np.float64) * self.found.boxes[:, 3] if self.found.areas is None
+                 else self.found.areas)
         kept = self._select(self.found, areas)
         if len(kept) < len(self.found):
-            self.source = kept[stable_order(self.found.image[kept], -self.found.scores[kept], self.found.category[kept])]       # rows of found
+            # rows of found
+            self.source = kept[stable_order(self.found.image[kept], -self.found.scores[kept],
+                                            self.found.category[kept])]
         else:
             self.source = stable_order(self.found.image, -self.found.scores, self.found.category)
         self.category, self.det_area = self.found.category[self.source], areas[self.source]
@@ -119,7 +124,8 @@ class AveragePrecision:
         self.rank[by_cell] = np.arange(len(by_cell)) - starts(self.cell[by_cell])
 
     def _pairs(self) -> None:
-        """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,) as positions in `paired`, box (P,), iou (P,).
+        """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,) as positions in `paired`, box (P,),
+        iou (P,).
 
         paired: those of `near` that have such a pair.
         """
@@ -153,7 +159,7 @@ class AveragePrecision:
         return iou
 
     def _match(self, gt_ignored: np.ndarray) -> np.ndarray:
-        """Greedy matching (E13-E17) of all cells at once -> (T, paired): the box of each detection, or -1.
+        """Greedy matching [E13-E17] of all cells at once -> (T, paired): the box of each detection, or -1.
 
         In every cell the n-th detection that has a pair is decided in round n. A detection's pairs
         stand in its order of preference: boxes that count, by IoU, of equals the last; then ignored ones.
@@ -174,7 +180,8 @@ class AveragePrecision:
         for begin, end in zip(rounds[:-1], rounds[1:]):
             here = slice(begin, end)
             free = enough[:, here] & (~taken[:, box[here]] | self.crowd[box[here]])
-            runs = np.flatnonzero(np.r_[True, det[here][1:] != det[here][:-1]])       # where each detection's pairs begin
+            # where each detection's pairs begin
+            runs = np.flatnonzero(np.r_[True, det[here][1:] != det[here][:-1]])
             place = np.where(free, np.arange(end - begin), end - begin)
             first = np.minimum.reduceat(place, runs, axis=1)                          # (T, detections of this round)
             at_t, at_det = np.nonzero(first < np.append(runs[1:], end - begin))
@@ -184,12 +191,14 @@ class AveragePrecision:
         return matched
 
     def _curves(self, area: tuple[float, float]) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """One area range: AP (T, K) and {n: recall (T, K) of the n best detections of each cell}; -1 without boxes (E21)."""
+        """One area range: AP (T, K) and {n: recall (T, K) of the n best detections of each cell}; -1 without boxes
+        [E21]."""
         num_categories = len(self.gt.category_ids)
         low, high = area
         gt_ignored = self.ignored | (self.gt.areas < low) | (self.gt.areas > high)
         num_boxes = np.bincount(self.gt.category[~gt_ignored], minlength=num_categories)                 # npig (K,)
-        counts_alone = (self.det_area >= low) & (self.det_area <= high) & ~self.excused       # unmatched, it is wrong (E18)
+        # unmatched, it is wrong [E18]
+        counts_alone = (self.det_area >= low) & (self.det_area <= high) & ~self.excused
         before = np.cumsum(counts_alone) - counts_alone
         category_start = np.searchsorted(self.category, np.arange(num_categories))
         before_category = np.append(before, counts_alone.sum())[category_start]
@@ -206,7 +215,8 @@ class AveragePrecision:
             correction = right.astype(np.int64) - counts_alone[det]
             first = starts(category)
             total = np.cumsum(correction)
-            place = before[det] - before_category[category] + counts_alone[det] + total - (total[first] - correction[first])
+            place = (before[det] - before_category[category] + counts_alone[det]
+                     + total - (total[first] - correction[first]))
             rank, category, place = rank[right], category[right], place[right]
             hits = np.arange(len(rank)) - starts(category) + 1
             precision = hits / (place + np.spacing(1))
@@ -218,7 +228,8 @@ class AveragePrecision:
 
     @staticmethod
     def _interpolate(precision: np.ndarray, category: np.ndarray, num_boxes: np.ndarray) -> np.ndarray:
-        """Mean precision at 101 recalls (E22, E23) -> (K,). precision of the right detections, in order, by category."""
+        """Mean precision at 101 recalls [E22, E23] -> (K,). precision of the right detections, in order, by
+        category."""
         num_categories = len(num_boxes)
         envelope = running_maximum_from_right(precision, category)
         begin = np.searchsorted(category, np.arange(num_categories))
@@ -236,7 +247,7 @@ class AveragePrecision:
 
     def compute(self) -> dict[str, float]:
         """AP AP50 AP75 APs APm APl AR1 AR10 AR<max> ARs ARm ARl and AP_<group>, AP50_<group>: fractions, -1 where
-        there is no box (E21, E25)."""
+        there is no box [E21, E25]."""
         self._ranked()
         self._pairs()
         return self._results()
@@ -257,6 +268,6 @@ class AveragePrecision:
         return results | self._group_results()
 
     def _group_results(self) -> dict[str, float]:
-        """AP_<group> and AP50_<group>: means over the categories of each group of one joint run (E34)."""
+        """AP_<group> and AP50_<group>: means over the categories of each group of one joint run [E34]."""
         return {f"{key}_{name}": mean(self.per_category[rows, members]) for name, members in self.gt.groups.items()
                 for key, rows in (("AP", slice(None)), ("AP50", 0))}

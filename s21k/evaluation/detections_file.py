@@ -22,7 +22,8 @@ WRONG = (TypeError, KeyError, ValueError, AttributeError, OverflowError)
 
 
 def read_detections(path: str | Path, masks: bool = False) -> DetectionColumns:
-    """InputError: unreadable, an entry without a field, of the wrong type, or not finite (E10); with masks, without one (E37)."""
+    """InputError: unreadable, an entry without a field, of the wrong type, or not finite [E10]; with masks, without one
+    [E37]."""
     path = Path(path)
     columns = _read_npz(path, masks) if path.suffix == ".npz" else _read_json(path, masks)
     for name, values in (("score", columns.scores), ("bbox", columns.boxes)):
@@ -39,29 +40,37 @@ def _read_npz(path: Path, masks: bool) -> DetectionColumns:
             image, category, scores, boxes, *rle = (np.asarray(file[name]) for name in names)
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}, expected the columns {', '.join(names)}") from None
-    except Exception as error:                                           # numpy's reader raises whatever damaged bytes lead it to
+    except Exception as error:
+        # numpy's reader raises whatever damaged bytes lead it to
         raise InputError(f"{path}: not a readable .npz without pickled objects ({error})") from None
     if boxes.ndim != 2 or boxes.shape[1:] != (4,) or {image.shape, category.shape, scores.shape} != {(len(boxes),)}:
-        raise InputError(f"{path}: shapes {image.shape} {category.shape} {scores.shape} {boxes.shape}, expected (N,) (N,) (N,) (N, 4)")
-    if image.dtype.kind not in "iu" or category.dtype.kind not in "iu" or scores.dtype.kind not in "iuf" or boxes.dtype.kind not in "iuf":
-        raise InputError(f"{path}: types {image.dtype} {category.dtype} {scores.dtype} {boxes.dtype}, expected two whole, two real")
-    scores = scores.astype(np.float64) if scores.dtype.kind in "iu" else scores                   # whole numbers cannot all be negated
+        raise InputError(f"{path}: shapes {image.shape} {category.shape} {scores.shape} {boxes.shape}, expected (N,) "
+                         f"(N,) (N,) (N, 4)")
+    if (image.dtype.kind not in "iu" or category.dtype.kind not in "iu" or scores.dtype.kind not in "iuf"
+        or boxes.dtype.kind not in "iuf"):
+        raise InputError(f"{path}: types {image.dtype} {category.dtype} {scores.dtype} {boxes.dtype}, expected two "
+                         f"whole, two real")
+    # whole numbers cannot all be negated
+    scores = scores.astype(np.float64) if scores.dtype.kind in "iu" else scores
     return DetectionColumns(image, category, scores, boxes, None, _rles(path, *rle, len(boxes)) if masks else None)
 
 
 def _rles(path: Path, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, count: int) -> Rles:
     good = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype.kind in "iu" and offsets.shape == (count + 1,) \
         and sizes.dtype.kind in "iu" and sizes.shape == (count, 2)
-    if not good or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets.astype(np.int64)) < 0).any() or (sizes < 0).any() \
+    if not good or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets.astype(np.int64)) < 0).any() or (
+        sizes < 0).any() \
             or (sizes >= 1 << 24).any():
-        raise InputError(f"{path}: rle_counts {data.dtype} {data.shape}, rle_offsets {offsets.shape}, rle_size {sizes.shape}: expected "
+        raise InputError(f"{path}: rle_counts {data.dtype} {data.shape}, rle_offsets {offsets.shape}, rle_size "
+                         f"{sizes.shape}: expected "
                          f"uint8 (n,), rising ({count + 1},) from 0 to n, ({count}, 2)")
     return _checked(path, Rles(Packed.of_arrays(data, offsets.astype(np.int64)), sizes.astype(np.int32)))
 
 
 def _checked(path: Path, masks: Rles) -> Rles:
     if (bad := broken_counts(masks.counts, masks.sizes)).any():
-        raise InputError(f"{path}: detection {int(np.flatnonzero(bad)[0])}: run lengths that do not cover its size, or not COCO's compressed form")
+        raise InputError(f"{path}: detection {int(np.flatnonzero(bad)[0])}: run lengths that do not cover its size, or "
+                         f"not COCO's compressed form")
     return masks
 
 
@@ -78,7 +87,8 @@ def _column(values: list, dtype: type, *kinds: type) -> np.ndarray:
 
 
 def _is_rle(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("counts"), str) and value["counts"].isascii() and isinstance(value.get("size"), list) \
+    return isinstance(value, dict) and isinstance(
+        value.get("counts"), str) and value["counts"].isascii() and isinstance(value.get("size"), list) \
         and len(value["size"]) == 2 and all(_number(v, int) and 0 <= v < 1 << 24 for v in value["size"])
 
 
@@ -91,7 +101,8 @@ def _convert(rows: list, with_boxes: bool, masks: bool) -> DetectionColumns:
         found = [r["segmentation"] for r in rows]
         if not all(map(_is_rle, found)):
             raise TypeError
-        rles = Rles(Packed(r["counts"].encode() for r in found), np.array([r["size"] for r in found], dtype=np.int32).reshape(-1, 2))
+        rles = Rles(Packed(r["counts"].encode() for r in found),
+                    np.array([r["size"] for r in found], dtype=np.int32).reshape(-1, 2))
     if not with_boxes:
         return DetectionColumns(image, category, scores, np.zeros((len(rows), 4)), None, rles)
     boxes = [r["bbox"] for r in rows]
@@ -134,7 +145,7 @@ def _read_json(path: Path, masks: bool) -> DetectionColumns:
     done, with_boxes = 0, True
     try:
         for rows in read_list(path, "detection"):
-            if done == 0 and rows and isinstance(rows[0], dict):         # the first decides for all (E9)
+            if done == 0 and rows and isinstance(rows[0], dict):         # the first decides for all [E9]
                 with_boxes = "bbox" in rows[0] or "segmentation" not in rows[0]
             try:
                 parts.append(_convert(rows, with_boxes, masks or not with_boxes))
@@ -163,28 +174,32 @@ def with_ids(found: DetectionColumns, category_ids: np.ndarray) -> DetectionColu
 
 
 def write_detections(folder: Path, found: DetectionColumns) -> None:
-    """detections.npz (columns, exact) and detections.json (COCO's results format, boxes to 0.01 pixel); image and category are ids."""
+    """detections.npz (columns, exact) and detections.json (COCO's results format, boxes to 0.01 pixel); image and
+    category are ids."""
     columns = {"image_id": found.image, "category_id": found.category, "score": found.scores, "bbox": found.boxes}
     if found.masks is not None:
-        columns |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets, "rle_size": found.masks.sizes}
+        columns |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets,
+                    "rle_size": found.masks.sizes}
     np.savez(folder / "detections.npz", **columns)
     with open(folder / "detections.json", "w") as file:                  # some rows at a time: there may be ten million
         for first in range(0, max(len(found), 1), 10000):
             some = slice(first, min(first + 10000, len(found)))
             rows = [{"image_id": image, "category_id": category, "bbox": [round(v, 2) for v in box], "score": score}
-                    for image, category, score, box in zip(*(column[some].tolist() for column in (found.image, found.category, found.scores, found.boxes)))]
+                    for image, category, score, box in zip(*(
+                        column[some].tolist() for column in (found.image, found.category, found.scores, found.boxes)))]
             for number, row in enumerate(rows if found.masks is not None else [], start=first):
-                row["segmentation"] = {"size": found.masks[number]["size"], "counts": found.masks[number]["counts"].decode()}
+                row["segmentation"] = {"size": found.masks[number]["size"],
+                                       "counts": found.masks[number]["counts"].decode()}
             file.write(("[" if first == 0 else ", ") + json.dumps(rows)[1:-1])
         file.write("]")
 
 
-# --- against the ground truth ------------------------------------------------------------------------------------------
+# --- against the ground truth -----------------------------------------------------------------------------------------
 
 def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = False) -> DetectionColumns:
     """The same with positions of images and of categories in gt in place of ids.
 
-    Detections of unknown categories are dropped (E2), or kept as -1, and noted. InputError: an unknown image, or no
+    Detections of unknown categories are dropped [E2], or kept as -1, and noted. InputError: an unknown image, or no
     known category.
     """
     image = np.searchsorted(gt.image_ids, columns.image).clip(max=max(len(gt.image_ids) - 1, 0)).astype(np.int32)

@@ -16,11 +16,13 @@ from s21k.files.annotations import AnnotationTable, load_annotations
 
 @dataclass
 class GroundTruth:
-    """image_ids (I,) ascending, sizes (I, 2) as (h, w); category_ids, category_names K each, in evaluation order; groups: name -> (K,) bool.
+    """image_ids (I,) ascending, sizes (I, 2) as (h, w); category_ids, category_names K each, in evaluation order;
+    groups: name -> (K,) bool.
 
     A row a box, in file order: image, category (positions in the above), boxes (G, 4) as
-    [x, y, w, h] float64, areas, crowd, ignore, masks (G outlines, or None when not read). Boxes of categories outside the K are dropped (E3).
-    LVIS only: frequencies K letters, negative and not_exhaustive (n, 2) pairs of image and category.
+    [x, y, w, h] float64, areas, crowd, ignore, masks (G outlines, or None when not read). Boxes of categories outside
+    the K are dropped [E3]. LVIS only: frequencies K letters, negative and not_exhaustive (n, 2) pairs of image and
+    category.
     """
     path: str
     image_ids: np.ndarray
@@ -73,15 +75,17 @@ class GroundTruth:
             moved = np.stack([listed[:, 0], position[listed[:, 1]]], axis=1)
             return moved[moved[:, 1] >= 0]
 
-        return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1), np.where(there, table.category_ids[chosen], -1),
-                           [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept], category[kept],
+        return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1),
+                           np.where(there, table.category_ids[chosen], -1),
+                           [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept],
+                           category[kept],
                            table.boxes[kept], table.areas[kept], table.crowd[kept], table.ignore[kept],
                            None if table.masks is None else table.masks.take(np.flatnonzero(kept)),
                            [table.frequencies[c] if c >= 0 else None for c in chosen], pairs(table.negative),
                            pairs(table.not_exhaustive))
 
     def image_position(self, image_id: int) -> int:
-        """Where image_id stands in image_ids. InputError: the file has no such image (E2)."""
+        """Where image_id stands in image_ids. InputError: the file has no such image [E2]."""
         at = int(np.searchsorted(self.image_ids, image_id))
         if at == len(self.image_ids) or self.image_ids[at] != image_id:
             raise InputError(f"image id {image_id} is not in {self.path}")
@@ -89,9 +93,9 @@ class GroundTruth:
 
 
 def iou_xywh(a: np.ndarray, b: np.ndarray, b_crowd: np.ndarray | None = None) -> np.ndarray:
-    """IoU of pairs a (n, 4), b (n, 4), [x, y, w, h] float64, no +1, in pycocotools' order of operations (E14).
+    """IoU of pairs a (n, 4), b (n, 4), [x, y, w, h] float64, no +1, in pycocotools' order of operations [E14].
 
-    With a crowd b the divisor is the area of a (E17). No overlap, or no area at all, is 0.
+    With a crowd b the divisor is the area of a [E17]. No overlap, or no area at all, is 0.
     """
     w = np.minimum(a[:, 0] + a[:, 2], b[:, 0] + b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
     h = np.minimum(a[:, 1] + a[:, 3], b[:, 1] + b[:, 3]) - np.maximum(a[:, 1], b[:, 1])

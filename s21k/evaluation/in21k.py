@@ -1,7 +1,8 @@
-"""The 21,000-category benchmark's report (Sec. 4.3, 4.4; P44, P83, P85): AP, federated AP and localization accuracy in one pass.
+"""The 21,000-category benchmark's report (Sec. 4.3, 4.4) [P44, P83, P85]: AP, federated AP and localization accuracy in
+one pass.
 
-Its pictures are annotated for one category each. The paper's text does not say how AP treats what was found of
-other categories (G28); both readings are reported, and the protocol is printed above the figures.
+Its images are annotated for one category each. The paper's text does not say how AP treats what was found of
+other categories [G28]; both readings are reported, and the protocol is printed above the figures.
 """
 from dataclasses import replace
 
@@ -14,10 +15,12 @@ from s21k.evaluation.columns import DetectionColumns, Noted, best_of_each_image
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
 
-PROTOCOL = """AP, AP50, AP75: COCO's definition, boxes, all images, the best {most} detections of each image over all categories; detections of a
-  category other than the image's count as wrong. Pictures are not annotated exhaustively, so this is a lower bound.
+PROTOCOL = """AP, AP50, AP75: COCO's definition, boxes, all images, the best {most} detections of each image over all
+  categories; detections of a category other than the image's count as wrong. Images are not annotated exhaustively, so
+  this is a lower bound.
 AP_fed, ..: only detections of the image's own category count: localization and ranking, blind to classification errors.
-Localization: IoU {rule} {threshold:g} with a box of the image's category; has_gt_class_det: the category is among the detections."""
+Localization: IoU {rule} {threshold:g} with a box of the image's category; has_gt_class_det: the category is
+  among the detections."""
 
 
 class BenchmarkPrecision(AveragePrecision):
@@ -32,9 +35,11 @@ class BenchmarkPrecision(AveragePrecision):
 
 
 class In21kReport:
-    """AP AP50 AP75, the same with _fed, localization accuracy, and truncated_images: how many had more than max_detections."""
+    """AP AP50 AP75, the same with _fed, localization accuracy, and truncated_images: how many had more than
+    max_detections."""
 
-    def __init__(self, gt: GroundTruth, max_detections: int = 100, iou_threshold: float = 0.5, at_least: bool = False) -> None:
+    def __init__(self, gt: GroundTruth, max_detections: int = 100, iou_threshold: float = 0.5,
+                 at_least: bool = False) -> None:
         if "fed" in gt.groups:
             raise InputError("a group named fed would hide AP_fed")
         self.max_detections = max_detections
@@ -44,9 +49,10 @@ class In21kReport:
         self.protocol = PROTOCOL.format(most=max_detections, rule=">=" if at_least else ">", threshold=iou_threshold)
 
     def update(self, image_id: int, prediction: Prediction) -> None:
-        """One image, as a detector sees it: the image's own category is asked for, however low its score (P74)."""
+        """One image, as a detector sees it: the image's own category is asked for, however low its score [P74]."""
         position = self.localization.gt.image_position(image_id)
-        self.add_all(DetectionColumns.of(position, prediction.detections), (np.array([position]), self.note(image_id, prediction)[None]))
+        self.add_all(DetectionColumns.of(position, prediction.detections),
+                     (np.array([position]), self.note(image_id, prediction)[None]))
 
     def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
         """As LocalizationAccuracy's, of the best max_detections."""
@@ -54,7 +60,8 @@ class In21kReport:
         return self.localization.note(image_id, replace(prediction, detections=prediction.detections.pick(list(best))))
 
     def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
-        """All detections of many images, with positions in place of ids; known categories only. noted: as LocalizationAccuracy's."""
+        """All detections of many images, with positions in place of ids; known categories only. noted: as
+        LocalizationAccuracy's."""
         kept = best_of_each_image(found, self.max_detections)
         if len(kept) < len(found):
             self.truncated += int((np.bincount(found.image) > self.max_detections).sum())

@@ -1,7 +1,7 @@
-"""Localization accuracy of Sec. 4.3 (P73, P74, P83, E38-E44, G27), for images of one category each.
+"""Localization accuracy of Sec. 4.3 [P73, P74, P83, E38-E44, G27], for images of one category each.
 
 An answer is right when its category is the image's and its box has IoU > 0.5 with one of the
-image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of ILSVRC's kit and wsolevaluation (E42).
+image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of ILSVRC's kit and wsolevaluation [E42].
 """
 import numpy as np
 import torch
@@ -40,15 +40,15 @@ class LocalizationAccuracy:
     """Counts only: right answers of each kind, for all images and for each group of categories.
 
     top1              the single best (region, category)
-    top5              any of the five best detections after NMS: categories may repeat (P83)
+    top5              any of the five best detections after NMS: categories may repeat [P83]
     top5_classes      the best box of each of the five best categories
-    gt_known          the best box of the image's own category (P74), however low its score
+    gt_known          the best box of the image's own category [P74], however low its score
     has_gt_class_det  the image's category is among the detections kept
     cls_top1, cls_top5   the category alone is right: of the best, of the five best categories
     """
 
     def __init__(self, gt: GroundTruth, iou_threshold: float = 0.5, at_least: bool = False) -> None:
-        """InputError: an image has boxes of more than one category (E44)."""
+        """InputError: an image has boxes of more than one category [E44]."""
         self.gt, self.iou_threshold, self.at_least = gt, iou_threshold, at_least
         usable = np.flatnonzero(~gt.crowd)
         order = usable[np.argsort(gt.image[usable], kind="stable")]
@@ -58,7 +58,8 @@ class LocalizationAccuracy:
         self.image_category[gt.image[order]] = gt.category[order]
         if (mixed := self.image_category[gt.image[order]] != gt.category[order]).any():
             image = gt.image_ids[gt.image[order][mixed][0]]
-            raise InputError(f"{gt.path}: image {image} has boxes of several categories: localization accuracy needs one")
+            raise InputError(f"{gt.path}: image {image} has boxes of several categories: localization accuracy "
+                             f"needs one")
         self.group_names = list(gt.groups)
         self.counts = np.zeros((1 + len(gt.groups), len(KEYS)), dtype=np.int64)
 
@@ -67,11 +68,12 @@ class LocalizationAccuracy:
         return self._right_pairs(np.full(len(boxes), image), xyxy_to_xywh(boxes))
 
     def update(self, image_id: int, prediction: Prediction) -> None:
-        """One image; boxes in the pixels of the original picture. Images without boxes are not counted (E38)."""
+        """One image; boxes in the pixels of the original image. Images without boxes are not counted [E38]."""
         self.add_hits(np.array([self.gt.image_position(image_id)]), self.note(image_id, prediction)[None])
 
     def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
-        """(len(KEYS),) bool: in which way one image is right, of all its scores; nothing of an image without boxes or regions."""
+        """(len(KEYS),) bool: in which way one image is right, of all its scores; nothing of an image without boxes or
+        regions."""
         image = self.gt.image_position(image_id)
         truth = int(self.image_category[image])
         if truth < 0 or len(prediction.regions.boxes) == 0:
@@ -93,8 +95,9 @@ class LocalizationAccuracy:
         return np.array([is_right[key] for key in KEYS], dtype=bool)
 
     def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
-        """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file (E39).
-        The figures of `note` where nothing was cut off; where there are noted rows, they are taken in place of the detections."""
+        """All detections of many images at once, with positions in place of ids. Of equal scores the first in the file
+        [E39]. The figures of `note` where nothing was cut off; where there are noted rows, they are taken in place of
+        the detections."""
         if noted is not None:
             return self.add_hits(*noted)
         order = stable_order(-found.scores, found.image)
@@ -112,7 +115,8 @@ class LocalizationAccuracy:
         class_rank = before[near] - before[first[near]]
         image, rank, best = image[near], rank[near], best[near]
         right = self._right_pairs(image, found.boxes[order[near]].astype(np.float64))
-        marks = {"top1": right & (rank == 0), "top5": right & (rank < 5), "top5_classes": right & best & (class_rank < 5),
+        marks = {"top1": right & (rank == 0), "top5": right & (rank < 5),
+                 "top5_classes": right & best & (class_rank < 5),
                  "gt_known": right & best, "has_gt_class_det": np.ones(len(near), dtype=bool), "cls_top1": rank == 0,
                  "cls_top5": best & (class_rank < 5)}
         hits = np.zeros((len(self.image_category), len(KEYS)), dtype=bool)
@@ -138,7 +142,8 @@ class LocalizationAccuracy:
         return best >= self.iou_threshold if self.at_least else best > self.iou_threshold
 
     def compute(self) -> dict[str, float]:
-        """Shares of the images that have a box: the KEYS and "images"; KEY_<group> for each group. -1 without images."""
+        """Shares of the images that have a box: the KEYS and "images"; KEY_<group> for each group. -1 without
+        images."""
         seen = self.image_category[self.image_category >= 0]
         results: dict[str, float] = {}
         for position, name in enumerate(["", *self.group_names]):
@@ -153,8 +158,8 @@ class LocalizationAccuracy:
 def box_baselines(metric: LocalizationAccuracy) -> dict[str, float]:
     """GT-Known of two answers that look at nothing, by the metric's own rule, for all and for each group.
 
-    gt_known_whole_image: the box is the picture. gt_known_centred_box: it is centred; its width and
-    height are those shares of the picture's (0.3, 0.325, .. 1) that are best for all images together.
+    gt_known_whole_image: the box is the image. gt_known_centred_box: it is centred; its width and
+    height are those shares of the image's (0.3, 0.325, .. 1) that are best for all images together.
     """
     images = np.flatnonzero(metric.image_category >= 0)
     begin = metric.offsets[images]

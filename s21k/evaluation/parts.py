@@ -1,8 +1,8 @@
 """An evaluation on its way: every process writes what it finds into parts on disk, one process scores them.
 
-Nothing large goes from process to process, and an evaluation that was interrupted continues with the images that no part
-has. A part is an .npz: image_ids (n,); the detections of these images as columns, boxes [x, y, w, h] in pixels of the
-original; and for each metric that needs more than the detections a row an image (`noted_<metric>`).
+Nothing large goes from process to process, and an evaluation that was interrupted continues with the images that no
+part has. A part is an .npz: image_ids (n,); the detections of these images as columns, boxes [x, y, w, h] in pixels of
+the original; and for each metric that needs more than the detections a row an image (`noted_<metric>`).
 """
 import json
 import os
@@ -22,8 +22,8 @@ ABOUT = "evaluation.json"
 
 
 def open_parts(folder: Path, about: dict, rank: int) -> None:
-    """Make the folder of an evaluation (rank 0 alone). about: all that the detections depend on; parts of another evaluation are
-    removed. InputError: it cannot be written."""
+    """Make the folder of an evaluation (rank 0 alone). about: all that the detections depend on; parts of another
+    evaluation are removed. InputError: it cannot be written."""
     if rank:
         return
     text = json.dumps(about, indent=1, sort_keys=True, default=str)
@@ -49,7 +49,8 @@ def _read(path: Path, names: list[str]) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
     except Exception as error:                      # numpy's reader raises whatever damaged bytes lead it to
-        raise InputError(f"{path}: not a readable part of an evaluation ({error}); remove {path.parent} to start anew") from None
+        raise InputError(f"{path}: not a readable part of an evaluation ({error}); remove {path.parent} to "
+                         f"start anew") from None
 
 
 class PartWriter:
@@ -79,10 +80,12 @@ class PartWriter:
         if not self.image_ids or not (now or time.monotonic() - self.since >= FLUSH_SECONDS):
             return
         found = DetectionColumns.join(self.columns)
-        content = {"image_ids": np.array(self.image_ids, dtype=np.int64), "image": found.image, "category": found.category,
+        content = {"image_ids": np.array(self.image_ids, dtype=np.int64), "image": found.image,
+                   "category": found.category,
                    "score": found.scores, "bbox": found.boxes}
         if found.masks is not None:
-            content |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets, "rle_size": found.masks.sizes}
+            content |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets,
+                        "rle_size": found.masks.sizes}
         content |= {f"noted_{name}": np.stack(rows) for name, rows in self.noted.items()}
         beside = self.folder / f"writing-{self.rank}"
         with open(beside, "wb") as file:
@@ -100,7 +103,8 @@ class PartWriter:
 
 
 def wait_for_all(folder: Path, processes: int) -> list[str]:
-    """Until every process is done; the images that could not be read. torchrun ends this process if another one fails."""
+    """Until every process is done; the images that could not be read. torchrun ends this process if another one
+    fails."""
     markers = [folder / f"done-{rank}.json" for rank in range(processes)]
     while not all(marker.is_file() for marker in markers):
         time.sleep(0.2)

@@ -4,19 +4,22 @@
 
 --metric coco   average precision as COCO defines it: AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl
 --metric lvis   as LVIS defines it: AP AP50 AP75 APs APm APl APr APc APf AR@300 ARs@300 ARm@300 ARl@300
---metric loc    localization accuracy of pictures of one category: top1 top5 top5_classes gt_known has_gt_class_det
+--metric loc    localization accuracy of images of one category: top1 top5 top5_classes gt_known has_gt_class_det
                 cls_top1 cls_top5 images
---metric in21k  the 21,000-category benchmark: the best 100 detections of each image; AP AP50 AP75, AP_fed AP50_fed AP75_fed (own
+--metric in21k  the 21,000-category benchmark: the best 100 detections of each image; AP AP50 AP75, AP_fed AP50_fed
+AP75_fed (own
                 category only), the figures of loc, truncated_images
 --groups G      JSON {"base": [category ids], "novel": [..]}: AP_<group> AP50_<group>, or <key>_<group>
---max-dets N    coco: of each (image, category), the best N (100); lvis: of each image (300), -1 for all; in21k: of each image (100)
+--max-dets N    coco: of each (image, category), the best N (100); lvis: of each image (300), -1 for all; in21k: of each
+image (100)
 --iou-type segm  IoU of masks in place of boxes; coco and lvis
 --iou-threshold T (0.5), --iou-at-least (>= instead of >): loc and in21k
 --per-category  adds {"per_category": {category id: [AP, AP50]}}; not with loc
 
-Detections: COCO's results JSON, or an .npz with image_id, category_id, score (N,) and bbox (N, 4) [x, y, w, h]; for masks also
-rle_counts (uint8, all of them one after the other), rle_offsets (N + 1,), rle_size (N, 2). What it costs: of ten million boxes the
-.npz (0.3 GB) is read in a second, the JSON (1 GB, in pieces) in three quarters of a minute; scoring takes a quarter of one. Values are fractions; -1 where there is nothing to find.
+Detections: COCO's results JSON, or an .npz with image_id, category_id, score (N,) and bbox (N, 4) [x, y, w, h]; for
+masks also rle_counts (uint8, all of them one after the other), rle_offsets (N + 1,), rle_size (N, 2). What it costs: of
+ten million boxes the .npz (0.3 GB) is read in a second, the JSON (1 GB, in pieces) in three quarters of a minute;
+scoring takes a quarter of one. Values are fractions; -1 where there is nothing to find.
 """
 import argparse
 import json
@@ -74,10 +77,12 @@ def main(argv: list[str]) -> None:
     detections = locate(read_detections(a.detections, masks), gt, keep_unknown=a.metric == "lvis")
     if a.metric == "coco":
         metric = AveragePrecision(gt, max_dets, "mask" if masks else "box")
-        print(f"AP as COCO defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} of each image and category")
+        print(f"AP as COCO defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} "
+              f"of each image and category")
     elif a.metric == "lvis":
         metric = LvisAveragePrecision(gt, max_dets, "mask" if masks else "box")
-        print(f"AP as LVIS defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} of each image (-1: all)")
+        print(f"AP as LVIS defines it, {len(gt.image_ids)} images, {len(gt.category_ids)} categories, best {max_dets} "
+              f"of each image (-1: all)")
     elif a.metric == "in21k":
         metric = In21kReport(gt, max_dets, a.iou_threshold, a.iou_at_least)
         print(f"{len(gt.image_ids)} images, {len(gt.category_ids)} categories\n{metric.protocol}")
@@ -90,10 +95,12 @@ def main(argv: list[str]) -> None:
     for warning in warnings:
         note(f"{a.annotations}: {warning}")
     for key, value in results.items():
-        print(f"  {key:<20} {value if key.startswith(('images', 'truncated')) else round(100 * value, 2) if value >= 0 else '-'}")
+        print(f"  {key:<20} "
+              f"{value if key.startswith(('images', 'truncated')) else round(100 * value, 2) if value >= 0 else '-'}")
     if a.per_category and a.metric != "loc":
         ap = metric.per_category
-        results["per_category"] = {str(i): [float(ap[:, k].mean()), float(ap[0, k])] for k, i in enumerate(gt.category_ids.tolist())}
+        results["per_category"] = {str(i): [float(ap[:, k].mean()), float(ap[0, k])]
+                                   for k, i in enumerate(gt.category_ids.tolist())}
     results |= {"warnings": warnings} if warnings else {}
     if a.out:
         try:

@@ -14,15 +14,16 @@ def starts(sorted_keys: np.ndarray) -> np.ndarray:
 def stable_order(*keys: np.ndarray) -> np.ndarray:
     """np.lexsort: positions sorted by the last key, equals by the one before it, .., then by place; in less time.
 
-    numpy sorts 16-bit whole numbers in linear time: whole numbers, and floats that are exact in 32 bits, go 16 bits at a
-    time. A key that is sorted already costs a look.
+    numpy sorts 16-bit whole numbers in linear time: whole numbers, and floats that are exact in 32 bits, go 16 bits at
+    a time. A key that is sorted already costs a look.
     """
     order = None
     for key in keys:
         if key.dtype.kind == "f":
             single = key.astype(np.float32)
             if key.dtype == np.float32 or np.array_equal(single, key):
-                bits = (single + 0.0).view(np.int32)                     # -0 becomes 0; as whole numbers, floats below 0 run backwards
+                # -0 becomes 0; as whole numbers, floats below 0 run backwards
+                bits = (single + 0.0).view(np.int32)
                 key = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         for digit in _digits(key):
             here = digit if order is None else digit[order]
@@ -39,7 +40,8 @@ def _digits(key: np.ndarray) -> Iterator[np.ndarray]:
         return
     above, span = int(key.min()), int(key.max()) - int(key.min())
     for shift in range(0, max(span.bit_length(), 1), 16):
-        yield ((key - key.dtype.type(above) if key.dtype.itemsize == 8 else key.astype(np.int64) - above) >> shift & 0xFFFF).astype(np.uint16)
+        yield ((key - key.dtype.type(above) if key.dtype.itemsize == 8 else key.astype(np.int64) - above) >> shift
+               & 0xFFFF).astype(np.uint16)
 
 
 def is_in(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:

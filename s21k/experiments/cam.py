@@ -1,4 +1,5 @@
-"""CAM, for comparison only: class activation maps (Zhou et al., 2016) of the pooled classifier of "-reform.", which saw no box (s21k.experiments)."""
+"""CAM, for comparison only: class activation maps (Zhou et al., 2016) of the pooled classifier of "-reform.", which saw
+no box (s21k.experiments)."""
 from pathlib import Path
 
 import torch
@@ -20,19 +21,22 @@ CAM_SIZES = (64, 96, 128, 192, 256, 320)            # a map has a 32nd of the si
 
 
 def cam_figures(cfg: Config, checkpoint: Path) -> dict[str, float]:
-    """CAM on the pooled classifier of "-reform.": the size of its maps' input and the threshold are those with the best GT-Known on 200 training
-    pictures with boxes; classes are told at the size of training."""
+    """CAM on the pooled classifier of "-reform.": the size of its maps' input and the threshold are those with the best
+    GT-Known on 200 training images with boxes; classes are told at the size of training."""
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
     classifier = build_classifier(cfg.model, cfg.data.cls.classes, 0.0).eval()
     classifier.load_state_dict(read(checkpoint)["model"])
 
-    def boxes(image, size: int, rows: list[int], thresholds: list[float]) -> tuple[torch.Tensor, dict[int, list[list[float]]]]:
-        """The probabilities of all classes, and for each of the rows of the classifier (and the five likeliest) a box a threshold, in the picture's pixels."""
+    def boxes(image, size: int, rows: list[int],
+              thresholds: list[float]) -> tuple[torch.Tensor, dict[int, list[list[float]]]]:
+        """The probabilities of all classes, and for each of the rows of the classifier (and the five likeliest) a box a
+        threshold, in the image's pixels."""
         _, logits = cam_maps(classifier, normalize(resize(image, (cfg.stage1.size,) * 2)[None]))
         maps, _ = cam_maps(classifier, normalize(resize(image, (size, size))[None]))
         wanted = {*rows, *logits[0].topk(min(5, logits.shape[1])).indices.tolist()} if len(thresholds) == 1 else {*rows}
-        return logits[0].softmax(0), {row: [cam_box(maps[0, row], t, (image.height, image.width)) for t in thresholds] for row in wanted}
+        return logits[0].softmax(0), {row: [cam_box(maps[0, row], t, (image.height, image.width)) for t in thresholds]
+                                      for row in wanted}
 
     train = DetectionData(root / cfg.data.det.annotations, root / cfg.data.det.images)
     cls_row = {det: cls for det, cls in zip(categories.det_index.tolist(), categories.cls_index.tolist()) if det >= 0}
@@ -53,6 +57,7 @@ def cam_figures(cfg: Config, checkpoint: Path) -> dict[str, float]:
         truth = int(metric.image_category[position])
         probabilities, found = boxes(data.read(position)[0], size, [int(categories.cls_index[truth])], [threshold])
         corners = torch.tensor([b[0] for b in found.values()])
-        parts.append(DetectionColumns.of(position, Detections(corners, probabilities[list(found)], torch.tensor([place[row] for row in found]))))
+        parts.append(DetectionColumns.of(position, Detections(corners, probabilities[list(found)],
+                                                              torch.tensor([place[row] for row in found]))))
     metric.add_all(DetectionColumns.join(parts))
     return metric.compute() | {"cam_size": float(size), "cam_threshold": threshold}

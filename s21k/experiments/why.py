@@ -1,8 +1,10 @@
-"""Why the method works or not, of a trained run: python -m s21k.experiments.why r18 tiny40 [seed=0] [--out .github/pictures]
+"""Why the method works or not, of a trained run: python -m s21k.experiments.why r18 tiny40 [seed=0] [--out
+.github/pictures]
 
-On evaluation pictures of one category each: what S_fg and g-hat's score of the true category are for proposals of every overlap with the
-truth (P31), of base and novel categories, and how often the tighter of two proposals scores higher; which categories the novel ones are
-taken for; the pictures of failures. Writes why.json into the run's folder, foreground.svg and failures.jpg into --out.
+On evaluation images of one category each: what S_fg and g-hat's score of the true category are for proposals of every
+overlap with the truth [P31], of base and novel categories, and how often the tighter of two proposals scores higher;
+which categories the novel ones are taken for; the images of failures. Writes why.json into the run's folder,
+foreground.svg and failures.jpg into --out.
 """
 import argparse
 import json
@@ -32,12 +34,14 @@ from s21k.training.run import trained
 
 BINS = 10                                           # of the overlap, from 0 to 1
 FEWEST = 20                                         # proposals of a bin that is shown
-APART, LEAST = 0.2, 0.3                             # overlaps that differ by less are not told apart; those below are beside the object
-SIDE = 128                                          # of a picture on the sheet
+# overlaps that differ by less are not told apart; those below are beside the object
+APART, LEAST = 0.2, 0.3
+SIDE = 128                                          # of a image on the sheet
 
 
 class Failure(NamedTuple):
-    """A picture whose best detection is wrong: its id, the category found, the box in original pixels, its score, what is wrong."""
+    """A image whose best detection is wrong: its id, the category found, the box in original pixels, its score, what is
+    wrong."""
     image_id: int
     label: int
     box: Tensor
@@ -46,13 +50,14 @@ class Failure(NamedTuple):
 
 
 class Curve:
-    """The mean score of proposals by their overlap with the truth, and how often the tighter of two of one picture, both on the object, scores higher."""
+    """The mean score of proposals by their overlap with the truth, and how often the tighter of two of one image, both
+    on the object, scores higher."""
 
     def __init__(self) -> None:
         self.sums, self.pairs = torch.zeros(2, BINS, dtype=torch.float64), torch.zeros(2)
 
     def add(self, scores: Tensor, overlap: Tensor) -> None:
-        """scores, overlap (R,) of one picture. Of equal scores half a pair is right."""
+        """scores, overlap (R,) of one image. Of equal scores half a pair is right."""
         place = (overlap * BINS).long().clamp(max=BINS - 1)
         self.sums += torch.stack([torch.bincount(place, scores.double(), BINS), torch.bincount(place, minlength=BINS)])
         tighter = (overlap[:, None] >= overlap[None] + APART) & (overlap[None] >= LEAST)             # (R, R)
@@ -63,7 +68,8 @@ class Curve:
         return [float(s / n) if n >= FEWEST else None for s, n in self.sums.T]
 
     def ordered(self) -> float | None:
-        """Share of the pairs, both on the object (LEAST) and APART, in which the tighter one scores higher; chance is 0.5."""
+        """Share of the pairs, both on the object (LEAST) and APART, in which the tighter one scores higher; chance is
+        0.5."""
         return float(self.pairs[0] / self.pairs[1]) if self.pairs[1] else None
 
 
@@ -73,12 +79,17 @@ def corners(boxes: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure], dict[str, list]]:
-    """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures; and means of
+def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth,
+         categories: CategoryMap) -> tuple[dict[str, Curve], Counter, list[Failure], dict[str, list]]:
+    """Curves by "score, group"; how often a novel category is taken for (category, category, its group); the failures;
+    and means of
 
-    - "entire image, <group>": how often g-hat is right about it, as in stage I. What is lost there is forgotten, the rest is lost on regions.
-    - "largest proposal", "best-scored proposal": what Detic's losses would choose; its IoU with the entire image, and with the truth.
-    - "box by f", "box by f and category": the box with the highest S_fg, and with the highest final score of the true category (the one
+    - "entire image, <group>": how often g-hat is right about it, as in stage I. What is lost there is forgotten, the
+    rest is lost on regions.
+    - "largest proposal", "best-scored proposal": what Detic's losses would choose; its IoU with the entire image, and
+    with the truth.
+    - "box by f", "box by f and category": the box with the highest S_fg, and with the highest final score of the true
+    category (the one
       of GT-Known): how often its IoU with the truth is above 0.5, and above 0.7.
     """
     curves, taken_for, failures, means = defaultdict(Curve), Counter(), [], defaultdict(list)
@@ -88,20 +99,26 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
         for i, prediction in enumerate(detector.predict(batch, categories, cfg.eval)):
             image_id, to_network = batch.image_ids[i], torch.tensor([*batch.scales[i]] * 2)
             mine = gt.image == gt.image_position(image_id)
-            category, truth = int(gt.category[mine][0]), corners(gt.boxes[mine]) * to_network        # also boxes of less than a pixel
+            # also boxes of less than a pixel
+            category, truth = int(gt.category[mine][0]), corners(gt.boxes[mine]) * to_network
             group = categories.groups[category]
             levels = [level[i:i + 1] for level in pyramid]
-            entire = detector.box_head.classify(detector.encoder.images(levels, [batch.sizes[i]]))[0, categories.cls_index]
+            entire = detector.box_head.classify(detector.encoder.images(levels, [batch.sizes[i]]))[0,
+                                                                                                   categories.cls_index]
             means[f"entire image, {group}"].append([float(entire.argmax() == category)])
             x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
             logits = detector.box_head.classify(x)                                                   # (R, C^)
-            g_hat, s_hat = logits[:, categories.cls_index[category]], logits.softmax(1)[:, categories.cls_index[category]]      # Eq. 3
+            # Eq. 3
+            g_hat, s_hat = logits[:, categories.cls_index[category]], logits.softmax(1)[:,
+                                                                                        categories.cls_index[category]]
             for name, order in (("largest proposal", area(proposals[i])), ("best-scored proposal", g_hat)):
                 chosen = proposals[i][order.argmax()][None]
-                means[name].append([float(iou(chosen, whole_image([batch.sizes[i]]).to(x.device))), float(iou(chosen, truth).max())])
+                means[name].append([float(iou(chosen, whole_image([batch.sizes[i]]).to(x.device))),
+                                    float(iou(chosen, truth).max())])
             s_fg, final = torch.sigmoid(detector.box_head(x)[0]), prediction.regions                 # Eq. 1
-            for name, order in (("box by f", s_fg), ("box by f and category", final.at(torch.arange(len(x)), torch.full((len(x),), category)))):
+            for name, order in (("box by f", s_fg), ("box by f and category",
+                                                     final.at(torch.arange(len(x)), torch.full((len(x),), category)))):
                 chosen = float(iou(final.boxes[order.argmax()][None], truth).max())
                 means[name].append([chosen > 0.5, chosen > 0.7])
             curves[f"S_fg, {group}"].add(s_fg, overlap)
@@ -113,8 +130,10 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth, 
             if group == "novel" and label != category:
                 taken_for[categories.names[category], categories.names[label], categories.groups[label]] += 1
             if label != category or not tight:
-                failures.append(Failure(image_id, label, best.boxes[0] / to_network, float(best.scores[0]), "category" if label != category else "box"))
-    return curves, taken_for, failures, {name: torch.tensor(values, dtype=torch.float32).mean(0).tolist() for name, values in sorted(means.items())}
+                failures.append(Failure(image_id, label, best.boxes[0] / to_network, float(best.scores[0]),
+                                        "category" if label != category else "box"))
+    return curves, taken_for, failures, {name: torch.tensor(values, dtype=torch.float32).mean(0).tolist()
+                                         for name, values in sorted(means.items())}
 
 
 def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> Image.Image:
@@ -125,7 +144,8 @@ def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categor
         image, mine = read_image(data.path(position)), gt.image == position
         factor = SIDE / image.width
         grown = image.resize((SIDE, round(image.height * factor)), Image.Resampling.BICUBIC)
-        pair = [draw_boxes(grown, (corners(gt.boxes[mine]) * factor).numpy(), [names[c] for c in gt.category[mine]], None, None),
+        pair = [draw_boxes(grown, (corners(gt.boxes[mine]) * factor).numpy(), [names[c] for c in gt.category[mine]],
+                           None, None),
                 draw_boxes(grown, (failure.box * factor).numpy()[None], [names[failure.label]], [failure.score], None)]
         tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", f"wrong {failure.what}"]))
     return contact_sheet(tiles, columns=4)
@@ -139,13 +159,16 @@ def main(argv: list[str]) -> None:
     cfg = load_config(a.words)
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
-    gt, data = GroundTruth.load(root / where.annotations, categories), DetectionData(root / where.annotations, root / where.images)
-    curves, taken_for, failures, means = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt, categories)
+    gt, data = GroundTruth.load(root / where.annotations,
+                                categories), DetectionData(root / where.annotations, root / where.images)
+    curves, taken_for, failures, means = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt,
+                                              categories)
 
     a.out.mkdir(parents=True, exist_ok=True)
     center = [(n + 0.5) / BINS for n in range(BINS)]
     shown = {name: curve.means() for name, curve in curves.items()}
-    line_plot(a.out / "foreground.svg", "Scores of proposals by their overlap (P31)", "IoU of the proposal with the truth", "mean score", center, shown)
+    line_plot(a.out / "foreground.svg", "Scores of proposals by their overlap [P31]",
+              "IoU of the proposal with the truth", "mean score", center, shown)
     if failures:
         sheet(failures, data, gt, categories).save(a.out / "failures.jpg", quality=85)
     wrong, groups = Counter(failure.what for failure in failures), Counter()
@@ -153,13 +176,17 @@ def main(argv: list[str]) -> None:
         groups[group] += count
     result = {"curves": {"iou": center, **shown}, "ordered": {name: curve.ordered() for name, curve in curves.items()},
               "means": means, "failures": dict(wrong), "novel taken for": dict(groups),
-              "most common": [{"novel": n, "taken for": o, "group": g, "times": c} for (n, o, g), c in taken_for.most_common(12)]}
+              "most common": [{"novel": n, "taken for": o, "group": g, "times": c}
+                              for (n, o, g), c in taken_for.most_common(12)]}
     (Path(cfg.output_dir) / "why.json").write_text(json.dumps(result, indent=1))
-    print(f"of {len(gt.image_ids)} pictures {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by the box alone")
+    print(f"of {len(gt.image_ids)} images {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by "
+          f"the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
-          + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)" for (n, o, g), c in taken_for.most_common(6)))
+          + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)"
+                      for (n, o, g), c in taken_for.most_common(6)))
     for name, values in means.items():
-        form = {"entire": "g-hat's top-1 {:.3f}", "box": "IoU above 0.5 {:.3f}, above 0.7 {:.3f}"}.get(name.split()[0], "mean IoU with the entire image {:.3f}, with the truth {:.3f}")
+        form = {"entire": "g-hat's top-1 {:.3f}", "box": "IoU above 0.5 {:.3f}, above 0.7 {:.3f}"}.get(
+            name.split()[0], "mean IoU with the entire image {:.3f}, with the truth {:.3f}")
         print(f"{name:<22} {form.format(*values)}")
     for name, curve in curves.items():
         print(f"{name:<16} the tighter of two scores higher: {100 * (curve.ordered() or 0):.1f} %; mean by IoU: "

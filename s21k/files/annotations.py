@@ -22,15 +22,15 @@ INF = float("inf")
 
 @dataclass
 class AnnotationTable:
-    """One annotation file. Boxes are COCO's [x, y, w, h] in float64, as written (E14).
+    """One annotation file. Boxes are COCO's [x, y, w, h] in float64, as written [E14].
 
     image_ids, heights, widths (I,); file_names I strings; category_ids (C,), category_names, category_wnids,
     frequencies (LVIS: r, c, f), synsets (LVIS: "dog.n.01") C each; then a row an annotation: image_index,
     category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd (A,) and ignore
-    (A,) bool (E6); masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of
-    image and category positions that were checked to be absent, or not boxed completely (E30, E31). written: how many
+    (A,) bool [E6]; masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of
+    image and category positions that were checked to be absent, or not boxed completely [E30, E31]. written: how many
     annotations the file has; unlisted: a line for each way in which some of them were dropped, of images or categories
-    that the file does not list (E3).
+    that the file does not list [E3].
     """
     path: str
     image_ids: np.ndarray
@@ -68,11 +68,14 @@ class AnnotationTable:
             return np.stack([position[pairs[:, 0]], pairs[:, 1]], axis=1)
 
         rows = np.flatnonzero(kept)
-        return replace(table, image_ids=self.image_ids[rows], heights=self.heights[rows], widths=self.widths[rows], file_names=self.file_names.take(rows),
-                       image_index=position[table.image_index].astype(np.int32), negative=moved(self.negative), not_exhaustive=moved(self.not_exhaustive))
+        return replace(table, image_ids=self.image_ids[rows], heights=self.heights[rows], widths=self.widths[rows],
+                       file_names=self.file_names.take(rows),
+                       image_index=position[table.image_index].astype(np.int32), negative=moved(self.negative),
+                       not_exhaustive=moved(self.not_exhaustive))
 
     def with_categories(self, kept: np.ndarray, wnids: list[str | None] | None = None) -> "AnnotationTable":
-        """The categories of kept (C,) bool, and the annotations of these; all images stay. wnids: C of them, in place of the file's."""
+        """The categories of kept (C,) bool, and the annotations of these; all images stay. wnids: C of them, in place
+        of the file's."""
         position = np.cumsum(kept) - 1
         table = self.take(np.flatnonzero(kept[self.category_index]))
 
@@ -81,14 +84,19 @@ class AnnotationTable:
             return np.stack([pairs[:, 0], position[pairs[:, 1]]], axis=1)
 
         rows = np.flatnonzero(kept).tolist()
-        names, own, frequencies, synsets = ([column[i] for i in rows] for column in (self.category_names, wnids or self.category_wnids, self.frequencies, self.synsets))
-        return replace(table, category_ids=self.category_ids[rows], category_names=names, category_wnids=own, frequencies=frequencies, synsets=synsets,
-                       category_index=position[table.category_index].astype(np.int32), negative=moved(self.negative), not_exhaustive=moved(self.not_exhaustive))
+        names, own, frequencies, synsets = ([column[i] for i in rows] for column in (
+            self.category_names, wnids or self.category_wnids, self.frequencies, self.synsets))
+        return replace(table, category_ids=self.category_ids[rows], category_names=names, category_wnids=own,
+                       frequencies=frequencies, synsets=synsets,
+                       category_index=position[table.category_index].astype(np.int32), negative=moved(self.negative),
+                       not_exhaustive=moved(self.not_exhaustive))
 
     def take(self, rows: np.ndarray) -> "AnnotationTable":
         """These annotations, in this order; images and categories stay."""
-        return replace(self, image_index=self.image_index[rows], category_index=self.category_index[rows], boxes=self.boxes[rows], areas=self.areas[rows],
-                       crowd=self.crowd[rows], ignore=self.ignore[rows], masks=None if self.masks is None else self.masks.take(rows))
+        return replace(self, image_index=self.image_index[rows], category_index=self.category_index[rows],
+                       boxes=self.boxes[rows], areas=self.areas[rows],
+                       crowd=self.crowd[rows], ignore=self.ignore[rows],
+                       masks=None if self.masks is None else self.masks.take(rows))
 
     def by_image(self) -> "AnnotationTable":
         """The annotations image after image, those of one image in their order; itself where they are so already."""
@@ -100,35 +108,45 @@ class AnnotationTable:
         """Write a folder that load_annotations takes in place of the JSON, its annotations image after image."""
         table = self.by_image()
         names = table.file_names.packed
-        masks = {} if table.masks is None else {f"mask_{name}": column for name, column in table.masks.columns().items()}
+        masks = ({} if table.masks is None
+                 else {f"mask_{name}": column for name, column in table.masks.columns().items()})
         own = {name: getattr(table, name) for name in COLUMNS}
         said = ("category_names", "category_wnids", "frequencies", "synsets", "written", "unlisted")
-        save_table(folder, KIND, own | masks | {"file_names": names.data, "file_name_offsets": names.offsets}, {name: getattr(self, name) for name in said})
+        save_table(folder, KIND, own | masks | {"file_names": names.data, "file_name_offsets": names.offsets},
+                   {name: getattr(self, name) for name in said})
 
 
-COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "category_index", "boxes", "areas", "crowd", "ignore", "negative", "not_exhaustive")
+COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "category_index", "boxes", "areas", "crowd",
+           "ignore", "negative", "not_exhaustive")
 
 
 def _load(folder: Path, masks: bool) -> AnnotationTable:
     """A saved table, its columns mapped."""
     columns, about = load_table(folder, KIND)
-    i, c, a, n, names = (len(columns.get(name, ())) for name in ("image_ids", "category_ids", "image_index", "negative", "file_names"))
+    i, c, a, n, names = (len(columns.get(name, ()))
+                         for name in ("image_ids", "category_ids", "image_index", "negative", "file_names"))
     e, p, m = (len(columns.get(name, ())) for name in ("not_exhaustive", "mask_part_offsets", "mask_counts"))
     corners = len(columns.get("mask_corners", ()))
-    whole = {"image_ids": ("i", (i,), None, None), "heights": ("i", (i,), 1, INF), "widths": ("i", (i,), 1, INF), "category_ids": ("i", (c,), None, None),
-             "image_index": ("i", (a,), 0, i - 1), "category_index": ("i", (a,), 0, c - 1), "boxes": ("f", (a, 4), -1e300, 1e300), "areas": ("f", (a,), None, None),
-             "crowd": ("b", (a,), None, None), "ignore": ("b", (a,), None, None), "negative": ("i", (n, 2), 0, max(i, c) - 1), "not_exhaustive": ("i", (e, 2), 0, max(i, c) - 1),
+    whole = {"image_ids": ("i", (i,), None, None), "heights": ("i", (i,), 1, INF), "widths": ("i", (i,), 1, INF),
+             "category_ids": ("i", (c,), None, None),
+             "image_index": ("i", (a,), 0, i - 1), "category_index": ("i", (a,), 0, c - 1),
+             "boxes": ("f", (a, 4), -1e300, 1e300), "areas": ("f", (a,), None, None),
+             "crowd": ("b", (a,), None, None), "ignore": ("b", (a,), None, None),
+             "negative": ("i", (n, 2), 0, max(i, c) - 1), "not_exhaustive": ("i", (e, 2), 0, max(i, c) - 1),
              "file_names": ("u", (names,), None, None), "file_name_offsets": ("i", (i + 1,), 0, names)}
     rising = {"file_name_offsets": names}
     if masks:
         if "mask_sizes" not in columns:
             raise InputError(f"{folder}: was saved without segmentations, expected a table made with them")
-        whole |= {"mask_corners": ("f", (corners,), -1e6, 1e6), "mask_part_offsets": ("i", (p,), 0, corners), "mask_object_offsets": ("i", (a + 1,), 0, p - 1),
-                  "mask_counts": ("u", (m,), None, None), "mask_count_offsets": ("i", (a + 1,), 0, m), "mask_sizes": ("i", (a, 2), 1, INF)}
+        whole |= {"mask_corners": ("f", (corners,), -1e6, 1e6), "mask_part_offsets": ("i", (p,), 0, corners),
+                  "mask_object_offsets": ("i", (a + 1,), 0, p - 1),
+                  "mask_counts": ("u", (m,), None, None), "mask_count_offsets": ("i", (a + 1,), 0, m),
+                  "mask_sizes": ("i", (a, 2), 1, INF)}
         rising |= {"mask_part_offsets": corners, "mask_object_offsets": p - 1, "mask_count_offsets": m}
     check_columns(folder, columns, whole, rising)
     lists = [about.get(name) for name in ("category_names", "category_wnids", "frequencies", "synsets")]
-    if not all(isinstance(part, list) and len(part) == c and all(isinstance(v, (str, type(None))) for v in part) for part in lists):
+    if not all(isinstance(part, list) and len(part) == c and all(isinstance(v, (str, type(None))) for v in part)
+               for part in lists):
         raise InputError(f"{folder}: expected the names of its {c} categories")
     written, unlisted_lines = about.get("written", a), about.get("unlisted", [])
     if (
@@ -139,9 +157,10 @@ def _load(folder: Path, masks: bool) -> AnnotationTable:
         raise InputError(f"{folder}: expected a number of annotations, and lines about those left out")
     outlines = None
     if masks:
-        outlines = PackedOutlines.of_columns({name.removeprefix("mask_"): column for name, column in columns.items() if name.startswith("mask_")})
+        outlines = PackedOutlines.of_columns(
+            {name.removeprefix("mask_"): column for name, column in columns.items() if name.startswith("mask_")})
         if outlines.place(np.stack([columns["heights"], columns["widths"]], axis=1)[columns["image_index"]]).any():
-            raise InputError(f"{folder}: holds run lengths that do not cover their pictures")
+            raise InputError(f"{folder}: holds run lengths that do not cover their images")
     own = {name: columns[name] for name in COLUMNS}
     return AnnotationTable(
         path=str(folder),
@@ -157,7 +176,7 @@ def _load(folder: Path, masks: bool) -> AnnotationTable:
     )
 
 
-# --- JSON --------------------------------------------------------------------------------------------------------------
+# --- JSON -------------------------------------------------------------------------------------------------------------
 
 def _index_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Positions of wanted in the ascending ids, -1 where absent."""
@@ -168,7 +187,7 @@ def _index_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _sorted_ids(part: Part, ids: np.ndarray) -> np.ndarray:
-    """The order of ascending ids, which must be unique (E8)."""
+    """The order of ascending ids, which must be unique [E8]."""
     order = np.argsort(ids, kind="stable")
     if (same := ids[order][1:] == ids[order][:-1]).any():
         raise InputError(f"{part.path}: {part.name}: id {ids[order][1:][same][0]} stands twice, expected unique ids")
@@ -193,10 +212,10 @@ def _unlisted(
 def load_annotations(path: str | Path, masks: bool = False, files: bool = True) -> AnnotationTable:
     """Read a COCO-format file, or a folder that AnnotationTable.save wrote.
 
-    Annotations on images or categories that the file does not list are dropped (E3), and counted in `unlisted`. masks:
-    read the segmentations as well, which every annotation must then have (E37). files: the images are to be read, so
+    Annotations on images or categories that the file does not list are dropped [E3], and counted in `unlisted`. masks:
+    read the segmentations as well, which every annotation must then have [E37]. files: the images are to be read, so
     that each must have a file_name and a size; else "" and 0 stand where they are missing. InputError: not JSON, a
-    part or a field missing, of the wrong type or not finite, or an id that stands twice (E8).
+    part or a field missing, of the wrong type or not finite, or an id that stands twice [E8].
     """
     path = Path(path)
     if is_table(path):
@@ -233,12 +252,15 @@ def load_annotations(path: str | Path, masks: bool = False, files: bool = True) 
         outlines = outlines if listed.all() else outlines.take(rows)
         bad = outlines.place(np.stack([heights, widths], axis=1)[image_index])
         if bad.any():
-            raise InputError(f"{path}: annotations[{np.flatnonzero(listed)[bad][0]}] has run lengths that do not cover its picture's pixels")
+            raise InputError(f"{path}: annotations[{np.flatnonzero(listed)[bad][0]}] has run lengths that do not cover "
+                             f"its image's pixels")
     boxes, areas = annotations.array("bbox", (4,))[rows], annotations.array("area").astype(np.float64)[rows]
     crowd, ignore = annotations.array("iscrowd")[rows] != 0, annotations.array("ignore")[rows] != 0
-    in_order = [[categories.columns.get(key, [])[i] for i in by_category] for key in ("name", "wnid", "frequency", "synset")]
+    in_order = [[categories.columns.get(key, [])[i] for i in by_category]
+                for key in ("name", "wnid", "frequency", "synset")]
     names = Packed.join(images.columns.pop("file_name", []))
-    return AnnotationTable(str(path), image_ids, heights.astype(np.int32), widths.astype(np.int32), PackedStrings(packed=names.take(by_image)), category_ids, *in_order,
+    return AnnotationTable(str(path), image_ids, heights.astype(np.int32), widths.astype(np.int32),
+                           PackedStrings(packed=names.take(by_image)), category_ids, *in_order,
                            image_index, category_index, boxes, areas, crowd, ignore, outlines,
                            pairs("neg_category_ids"), pairs("not_exhaustive_category_ids"), written, unlisted_lines)
 

@@ -1,7 +1,8 @@
-"""Labelled pictures where they lie: in folders, or in one tar per class that is read in place and never unpacked.
+"""Labelled images where they lie: in folders, or in one tar per class that is read in place and never unpacked.
 
-An index is a table of (class, container, place, size of the file, size of the picture), made once by s21k.prepare.imagenet.
-Python's own tarfile reads the headers (GNU LongLink and pax names included); pictures are then read by place.
+An index is a table of (class, container, place, size of the file, size of the image), made once by
+s21k.prepare.imagenet. Python's own tarfile reads the headers (GNU LongLink and pax names included); images are then
+read by place.
 """
 import io
 import os
@@ -43,7 +44,8 @@ def leaves_root(name: str) -> bool:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """The regular files of a tar, in order. InputError: no tar, or where it goes wrong or is cut off; what came before is good.
+    """The regular files of a tar, in order. InputError: no tar, or where it goes wrong or is cut off; what came before
+    is good.
 
     Links, devices and folders are passed over; names are as written (leaves_root).
     """
@@ -56,7 +58,8 @@ def members(path: Path) -> Iterator[Member]:
                 raise InputError(f"{path}: {kind}, not a plain tar: it cannot be read in place, expected it unpacked")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.size < 0 or member.offset_data + member.size > whole:          # a negative size would be read for ever
+                if member.size < 0 or member.offset_data + member.size > whole:
+                    # a negative size would be read for ever
                     raise InputError(f"{path}: {'damaged' if member.size < 0 else 'cut off'} in {member.name!r:.100}")
                 if member.isreg() and not member.issparse():
                     yield Member(member.name, member.offset_data, member.size)
@@ -74,7 +77,8 @@ class Region(io.RawIOBase):
     """The bytes [offset, offset + size) of a file as a file of their own; only what is asked for is read."""
 
     def __init__(self, path: Path, offset: int, size: int, name: str) -> None:
-        self.file, self.offset, self.size, self.at, self.shown = os.open(path, os.O_RDONLY), offset, size, 0, f"{path}:{name}"
+        self.file, self.offset, self.size, self.at, self.shown = os.open(path,
+                                                                         os.O_RDONLY), offset, size, 0, f"{path}:{name}"
 
     def readable(self) -> bool:
         return True
@@ -102,11 +106,11 @@ class Region(io.RawIOBase):
 
 
 @dataclass(frozen=True)
-class PictureIndex:
-    """N pictures, class after class, by name within a class.
+class ImageIndex:
+    """N images, class after class, by name within a class.
 
-    containers: folders or tars below root; of picture i: container[i], its name in it, label[i] (row of class_names), and for a tar
-    offset[i] (-1: a file of a folder) and size[i] in bytes; heights, widths (N,) upright.
+    containers: folders or tars below root; of image i: container[i], its name in it, label[i] (row of class_names), and
+    for a tar offset[i] (-1: a file of a folder) and size[i] in bytes; heights, widths (N,) upright.
     """
     root: Path
     class_names: list[str]
@@ -136,31 +140,39 @@ class PictureIndex:
             raise InputError(f"{container}: cannot be read ({error})") from None
         return NamedBytes(content, f"{container}:{name}")
 
-    def take(self, rows: np.ndarray) -> "PictureIndex":
-        """The pictures at these positions; classes and containers stay."""
+    def take(self, rows: np.ndarray) -> "ImageIndex":
+        """The images at these positions; classes and containers stay."""
         return replace(self, names=self.names.take(rows), **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def save(self, folder: Path) -> None:
         names = self.names.packed
-        # Relative, so that an index and its pictures can move together; of real paths, for ".." after a link leads elsewhere.
-        save_table(folder, KIND, {name: getattr(self, name) for name in COLUMNS} | {"names": names.data, "name_offsets": names.offsets},
-                   {"root": os.path.relpath(os.path.realpath(self.root), os.path.realpath(folder)), "class_names": self.class_names, "containers": self.containers})
+        # Relative, so that an index and its images can move together; of real paths, for ".." after a link leads
+        # elsewhere.
+        save_table(folder, KIND, {name: getattr(self, name) for name in COLUMNS}
+                   | {"names": names.data, "name_offsets": names.offsets},
+                   {"root": os.path.relpath(os.path.realpath(self.root), os.path.realpath(folder)),
+                    "class_names": self.class_names, "containers": self.containers})
 
     @staticmethod
-    def load(folder: Path) -> "PictureIndex":
+    def load(folder: Path) -> "ImageIndex":
         """The columns are mapped, not read. InputError: not an index, or damaged."""
         columns, about = load_table(folder, KIND)
         n, total = len(columns.get("label", ())), len(columns.get("names", ()))
         classes, containers = about.get("class_names"), about.get("containers")
-        if not all(isinstance(part, list) and all(isinstance(v, str) for v in part) for part in (classes, containers)) or not isinstance(about.get("root"), str):
+        if not all(isinstance(part, list) and all(isinstance(v, str) for v in part)
+                   for part in (classes, containers)) or not isinstance(about.get("root"), str):
             raise InputError(f"{folder}: expected root, class_names and containers")
         if outside := [name for name in containers if leaves_root(name)]:
             raise InputError(f"{folder}: container {outside[0]!r} leads out of its root")
-        check_columns(folder, columns, {"label": ("i", (n,), 0, len(classes) - 1), "container": ("i", (n,), 0, len(containers) - 1), "offset": ("i", (n,), -1, 1 << 60),
-                                        "size": ("i", (n,), 0, 1 << 40), "heights": ("i", (n,), 1, 1 << 31), "widths": ("i", (n,), 1, 1 << 31),
-                                        "names": ("u", (total,), None, None), "name_offsets": ("i", (n + 1,), 0, total)}, {"name_offsets": total})
+        check_columns(folder, columns, {"label": ("i", (n,), 0, len(classes) - 1), "container": (
+            "i", (n,), 0, len(containers) - 1), "offset": ("i", (n,), -1, 1 << 60),
+                                        "size": ("i", (n,), 0, 1 << 40), "heights": ("i", (n,), 1, 1 << 31),
+                                        "widths": ("i", (n,), 1, 1 << 31),
+                                        "names": ("u", (total,), None, None),
+                                        "name_offsets": ("i", (n + 1,), 0, total)}, {"name_offsets": total})
         names = PackedStrings(packed=Packed.of_arrays(columns["names"], columns["name_offsets"]))
-        return PictureIndex(folder / about["root"], classes, containers, names=names, **{name: columns[name] for name in COLUMNS})
+        return ImageIndex(folder / about["root"], classes, containers, names=names,
+                          **{name: columns[name] for name in COLUMNS})
 
 
 COLUMNS = ("container", "label", "offset", "size", "heights", "widths")

@@ -1,7 +1,7 @@
-"""Opening a picture safely: the one place where picture files become RGB.
+"""Opening a image safely: the one place where image files become RGB.
 
 Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 10 to 16 bits a channel, one-bit, a gzip file in a
-picture's place. Refused in one line: what is no picture, truncated files, and sizes that are absurd.
+image's place. Refused in one line: what is no image, truncated files, and sizes that are absurd.
 """
 import io
 import zlib
@@ -26,9 +26,9 @@ from s21k.files.deep_images import (
     to_eight_bits,
 )
 
-MAX_PIXELS = 120_000_000                            # larger pictures are refused before they are decoded
-MAX_BYTES = 256_000_000                             # of a picture file that was gzipped
-MEAN = (123.675, 116.28, 103.53)                    # ImageNet, RGB, of values 0..255 (G23)
+MAX_PIXELS = 120_000_000                            # larger images are refused before they are decoded
+MAX_BYTES = 256_000_000                             # of a image file that was gzipped
+MEAN = (123.675, 116.28, 103.53)                    # ImageNet, RGB, of values 0..255 [G23]
 STD = (58.395, 57.12, 57.375)
 END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 Source = str | Path | BinaryIO
@@ -46,7 +46,7 @@ class NamedBytes(io.BytesIO):
 
 
 def _gunzipped(source: Source) -> NamedBytes | None:
-    """The picture inside where the file is a gzip file, as some of ImageNet-21K's are; None where it is none."""
+    """The image inside where the file is a gzip file, as some of ImageNet-21K's are; None where it is none."""
     if isinstance(source, (str, Path)):
         with open(source, "rb") as file:
             content = file.read(MAX_BYTES) if file.read(2) == b"\x1f\x8b" else b""
@@ -61,19 +61,19 @@ def _gunzipped(source: Source) -> NamedBytes | None:
 
 
 def _open(source: Source) -> Image.Image:
-    """The header only. InputError where it is no picture or too large."""
+    """The header only. InputError where it is no image or too large."""
     try:
         try:
             image = Image.open(source)
         except UnidentifiedImageError:
             inside = _gunzipped(source)
             if inside is None:
-                raise InputError(f"{source}: not a readable picture (of no known format)") from None
+                raise InputError(f"{source}: not a readable image (of no known format)") from None
             image = Image.open(inside)
     except InputError:
         raise
     except Exception as error:                      # Pillow's readers raise whatever damaged bytes lead them to
-        raise InputError(f"{source}: not a readable picture ({error})") from None
+        raise InputError(f"{source}: not a readable image ({error})") from None
     if image.width * image.height > MAX_PIXELS or min(image.size) < 1:
         raise InputError(f"{source}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS} in all")
     return image
@@ -104,10 +104,11 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (w, h) if _orientation(image) >= 5 else (h, w)
 
 
-def check_picture(source: Source, tail: bytes) -> tuple[int, int]:
+def check_image(source: Source, tail: bytes) -> tuple[int, int]:
     """(h, w) as read_image would give it, of a file that looks whole. tail: its last kilobyte or more.
 
-    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: it is no picture, or truncated.
+    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: it is no image, or
+    truncated.
     """
     image = _open(source)
     size = _upright_size(image)
@@ -117,7 +118,7 @@ def check_picture(source: Source, tail: bytes) -> tuple[int, int]:
 
 
 def read_image(source: Source, at_least: int | None = None, expected: tuple[int, int] | None = None) -> Image.Image:
-    """A picture as RGB, upright.
+    """A image as RGB, upright.
 
     expected: the (h, w) that its annotation was made on. Another size is refused: the boxes would
     lie elsewhere. Where the file's own rows and columns fit but the rotated ones don't, it is not rotated.
@@ -166,26 +167,29 @@ def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
-    """The picture, or its window (x1, y1, x2, y2), perhaps mirrored, at another size (h, w): (3, h, w) uint8, bilinear with antialiasing.
+def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int] | None = None,
+           mirror: bool = False) -> Tensor:
+    """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at another size (h, w): (3, h, w) uint8, bilinear
+    with antialiasing.
 
     As Pillow's to a level, and three times as fast. The memory stays row by row of pixels (channels last), which is how
-    pictures are decoded and how `collate` lays them down.
+    images are decoded and how `collate` lays them down.
     """
     pixels = np.asarray(image)
     if window is not None:
         pixels = pixels[window[1]:window[3], window[0]:window[2]]
-    pixels = np.array(pixels[:, ::-1] if mirror else pixels)                            # a copy: Pillow's own memory may not be written
+    # a copy: Pillow's own memory may not be written
+    pixels = np.array(pixels[:, ::-1] if mirror else pixels)
     return F.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture -> (3, h, w) uint8."""
+    """RGB image -> (3, h, w) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def normalize(images: Tensor, sizes: list[tuple[int, int]] | None = None) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32, ImageNet mean and deviation; the padding outside sizes is exactly 0 (G23)."""
+    """(B, 3, H, W) uint8 -> float32, ImageNet mean and deviation; the padding outside sizes is exactly 0 [G23]."""
     mean, std = (constant(values, images.device).view(3, 1, 1) for values in (MEAN, STD))
     normal = (images.to(torch.float32, memory_format=torch.contiguous_format) - mean) / std
     for image, (h, w) in zip(normal, sizes or []):

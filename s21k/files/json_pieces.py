@@ -12,7 +12,8 @@ from s21k.core.errors import InputError
 PIECE = 1 << 24                                                          # characters read at a time
 LONGEST_ENTRY = 1 << 26
 TAIL = 1 << 16
-BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")                 # after an entry: a comma and the next one, or the end
+# after an entry: a comma and the next one, or the end
+BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")
 GAP = re.compile(r"\}\s*,\s*(?=\{)")
 
 
@@ -20,7 +21,7 @@ class _Text:
     """A file's characters from some place on; `text` holds the next ones."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.file = path, open(path, encoding="utf-8-sig")
+        self.path, self.file = path, path.open(encoding="utf-8-sig")
         self.text = ""
         self.skip(0)
 
@@ -46,12 +47,14 @@ class _Text:
         while True:
             try:
                 value, end = json.JSONDecoder().raw_decode(self.text)
-                if end < len(self.text) and self.text[end] in ",:]} \t\r\n" or not self.more():          # else a number could go on
+                if end < len(self.text) and self.text[end] in ",:]} \t\r\n" or not self.more():
+                    # else a number could go on
                     self.skip(end)
                     return value
             except (ValueError, RecursionError) as error:
                 if len(self.text) > LONGEST_ENTRY or not self.more():
-                    raise InputError(f"{self.path}: {where} is not JSON, or the file is cut off ({error}): {self.text[:60]!r}") from None
+                    raise InputError(f"{self.path}: {where} is not JSON, or the file is cut off ({error}): "
+                                     f"{self.text[:60]!r}") from None
 
     def end(self, where: str) -> None:
         if self.text or self.more():
@@ -59,7 +62,8 @@ class _Text:
 
 
 def _one_by_one(source: _Text, done: int, part: str, final: bool) -> tuple[list, int]:
-    """The complete entries at the start of the text, and where they end. InputError: it goes wrong, or (final) is cut off."""
+    """The complete entries at the start of the text, and where they end. InputError: it goes wrong, or (final) is cut
+    off."""
     decoder, rows, at, text = json.JSONDecoder(), [], 0, source.text
     while text[at:at + 1] != "]":
         try:
@@ -78,7 +82,8 @@ def _one_by_one(source: _Text, done: int, part: str, final: bool) -> tuple[list,
 
 
 def _entries(source: _Text, part: str) -> Iterator[list]:
-    """The entries of the list whose [ comes next, some at a time; at least one piece, perhaps empty. Its ] is read, too."""
+    """The entries of the list whose [ comes next, some at a time; at least one piece, perhaps empty. Its ] is read,
+    too."""
     source.take("[", part)
     done = 0
     while True:
@@ -121,7 +126,8 @@ def read_list(path: Path, part: str) -> Iterator[list]:
 
 
 def read_object(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, list]]:
-    """(key, entries) of an object, entries of the keys in `lists` some at a time, in file order; other values are passed over.
+    """(key, entries) of an object, entries of the keys in `lists` some at a time, in file order; other values are
+    passed over.
 
     InputError: not an object, not JSON, one of these keys holds no list, is missing, or stands twice.
     """

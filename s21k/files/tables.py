@@ -1,4 +1,5 @@
-"""A table on disk: a folder of .npy columns and table.json, mapped into memory, so that all processes of a machine share it."""
+"""A table on disk: a folder of .npy columns and table.json, mapped into memory, so that all processes of a machine
+share it."""
 import json
 import os
 import shutil
@@ -47,7 +48,8 @@ def load_table(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
             path = folder / f"{Path(name).name}.npy"
             columns[name] = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
             if columns[name].dtype.str != dtype or len(columns[name]) != length:
-                raise InputError(f"{path}: {columns[name].dtype.str} x {len(columns[name])}, {ABOUT} says {dtype} x {length}")
+                raise InputError(f"{path}: {columns[name].dtype.str} x {len(columns[name])}, {ABOUT} says {dtype} x "
+                                 f"{length}")
         return columns, dict(content["about"])
     except InputError:
         raise
@@ -55,16 +57,21 @@ def load_table(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
         raise InputError(f"{folder}: not a readable table ({error})") from None
 
 
-def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[str, tuple[str, tuple[int, ...], float | None, float | None]],
+def check_columns(folder: Path, columns: dict[str, np.ndarray],
+                  expected: dict[str, tuple[str, tuple[int, ...], float | None, float | None]],
                   offsets: dict[str, int]) -> None:
-    """expected: name -> (kind of type "i", "u", "f" or "b", shape, least, most; None: any value). offsets: those of the columns that must rise from 0 to
-    a number. InputError: a column is missing, or not so."""
+    """expected: name -> (kind of type "i", "u", "f" or "b", shape, least, most; None: any value). offsets: those of the
+    columns that must rise from 0 to a number. InputError: a column is missing, or not so."""
     for name, (kind, shape, least, most) in expected.items():
         column = columns.get(name)
         if column is None or column.dtype.kind != kind or column.shape != shape:
-            raise InputError(f"{folder}: column {name} is {'missing' if column is None else f'{column.dtype} {column.shape}'}, expected type {kind!r} {shape}")
-        if column.size and least is not None and not (least <= column.min() and column.max() <= most):     # false of nan as well
-            raise InputError(f"{folder}: column {name} has values {column.min()} to {column.max()}, expected {least} to {most}")
+            raise InputError(f"{folder}: column {name} is "
+                             f"{'missing' if column is None else f'{column.dtype} {column.shape}'}, expected type "
+                             f"{kind!r} {shape}")
+        if column.size and least is not None and not (least <= column.min() and column.max() <= most):
+            # false of nan as well
+            raise InputError(f"{folder}: column {name} has values {column.min()} to {column.max()}, expected {least} "
+                             f"to {most}")
     for name, total in offsets.items():
         column = columns[name]
         if column[0] != 0 or column[-1] != total or (column[1:] < column[:-1]).any():

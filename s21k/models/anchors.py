@@ -1,4 +1,4 @@
-"""Anchors: one scale and three ratios on each pyramid level (G10)."""
+"""Anchors: one scale and three ratios on each pyramid level [G10]."""
 import torch
 from torch import Tensor
 

@@ -14,7 +14,8 @@ from s21k.core.structures import BACKGROUND, IGNORE, Regions, Target
 PAIRS = 1 << 23                         # IoUs that exist at a time: 134 MB while they are computed
 
 
-def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: bool, rescue_above: float = 0.0) -> Tensor:
+def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: bool,
+          rescue_above: float = 0.0) -> Tensor:
     """Boxes (M, 4) and (N, 4) -> (N,): the object with the largest IoU if it is >= high, BACKGROUND (-1) if
     it is < low, IGNORE (-2) between. rescue: an object's best candidates are objects, too, if
     their IoU with it is >= rescue_above.
@@ -50,7 +51,7 @@ def match_iou(parts: Iterable[Tensor], n: int, device: torch.device, low: float,
 def subsample(matches: list[Tensor], count: int, fraction: float, seeds: list[int]) -> list[tuple[Tensor, Tensor]]:
     """matches (N,) of each image, as of `match` -> positions of its chosen positives and negatives.
 
-    At most count * fraction positives; negatives fill up to count (P62: the usual rule, G11, G13).
+    At most count * fraction positives; negatives fill up to count [P62: the usual rule, G11, G13].
     The choice is by the smallest of N numbers made of an image's seed: the same on any device, and for
     any number of processes. One wait for the device: how many of each kind there are.
     """
@@ -72,12 +73,13 @@ def subsample(matches: list[Tensor], count: int, fraction: float, seeds: list[in
 
 def sample_regions(proposals: list[Tensor], targets: list[Target], seeds: list[int],
                    count: int = 512, fraction: float = 0.25) -> list[Regions]:
-    """Regions to train the heads on (G13): at most `count` an image, positives first.
+    """Regions to train the heads on [G13]: at most `count` an image, positives first.
 
     proposals B times (Ri, 4). The objects themselves join the proposals; a region with IoU >= 0.5
     takes the object's category, every other is BACKGROUND.
     """
-    candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]         # B times (N, 4)
+    # B times (N, 4)
+    candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]
     matches = [match(target.boxes, boxes, 0.5, 0.5, rescue=False) for boxes, target in zip(candidates, targets)]
     chosen = subsample(matches, count, fraction, [derive_seed(seed, "regions") for seed in seeds])
     sampled = []

@@ -1,9 +1,11 @@
 """For comparison only: what a reader would ask about, on the same encoder, RPN and heads (s21k.experiments).
 
-  max_size, max_score, image   Detic's image losses (Zhou et al., 2022): g-hat learns, by binary cross-entropy, from the largest proposal of a
+  max_size, max_score, image   Detic's image losses (Zhou et al., 2022): g-hat learns, by binary cross-entropy, from the
+                               largest proposal of a
                                labelled image, from the one that scores its label highest, or from the entire image
   softmax                      one softmax over C + 1 in place of f and g, beside the paper's g-hat
-  CAM                          class activation maps of the pooled classifier (Zhou et al., 2016): no boxes in training at all
+  CAM                          class activation maps of the pooled classifier (Zhou et al., 2016): no boxes in training
+                               at all
 
 B labelled images    R regions    C, C^ categories    K evaluated categories
 """
@@ -22,10 +24,12 @@ NUM_PROPOSALS = 128                                 # of a labelled image, the b
 
 
 class SigmoidHead(BoxHead):
-    """f, g and boxes as ours; g-hat's categories are independent: S^_c = sigmoid(g-hat_c - log(C^ - 1)), as Detic trains its classifier.
+    """f, g and boxes as ours; g-hat's categories are independent: S^_c = sigmoid(g-hat_c - log(C^ - 1)), as Detic
+    trains its classifier.
 
-    The constant is the prior of one category in C^, as Detic has one in its bias. Stage I's g-hat is that of a softmax: without the
-    constant this loss would start at ten times ours (24 against 2.5 on 40 classes), with it at less than twice.
+    The constant is the prior of one category in C^, as Detic has one in its bias. Stage I's g-hat is that of a softmax:
+    without the constant this loss would start at ten times ours (24 against 2.5 on 40 classes), with it at less than
+    twice.
     """
 
     def sigmoid_logits(self, x: Tensor) -> Tensor:
@@ -36,7 +40,8 @@ class SigmoidHead(BoxHead):
     def image_losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.sigmoid_logits(x)
         wanted = F.one_hot(labels, logits.shape[1]).float()
-        return {"image_category": F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / max(len(labels), 1)}
+        return {"image_category": F.binary_cross_entropy_with_logits(logits, wanted,
+                                                                     reduction="sum") / max(len(labels), 1)}
 
     def region_scores(self, x: Tensor, boxes: Tensor, size: tuple[int, int], det_index: Tensor, cls_index: Tensor,
                       fusion: str = "geometric", exponent: float = 2 / 3) -> RegionScores:
@@ -47,10 +52,11 @@ class SigmoidHead(BoxHead):
 
 
 class SoftmaxLabelHead(BoxHead):
-    """One softmax over C + 1 outcomes, whose foreground probability takes the place of S_fg for g-hat's categories, too.
+    """One softmax over C + 1 outcomes, whose foreground probability takes the place of S_fg for g-hat's categories,
+    too.
 
-    With logits z_1 .. z_C and z_0 of the background it is sigmoid(logsumexp(z_1..C) - z_0) times softmax(z_1..C): the same form as
-    Eq. 4, but f is no classifier of its own.
+    With logits z_1 .. z_C and z_0 of the background it is sigmoid(logsumexp(z_1..C) - z_0) times softmax(z_1..C): the
+    same form as Eq. 4, but f is no classifier of its own.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,22 +76,24 @@ def chosen_boxes(kind: str, detector: nn.Module, pyramid: list[Tensor], cls: Bat
             return [boxes[B.area(boxes).argmax()][None] for boxes in proposals]
         logits = detector.box_head.classify(detector.encoder.regions(pyramid, proposals))                # (R, C^)
         per_image = logits.split([len(boxes) for boxes in proposals])
-        return [boxes[rows[:, label].argmax()][None] for boxes, rows, label in zip(proposals, per_image, cls.image_labels().tolist())]
+        return [boxes[rows[:, label].argmax()][None]
+                for boxes, rows, label in zip(proposals, per_image, cls.image_labels().tolist())]
 
 
 @torch.no_grad()
 def cam_maps(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """images (B, 3, H, W) normalised, a PooledClassifier -> maps (B, C^, H/32, W/32), logits (B, C^).
 
-    A map is the last layer's weights of a class times the features at each place; its mean, plus the bias, is the logit."""
+    A map is the last layer's weights of a class times the features at each place; its mean, plus the bias, is the
+    logit."""
     features = classifier.backbone(images, None)[-1]                                                     # (B, c5, h, w)
     maps = torch.einsum("bchw,kc->bkhw", features, classifier.cls_classifier.weight)
     return maps, maps.mean(dim=(2, 3)) + classifier.cls_classifier.bias
 
 
 def cam_box(activation: Tensor, threshold: float, size: tuple[int, int]) -> list[float]:
-    """activation (h, w) of one class -> [x1, y1, x2, y2] in an image of size (h, w): around the largest connected part of
-    the upsampled map that reaches threshold times its range above its minimum."""
+    """activation (h, w) of one class -> [x1, y1, x2, y2] in an image of size (h, w): around the largest connected part
+    of the upsampled map that reaches threshold times its range above its minimum."""
     scaled = F.interpolate(activation[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
     low, high = scaled.min(), scaled.max()
     mask = scaled >= low + threshold * (high - low)

@@ -13,7 +13,7 @@ def in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class RegionClassifier(nn.Module):
-    """Backbone, FPN, RoIAlign on the whole image, two FC layers, linear g-hat (P13, P14, P16)."""
+    """Backbone, FPN, RoIAlign on the whole image, two FC layers, linear g-hat [P13, P14, P16]."""
 
     def __init__(self, encoder: RegionEncoder, num_classes: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class RegionClassifier(nn.Module):
 
 
 class PooledClassifier(nn.Module):
-    """The usual classifier, "Ours (-reform.)" (P67, P76): average pooling of C5 and a linear layer."""
+    """The usual classifier, "Ours (-reform.)" [P67, P76]: average pooling of C5 and a linear layer."""
 
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class PooledClassifier(nn.Module):
 
 
 def build_classifier(cfg: ModelConfig, num_classes: int, drop_path: float) -> nn.Module:
-    """The stage-I network of a configuration. BN is trained here even where stage II freezes it (G17)."""
+    """The stage-I network of a configuration. BN is trained here even where stage II freezes it [G17]."""
     norm = "gn" if cfg.norm == "gn" else "bn"
     # Recomputing a BN layer would count its batch twice; a ResNet of stage I keeps its activations then.
     again = cfg.checkpoint_activations and not (norm == "bn" and cfg.backbone.startswith("resnet"))

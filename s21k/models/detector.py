@@ -1,8 +1,8 @@
 """Stage II: boxes and image labels trained together, and detection with both (Fig. 2b).
 
 One forward pass of the encoder serves the images with boxes and those with one label each; the
-RPN and the box losses see only the first (G12), the whole-image RoI only the second: no multi-instance
-learning, no pseudo boxes (P3).
+RPN and the box losses see only the first [G12], the whole-image RoI only the second: no multi-instance
+learning, no pseudo boxes [P3].
 """
 import dataclasses
 import operator
@@ -29,9 +29,11 @@ from s21k.models.softmax_head import SoftmaxHead
 class Detector(nn.Module):
     """Faster R-CNN with an FPN, its category classifier decoupled into f, g and g-hat; with a mask head, Mask R-CNN."""
 
-    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead | SoftmaxHead, mask_head: MaskHead | None, regions_per_image: int,
+    def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead | SoftmaxHead, mask_head: MaskHead | None,
+                 regions_per_image: int,
                  chooses: str | None = None) -> None:
-        """chooses: a baseline's region of a labelled image (baselines.chosen_boxes); None: the entire image, the method."""
+        """chooses: a baseline's region of a labelled image (baselines.chosen_boxes); None: the entire image, the
+        method."""
         super().__init__()
         self.chooses = chooses
         self.encoder, self.rpn, self.box_head, self.mask_head = encoder, rpn, box_head, mask_head
@@ -40,7 +42,8 @@ class Detector(nn.Module):
     def forward(self, det: Batch, cls: Batch | None) -> dict[str, Tensor]:
         """Losses of one step, unweighted scalars, by name. Both batches are on one canvas size.
 
-        {"rpn_objectness", "rpn_box", "region_score", "region_box", and with a mask head "mask"} of det, {"image_category"} of cls.
+        {"rpn_objectness", "rpn_box", "region_score", "region_box", and with a mask head "mask"} of det,
+        {"image_category"} of cls.
         """
         images, sizes, seeds = det.images, det.sizes, det.seeds
         if cls is not None:
@@ -55,12 +58,12 @@ class Detector(nn.Module):
         if self.mask_head is not None:
             losses |= self.mask_head.losses(det_pyramid, regions, det.targets)
         if cls is not None:
-            x = self.image_features([level[len(det):] for level in pyramid], cls)    # (B, d), one RoI each (P18)
+            x = self.image_features([level[len(det):] for level in pyramid], cls)    # (B, d), one RoI each [P18]
             losses |= self.box_head.image_losses(x, cls.image_labels())
         return losses
 
     def image_features(self, pyramid: list[Tensor], cls: Batch) -> Tensor:
-        """x (B, d) that g-hat learns from: of the entire image (P18), or of what a baseline chooses in its place."""
+        """x (B, d) that g-hat learns from: of the entire image [P18], or of what a baseline chooses in its place."""
         if self.chooses is None:
             return self.encoder.images(pyramid, cls.sizes, cls.seeds)
         return self.encoder.regions(pyramid, chosen_boxes(self.chooses, self, pyramid, cls))
@@ -70,7 +73,7 @@ class Detector(nn.Module):
         """One Prediction an image, in network pixels; of the (R, K) scores some rows exist at a time.
 
         categories (on the model's device) say which rows of g and g-hat to use: the classification
-        branch is gone but for g-hat's linear layer (P32).
+        branch is gone but for g-hat's linear layer [P32].
         """
         images = normalize(batch.images, batch.sizes)
         pyramid = self.encoder.pyramid(images)                                       # P2..P6
@@ -82,12 +85,15 @@ class Detector(nn.Module):
                                                   test.fusion, test.fusion_exponent)
             ranking = Ranking(regions)
             found = postprocess(ranking, test.threshold, test.nms, test.max_detections, test.class_agnostic_nms)
-            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)              # any score: Top-5 has no threshold (P83)
+            # any score: Top-5 has no threshold [P83]
+            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)
             yield Prediction(regions, found, five,
                              None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 
-    def inherit(self, state: dict[str, Tensor], only: str = "all", load_image_classifier: bool = True) -> tuple[list[str], list[str]]:
-        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly (P1, P5; INHERITED).
+    def inherit(self, state: dict[str, Tensor], only: str = "all",
+                load_image_classifier: bool = True) -> tuple[list[str], list[str]]:
+        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly [P1, P5;
+        INHERITED].
 
         only: "backbone" takes no more than that. Returns the names of the parts taken, and of those that stay random;
         InputError when none is there, or when one does not fit.
@@ -97,7 +103,8 @@ class Detector(nn.Module):
             module = operator.attrgetter(place)(self)
             if module is None:                                               # this detector has no such part
                 continue
-            wanted = (only == "all" or part == "backbone") and (part != "g-hat" or load_image_classifier and "encoder.fc1.weight" in state)
+            wanted = ((only == "all" or part == "backbone")
+                      and (part != "g-hat" or load_image_classifier and "encoder.fc1.weight" in state))
             found = wanted and any([load_part(module, prefix, state) for prefix in prefixes])
             (taken if found else random).append(part)
         if not taken:
@@ -105,10 +112,10 @@ class Detector(nn.Module):
         return taken, random
 
 
-# What stage II starts from, part by part: its place in the detector, and the names it has in a checkpoint of stage I, of
-# "-reform." (P67: a backbone, and a linear layer on other features), and of stage II. f, g, box regression and masks are
-# always new (P29). "Ours" inherits backbone, FPN, RoI head (P35) and g-hat (G7). Table 5 (G31): "IN-21K" the backbone alone
-# (stage2.inherit=backbone), "IN-21K -> O365" and "Ours" also FPN, RoI head and RPN of their stage II.
+# What stage II starts from, part by part: its place in the detector, and the names it has in a checkpoint of stage I,
+# of "-reform." [P67: a backbone, and a linear layer on other features], and of stage II. f, g, box regression and masks
+# are always new [P29]. "Ours" inherits backbone, FPN, RoI head [P35] and g-hat [G7]. Table 5 [G31]: "IN-21K" the
+# backbone alone (stage2.inherit=backbone), "IN-21K -> O365" and "Ours" also FPN, RoI head and RPN of their stage II.
 INHERITED = (("backbone", "encoder.backbone", ("encoder.backbone.", "backbone.")),
              ("FPN", "encoder.fpn", ("encoder.fpn.",)),
              ("RoI head, first layer", "encoder.fc1", ("encoder.fc1.",)),
@@ -129,14 +136,17 @@ def load_part(module: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
     return True
 
 
-HEADS = {"none": BoxHead, "max_size": SigmoidHead, "max_score": SigmoidHead, "image": SigmoidHead, "softmax": SoftmaxLabelHead}     # of stage2.baseline
+# of stage2.baseline
+HEADS = {"none": BoxHead, "max_size": SigmoidHead, "max_score": SigmoidHead, "image": SigmoidHead,
+         "softmax": SoftmaxLabelHead}
 
 
 def build_head(cfg: Config) -> BoxHead | SoftmaxHead:
     """The head of a configuration. InputError: image labels, and no g-hat to train with them."""
     num_det = cfg.data.det.classes
     if cfg.model.head == "decoupled":
-        return HEADS[cfg.stage2.baseline](cfg.model.region_dim, num_det, cfg.data.cls.classes if cfg.data.cls else None, cfg.stage2.loss_reading, cfg.stage2.loss_norm)
+        return HEADS[cfg.stage2.baseline](cfg.model.region_dim, num_det, cfg.data.cls.classes if cfg.data.cls else None,
+                                          cfg.stage2.loss_reading, cfg.stage2.loss_norm)
     if cfg.data.cls is not None:
         raise InputError("model.head=softmax has no g-hat, expected data.cls: null with it")
     return SoftmaxHead(cfg.model.region_dim, num_det)
@@ -149,14 +159,16 @@ def build_detector(cfg: Config) -> Detector:
     model = cfg.model
     if cfg.stage2.init == "scratch" and model.norm == "frozen_bn" and model.backbone.startswith("resnet"):
         raise InputError("stage2.init=scratch with model.norm=frozen_bn: frozen BN cannot train random weights, "
-                         "expected model.norm=sync_bn or gn (G17)")
+                         "expected model.norm=sync_bn or gn [G17]")
     norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
-    backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path, checkpoint=model.checkpoint_activations)
+    backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path,
+                                         checkpoint=model.checkpoint_activations)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
     rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals,
               model.rpn_rescue_iou)
     box_head = build_head(cfg)
-    return Detector(encoder, rpn, box_head, MaskHead(model.fpn_channels) if model.with_masks else None, model.regions_per_image,
+    return Detector(encoder, rpn, box_head, MaskHead(model.fpn_channels) if model.with_masks else None,
+                    model.regions_per_image,
                     cfg.stage2.baseline if cfg.stage2.baseline in ("max_size", "max_score", "image") else None)
 
 
@@ -173,10 +185,12 @@ def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Det
     free = {"rpn_pre_nms", "rpn_proposals", "checkpoint_activations"}    # these may differ at test time
     for key in sorted((trained.keys() & now.keys()) - free):
         if trained[key] != now[key]:
-            raise InputError(f"the checkpoint was trained with model.{key}={trained[key]}, the configuration says {now[key]}")
+            raise InputError(f"the checkpoint was trained with model.{key}={trained[key]}, the configuration says "
+                             f"{now[key]}")
     stage2 = content["config"].get("stage2")
     if isinstance(stage2, dict) and stage2.get("baseline", "none") != cfg.stage2.baseline:
-        raise InputError(f"the checkpoint was trained with stage2.baseline={stage2.get('baseline')}, the configuration says {cfg.stage2.baseline}")
+        raise InputError(f"the checkpoint was trained with stage2.baseline={stage2.get('baseline')}, the configuration "
+                         f"says {cfg.stage2.baseline}")
     for key, value in content["model"].items():
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"the checkpoint's {key} is not finite: its training diverged")

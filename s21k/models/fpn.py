@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al., 2017): C2..C5 -> P2..P6 of equal channels, no norm (G10)."""
+"""Feature pyramid (Lin et al., 2017): C2..C5 -> P2..P6 of equal channels, no norm [G10]."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,12 +15,13 @@ class FPN(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def copy_output(self, level: int) -> None:
-        """Every output convolution becomes that of P<level>: of stage I's whole-image RoI only one has learned (G15)."""
+        """Every output convolution becomes that of P<level>: of stage I's whole-image RoI only one has learned
+        [G15]."""
         for conv in self.output:
             conv.load_state_dict(self.output[level - 2].state_dict())
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """[C2..C5] -> [P2..P6], each (B, channels, ., .); P6 is P5 at every second place (G10)."""
+        """[C2..C5] -> [P2..P6], each (B, channels, ., .); P6 is P5 at every second place [G10]."""
         merged = self.lateral[-1](levels[-1])
         outputs = [self.output[-1](merged)]
         for i in (2, 1, 0):

@@ -1,4 +1,5 @@
-"""The mask head of Mask R-CNN (He et al., 2017), class-agnostic: novel categories have no masks to learn from (P39, G2).
+"""The mask head of Mask R-CNN (He et al., 2017), class-agnostic: novel categories have no masks to learn from [P39,
+G2].
 
 R positive regions    N detections    m = 28, the side of a predicted mask
 """
@@ -37,13 +38,15 @@ class MaskHead(nn.Module):
         return self.predictor(x).squeeze(1)                              # (R, 28, 28)
 
     def losses(self, pyramid: list[Tensor], regions: list[Regions], targets: list[Target]) -> dict[str, Tensor]:
-        """{"mask"}: binary cross-entropy, the mean over the cells of all regions that hold an object (of all processes)."""
+        """{"mask"}: binary cross-entropy, the mean over the cells of all regions that hold an object (of all
+        processes)."""
         boxes = [r.boxes[:r.num_objects] for r in regions]
         logits = self(pyramid, boxes)                                    # (R, m, m)
         side = logits.shape[-1]
         objects = torch.cat([r.gt_index[:r.num_objects] for r in regions]).cpu()
         flat = iter(zip(objects.tolist(), torch.cat(boxes).tolist()))    # of all images: two waits for the device
-        wanted = [target.masks.crop(*next(flat), side) for r, target in zip(regions, targets) for _ in range(r.num_objects)]
+        wanted = [target.masks.crop(*next(flat), side) for r, target in zip(regions, targets)
+                  for _ in range(r.num_objects)]
         wanted = to_device(torch.stack(wanted).float() if wanted else torch.zeros(0, side, side), logits.device)
         count = mean_over_ranks(to_device(len(logits), logits.device, torch.float32)).clamp(min=1)
         loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="sum")

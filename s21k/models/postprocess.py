@@ -3,7 +3,7 @@
 Exact: the result is that of the plain way (every score above the threshold, NMS per category,
 the best of all), in the order score, then lower region, then lower category. But NMS of a
 candidate depends only on better candidates of its category, so they are walked best first and
-the walk ends when enough have survived: at 21,841 categories hardly any are looked at (G26).
+the walk ends when enough have survived: at 21,841 categories hardly any are looked at [G26].
 
 The walk meets no more than R candidates of a category, and the first of them survives: 100 detections need
 100 R candidates at most. They are found without sorting, or keeping, the (R, K) scores: one pass notes the
@@ -44,7 +44,8 @@ class Ranking:
         self.largest = self.largest.reshape(-1)                          # (R * blocks,)
         if self.largest.isnan().any():
             region = int(self.largest.isnan().nonzero()[0]) // self.blocks
-            raise InputError(f"the scores of region {region} are not numbers: the weights are damaged, or the activations overflowed (amp=fp16)")
+            raise InputError(f"the scores of region {region} are not numbers: the weights are damaged, or the "
+                             f"activations overflowed (amp=fp16)")
 
     def _open(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks (ascending) -> flat positions region * K + category (ascending) and scores of all that is in them."""
@@ -56,7 +57,8 @@ class Ranking:
         return region * num_categories + category, self.regions.at(region, category)
 
     def _between(self, blocks: Tensor, low: float, high: float, most: int) -> tuple[float, Tensor, Tensor]:
-        """What lies in blocks with low < score < high, best first; of more than 2 * most only the better ones: low has then risen."""
+        """What lies in blocks with low < score < high, best first; of more than 2 * most only the better ones: low has
+        then risen."""
         flat, scores = torch.zeros(0, dtype=torch.int64, device=blocks.device), torch.zeros(0, device=blocks.device)
         for some in blocks.split(OPEN):
             more_flat, more = self._open(some)
@@ -82,7 +84,8 @@ class Ranking:
         above, count = float("inf"), FIRST
         while above > threshold and len(self.largest):
             # At least `count` blocks reach the cut, so at least as many scores do.
-            cut = threshold if count >= len(self.largest) else max(threshold, float(self.largest.topk(count).values[-1]))
+            cut = (threshold if count >= len(self.largest)
+                   else max(threshold, float(self.largest.topk(count).values[-1])))
             blocks = (self.largest >= (cut * SLACK if cut > 0 else cut)).nonzero().squeeze(1)
             cut, *found = self._between(blocks, cut, above, count)
             yield piece(*found)
@@ -110,7 +113,8 @@ def walk(pieces: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple]:
             yield from zip(*(column[first:first + 4096].tolist() for column in piece))
 
 
-def postprocess(ranking: Ranking, threshold: float, iou_threshold: float, max_detections: int, class_agnostic: bool = False) -> Detections:
+def postprocess(ranking: Ranking, threshold: float, iou_threshold: float, max_detections: int,
+                class_agnostic: bool = False) -> Detections:
     """Detections of one image: scores > threshold, NMS at IoU > iou_threshold within a category (class_agnostic: among
     all), the best max_detections (-1: all).
 
@@ -120,7 +124,8 @@ def postprocess(ranking: Ranking, threshold: float, iou_threshold: float, max_de
     num_regions, num_categories = regions.shape
     wanted = num_regions * num_categories if max_detections < 0 else max_detections
     boxes = regions.boxes.double().cpu().numpy()
-    fallen: dict[int, np.ndarray] = {}                                   # category -> (R,) regions that a better one removed
+    # category -> (R,) regions that a better one removed
+    fallen: dict[int, np.ndarray] = {}
     overlaps: dict[int, np.ndarray] = {}                                 # region -> (R,) regions that it would remove
     kept: list[tuple[int, int, float]] = []
     for region, category, score in walk(ranking.best_first(threshold)) if wanted else ():

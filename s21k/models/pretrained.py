@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from s21k.core.categories import imagenet21k_wnids
 from s21k.core.errors import InputError
 
-# The two rows of Google's 21,843-class order that hold no pictures; microsoft's 22K heads put its last two there (G24).
+# The two rows of Google's 21,843-class order that hold no images; microsoft's 22K heads put its last two there [G24].
 EMPTY_ROWS = {9205: "n03931044", 15027: "n09859684"}
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load took: names of ours filled, ours missing, theirs not used; share of the backbone's parameters filled."""
+    """What a load took: names of ours filled, ours missing, theirs not used; share of the backbone's parameters
+    filled."""
     source: str
     taken: list[str]
     missing: list[str]
@@ -39,7 +40,7 @@ class LoadReport:
 
 def microsoft_22k_order() -> list[str]:
     """The wnid of each of the 21,841 rows of microsoft's 22K heads: Google's sorted 21,843, whose rows 21841 and 21842
-    moved into the two that have no pictures, 9205 and 15027 (G24)."""
+    moved into the two that have no images, 9205 and 15027 [G24]."""
     google = sorted([*imagenet21k_wnids(), *EMPTY_ROWS.values()])
     rows = google[:21841]
     rows[9205], rows[15027] = google[21841], google[21842]
@@ -125,7 +126,8 @@ def find_source(state: dict[str, Tensor]) -> tuple[str, Callable[[str], str], st
 
 
 def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
-    """Fill the backbone from the content of a public file ({"model": ..}, {"state_dict": ..}, or the tensors themselves).
+    """Fill the backbone from the content of a public file ({"model": ..}, {"state_dict": ..}, or the tensors
+    themselves).
 
     A common prefix of the names is taken off. InputError: of no known source, a parameter missing, or of another shape.
     """
@@ -142,7 +144,8 @@ def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
         raise InputError(f"{kind} weights lack {needed[0]} ({len(needed)} of the backbone's {len(own)} tensors)")
     for name in taken:
         if renamed[name][1].shape != own[name].shape:
-            raise InputError(f"{kind} weights: {renamed[name][0]} is {tuple(renamed[name][1].shape)}, the backbone's {name} is "
+            raise InputError(f"{kind} weights: {renamed[name][0]} is {tuple(renamed[name][1].shape)}, the backbone's "
+                             f"{name} is "
                              f"{tuple(own[name].shape)}")
     backbone.load_state_dict({name: renamed[name][1] for name in taken}, strict=False)
     parameters = dict(backbone.named_parameters())

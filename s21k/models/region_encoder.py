@@ -1,6 +1,6 @@
-"""What the two stages share, as one object (P4, P16, P28, P35): image, boxes -> x_i.
+"""What the two stages share, as one object [P4, P16, P28, P35]: image, boxes -> x_i.
 
-Backbone, FPN, RoIAlign and the RoI head's two fully connected layers (G8). Stage II starts from
+Backbone, FPN, RoIAlign and the RoI head's two fully connected layers [G8]. Stage II starts from
 stage I by a strict load of this module's state.
 """
 import torch
@@ -15,7 +15,7 @@ from s21k.models.resnet import resnet18, resnet34, resnet50, resnet101
 from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, pool_regions, roi_levels
 from s21k.models.swin import swin_b, swin_s, swin_t
 
-# Rows of the paper: ResNet-50, Swin-T, -S, -B (P95).
+# Rows of the paper: ResNet-50, Swin-T, -S, -B [P95].
 BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
              "swin_t": swin_t, "swin_s": swin_s, "swin_b": swin_b}
 POOL = 7
@@ -29,7 +29,7 @@ def drop_path_noise(backbone: nn.Module, images: Tensor, seeds: list[int] | None
 
 
 class RegionEncoder(nn.Module):
-    """image_roi_level: which level the entire image is pooled from (G15); image_roi: its extent (G16)."""
+    """image_roi_level: which level the entire image is pooled from [G15]; image_roi: its extent [G16]."""
 
     def __init__(self, backbone: nn.Module, channels: int = 256, dim: int = 1024,
                  image_roi_level: str = "fpn_rule", image_roi: str = "valid") -> None:
@@ -54,7 +54,7 @@ class RegionEncoder(nn.Module):
         return F.relu(self.fc2(x))                               # (R, dim)
 
     def images(self, pyramid: list[Tensor], sizes: list[tuple[int, int]], seeds: list[int] | None = None) -> Tensor:
-        """The entire image as a special RoI (P2, P13, P18): sizes B times (h, w) -> x (B, dim)."""
+        """The entire image as a special RoI [P2, P13, P18]: sizes B times (h, w) -> x (B, dim)."""
         if self.image_roi == "canvas":
             stride = 2 ** MIN_LEVEL
             h, w = (side * stride for side in pyramid[0].shape[-2:])
@@ -73,5 +73,6 @@ class RegionEncoder(nn.Module):
         if self.image_roi_level == "p5":
             return torch.full_like(levels, 5)
         if self.image_roi_level == "random" and self.training and seeds:
-            return torch.tensor([derive_seed(seed, "level") % (MAX_LEVEL - MIN_LEVEL + 1) + MIN_LEVEL for seed in seeds])
+            return torch.tensor(
+                [derive_seed(seed, "level") % (MAX_LEVEL - MIN_LEVEL + 1) + MIN_LEVEL for seed in seeds])
         return levels

@@ -1,7 +1,7 @@
 """ResNet-18/34/50/101 (He et al., 2016): image -> C2..C5 at strides 4, 8, 16, 32.
 
 Layer names are torchvision's, so that weights copy by name. As there, the 3x3 convolution of a
-bottleneck carries the stride. The norm is chosen by a function of the channels (G17).
+bottleneck carries the stride. The norm is chosen by a function of the channels [G17].
 """
 from collections.abc import Callable
 

@@ -1,8 +1,8 @@
 """RoIAlign (He et al., 2017) as two matrix products, for runs on CUDA that must repeat bit for bit.
 
-torchvision's CUDA kernel adds gradients in an order that changes from run to run. RoIAlign is separable: the samples of a
-region form a grid, a bilinear weight is a product of one weight in y and one in x, and a bin's value is the mean of its
-samples. So a region's bins are rows @ features @ columns, and the gradient is a product of the same matrices.
+torchvision's CUDA kernel adds gradients in an order that changes from run to run. RoIAlign is separable: the samples of
+a region form a grid, a bilinear weight is a product of one weight in y and one in x, and a bin's value is the mean of
+its samples. So a region's bins are rows @ features @ columns, and the gradient is a product of the same matrices.
 
 R regions    out  bins a side    H, W  size of the feature map
 """
@@ -13,9 +13,11 @@ REGIONS = 32                            # of one image at a time: the product in
 
 
 def bin_weights(low: Tensor, high: Tensor, out: int, length: int) -> Tensor:
-    """One direction: regions from low (R,) to high (R,), in cells -> (R, out, length), the share of each cell in each bin.
+    """One direction: regions from low (R,) to high (R,), in cells -> (R, out, length), the share of each cell in each
+    bin.
 
-    A bin has ceil(its size) samples, one at least where it has a size. A sample further than one cell outside counts as 0.
+    A bin has ceil(its size) samples, one at least where it has a size. A sample further than one cell outside counts as
+    0.
     """
     size = (high - low) / out                                                            # (R,) of a bin
     samples = size.ceil().clamp(min=0)                                                   # (R,) in a bin
@@ -32,11 +34,12 @@ def bin_weights(low: Tensor, high: Tensor, out: int, length: int) -> Tensor:
     return weights / samples.clamp(min=1)[:, None, None]
 
 
-def separable_roi_align(features: Tensor, rois: Tensor, out: int, scale: float, sampling_ratio: int = 0, aligned: bool = True) -> Tensor:
+def separable_roi_align(features: Tensor, rois: Tensor, out: int, scale: float, sampling_ratio: int = 0,
+                        aligned: bool = True) -> Tensor:
     """features (B, C, H, W), rois (R, 5) of (image, x1, y1, x2, y2) in ascending image -> (R, C, out, out).
 
-    torchvision.ops.roi_align's interface and figures, for sampling_ratio=0 and aligned=True only. As there, it computes in
-    float32 also under autocast, and gives the features' own type back.
+    torchvision.ops.roi_align's interface and figures, for sampling_ratio=0 and aligned=True only. As there, it computes
+    in float32 also under autocast, and gives the features' own type back.
     """
     assert sampling_ratio == 0 and aligned
     with torch.autocast(features.device.type, enabled=False):

@@ -16,7 +16,7 @@ MIN_LEVEL, MAX_LEVEL = 2, 5
 def roi_levels(boxes: Tensor) -> Tensor:
     """FPN Eq. 1 for boxes (R, 4): floor(4 + log2(sqrt(area) / 224)) within 2..5, int64 (R,).
 
-    224 px -> P4, 448 -> P5, 223 -> P3 (G15). The epsilon keeps log2 of an empty box finite; in float32 1 + 1e-8 is 1.
+    224 px -> P4, 448 -> P5, 223 -> P3 [G15]. The epsilon keeps log2 of an empty box finite; in float32 1 + 1e-8 is 1.
     """
     side = B.area(boxes).clamp(min=0).sqrt()
     level = torch.floor(4 + torch.log2(side / 224 + 1e-8))
@@ -24,17 +24,20 @@ def roi_levels(boxes: Tensor) -> Tensor:
 
 
 def level_shares(sides: Tensor) -> str:
-    """Where Eq. 1 sends square boxes of these sides (n,): "P4 21 %, P5 79 %". At small sizes it is not the paper's P4 and P5."""
+    """Where Eq. 1 sends square boxes of these sides (n,): "P4 21 %, P5 79 %". At small sizes it is not the paper's P4
+    and P5."""
     zero = torch.zeros_like(sides)
     levels = roi_levels(torch.stack([zero, zero, sides, sides], dim=1))
-    return ", ".join(f"P{level} {100 * float((levels == level).float().mean()):.0f} %" for level in levels.unique().tolist())
+    return ", ".join(f"P{level} {100 * float((levels == level).float().mean()):.0f} %"
+                     for level in levels.unique().tolist())
 
 
 def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7, levels: Tensor | None = None) -> Tensor:
     """pyramid P2.., boxes B times (Ri, 4) -> (R, C, out, out), image after image.
 
-    levels (R,) in 2..5 overrides Eq. 1; on the CPU where they are known there: then nothing waits for the device. aligned=True
-    and as many samples as the bin has pixels (sampling_ratio=0): torchvision's own pooler has neither by default (G14).
+    levels (R,) in 2..5 overrides Eq. 1; on the CPU where they are known there: then nothing waits for the device.
+    aligned=True and as many samples as the bin has pixels (sampling_ratio=0): torchvision's own pooler has neither by
+    default [G14].
     """
     flat = torch.cat(boxes)
     image = torch.cat([torch.full_like(b[:, :1], number) for number, b in enumerate(boxes)])

@@ -13,12 +13,13 @@ from s21k.core.structures import BACKGROUND, Target
 from s21k.models.anchors import RATIOS, pyramid_anchors
 from s21k.models.assign import match, subsample
 
-NMS_THRESHOLD = 0.7                     # G11
-LOW, HIGH = 0.3, 0.7                    # G11
+NMS_THRESHOLD = 0.7                     # [G11]
+LOW, HIGH = 0.3, 0.7                    # [G11]
 
 
 class RPN(nn.Module):
-    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: rescue_above of `match` (G11)."""
+    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: rescue_above of `match`
+    [G11]."""
 
     def __init__(self, channels: int, anchor_scale: float = 8.0, batch: int = 256,
                  pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (1000, 1000),
@@ -60,12 +61,14 @@ class RPN(nn.Module):
                seeds: list[int]) -> dict[str, Tensor]:
         """anchors (N, 4), logits (B, N), deltas (B, N, 4): cross-entropy and L1 over the sampled anchors.
 
-        Both are divided by batch * B, the number asked for, not the number found (G11).
+        Both are divided by batch * B, the number asked for, not the number found [G11].
         """
         objectness, box = logits.sum() * 0, deltas.sum() * 0             # tied to the graph when nothing is sampled
-        matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou) for target in targets]
+        matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou)
+                   for target in targets]
         sampled = subsample(matches, self.batch, 0.5, [derive_seed(seed, "anchors") for seed in seeds])
-        for image_logits, image_deltas, target, owner, (positive, negative) in zip(logits, deltas, targets, matches, sampled):
+        for image_logits, image_deltas, target, owner, (positive,
+                                                        negative) in zip(logits, deltas, targets, matches, sampled):
             chosen = torch.cat([positive, negative])
             labels = (owner[chosen] != BACKGROUND).float()
             wanted = B.encode(anchors[positive], target.boxes[owner[positive]], B.RPN_WEIGHTS)
@@ -76,7 +79,8 @@ class RPN(nn.Module):
 
     def propose(self, anchors: list[Tensor], logits: list[Tensor], deltas: list[Tensor],
                 sizes: list[tuple[int, int]]) -> list[Tensor]:
-        """The best anchors of each level, moved by their deltas, clipped, NMS within a level, the best of all levels."""
+        """The best anchors of each level, moved by their deltas, clipped, NMS within a level, the best of all
+        levels."""
         pre_nms, post_nms = (setting[0 if self.training else 1] for setting in (self.pre_nms, self.post_nms))
         boxes, scores, levels = [], [], []
         for level, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas)):

@@ -1,7 +1,7 @@
-"""The plain head of Faster R-CNN: one softmax over C categories and background (Table 5's fine-tuning, P49, P90, G31).
+"""The plain head of Faster R-CNN: one softmax over C categories and background (Table 5's fine-tuning) [P49, P90, G31].
 
-The same interface as box_head.BoxHead, without image labels: no g-hat, and the background is category C here, the one place
-in this code where it is one. Boxes stay class-agnostic.
+The same interface as box_head.BoxHead, without image labels: no g-hat, and the background is category C here, the one
+place in this code where it is one. Boxes stay class-agnostic.
 
 R regions    d  size of x    C  detection categories
 """
@@ -38,8 +38,10 @@ class SoftmaxHead(nn.Module):
         objects = object_rows(regions, x.device)
         logits, deltas = self(x)
         normalizer = mean_over_ranks(to_device(len(labels), x.device, torch.float32)).clamp(min=1)
-        score = F.cross_entropy(logits, labels.masked_fill(labels == BACKGROUND, logits.shape[1] - 1), reduction="sum") / normalizer
-        source, truth = (torch.cat(boxes)[objects] for boxes in ([r.boxes for r in regions], [r.gt_boxes for r in regions]))
+        score = F.cross_entropy(logits, labels.masked_fill(labels == BACKGROUND, logits.shape[1] - 1),
+                                reduction="sum") / normalizer
+        source, truth = (torch.cat(boxes)[objects]
+                         for boxes in ([r.boxes for r in regions], [r.gt_boxes for r in regions]))
         box = F.l1_loss(deltas[objects], B.encode(source, truth, B.REGION_WEIGHTS), reduction="sum") / normalizer
         return {"region_score": score, "region_box": box}
 

@@ -4,7 +4,7 @@ B images    h, w token grid    C channels    n = M * M tokens of a window (M = 7
 
 Parameter names are those of the authors' code, so that their weights copy by name; each output
 has its own norm (norm0..norm3), as in their detectors. The grid is padded to whole windows
-inside each block, hence any picture size.
+inside each block, hence any image size.
 """
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def grid_shift(h: int, w: int) -> tuple[int, int]:
 def shift_mask(h: int, w: int, device: torch.device) -> Tensor:
     """(W, n, n) bool: which pairs of tokens of a window may see each other after a cyclic shift.
 
-    The shift brings together strips from opposite sides of the picture; tokens of different
+    The shift brings together strips from opposite sides of the image; tokens of different
     strips must not attend to each other.
     """
     row, column = (torch.arange(side, device=device) for side in (h, w))
@@ -57,8 +57,10 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        at = torch.stack(torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")).flatten(1)   # (2, n)
-        apart = at[:, :, None] - at[:, None, :] + WINDOW - 1                                                     # (2, n, n)
+        # (2, n)
+        at = torch.stack(torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")).flatten(1)
+        # (2, n, n)
+        apart = at[:, :, None] - at[:, None, :] + WINDOW - 1
         self.register_buffer("relative_position_index", apart[0] * (2 * WINDOW - 1) + apart[1], persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -101,7 +103,7 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim)
 
     def keep(self, branch: Tensor, noise: Tensor | None) -> Tensor:
-        """Stochastic depth: the branch of an image is dropped with probability drop_path (P52).
+        """Stochastic depth: the branch of an image is dropped with probability drop_path [P52].
 
         noise (B,) uniform in [0, 1) decides; None (inference) keeps all.
         """
@@ -184,7 +186,8 @@ class Swin(nn.Module):
     checkpoint: forget each block's activations and compute them again in the backward pass.
     """
 
-    def __init__(self, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], drop_path: float, checkpoint: bool) -> None:
+    def __init__(self, dim: int, depths: tuple[int, ...], heads: tuple[int, ...], drop_path: float,
+                 checkpoint: bool) -> None:
         super().__init__()
         self.channels = [dim * 2 ** i for i in range(4)]
         self.num_noise = 2 * sum(depths)

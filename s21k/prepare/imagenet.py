@@ -1,14 +1,15 @@
-"""ImageNet as it is distributed -> an index of its pictures, read where they lie.
+"""ImageNet as it is distributed -> an index of its images, read where they lie.
 
     python -m s21k.prepare.imagenet DIR --out data/imagenet21k/all --wnids imagenet21k
     python -m s21k.prepare.imagenet DIR --out data/imagenet997/train --wnids data/lvis/wnids_997.txt
     python -m s21k.prepare.imagenet DIR --out data/imagenet1k/train
 
-DIR has one folder or one tar for each synset (n01440764/ or n01440764.tar). Nothing is unpacked. --wnids: the classes in
-the order of g-hat's rows, a file of one wnid a line, or imagenet21k for the 21,841; without it, those found. Only headers
-and ends of files are read. Started again after an interruption, it continues; a synset whose folder or tar has changed is read anew.
+DIR has one folder or one tar for each synset (n01440764/ or n01440764.tar). Nothing is unpacked. --wnids: the classes
+in the order of g-hat's rows, a file of one wnid a line, or imagenet21k for the 21,841; without it, those found. Only
+headers and ends of files are read. Started again after an interruption, it continues; a synset whose folder or tar has
+changed is read anew.
 
-Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out and why), <out>.report.tsv (pictures of
+Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out and why), <out>.report.tsv (images of
 each synset) and <out>.parts/ (what a later run need not read again).
 """
 import argparse
@@ -30,9 +31,9 @@ from tqdm import tqdm
 from s21k.core.categories import imagenet21k_wnids
 from s21k.core.errors import InputError, nearest, note, run_command
 from s21k.core.packed import Packed, PackedStrings
-from s21k.files.archives import PictureIndex, Region, leaves_root, members
+from s21k.files.archives import ImageIndex, Region, leaves_root, members
 from s21k.files.image_files import PassedOver, walk
-from s21k.files.images import check_picture
+from s21k.files.images import check_image
 
 TAIL = 2048                                         # bytes at a file's end in which its end mark is looked for
 WNID = re.compile(r"n\d{8}")
@@ -51,7 +52,8 @@ def read_wnids(source: str | None, found: list[str]) -> list[str]:
     try:
         wnids = Path(source).read_text().split()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--wnids {source}: cannot be read ({error}), expected a file of wnids, or imagenet21k" + nearest(source, ["imagenet21k"])) from None
+        raise InputError(f"--wnids {source}: cannot be read ({error}), expected a file of wnids, or imagenet21k"
+                         + nearest(source, ["imagenet21k"])) from None
     for number, wnid in enumerate(wnids, start=1):
         if not WNID.fullmatch(wnid):
             raise InputError(f"--wnids {source}: entry {number} is {wnid!r:.40}, expected a wnid such as n01440764")
@@ -106,7 +108,8 @@ def _listing(path: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, st
             faults.append(("", str(error)))
     listed, seen = [], set()
     for name, offset, size in sorted(rows):
-        reason = "its name leads out of the container" if leaves_root(name) else "a name with control characters" if not name.isprintable() else "a second file of this name" if name in seen else None
+        reason = ("its name leads out of the container" if leaves_root(name) else "a name with control characters"
+                  if not name.isprintable() else "a second file of this name" if name in seen else None)
         if reason:
             faults.append((name, reason))
         else:
@@ -116,7 +119,7 @@ def _listing(path: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, st
 
 
 def _check(path: Path, name: str, offset: int, size: int) -> tuple[int, int]:
-    """(h, w) of one picture."""
+    """(h, w) of one image."""
     if size == 0:
         raise InputError(f"{path}:{name}: empty file")
     region = Region(path, offset, size, name) if offset >= 0 else Region(path / name, 0, size, name)
@@ -124,7 +127,7 @@ def _check(path: Path, name: str, offset: int, size: int) -> tuple[int, int]:
         region.seek(max(0, size - TAIL))
         tail = region.read(TAIL)
         region.seek(0)
-        return check_picture(_Named(region, 4096), tail)
+        return check_image(_Named(region, 4096), tail)
 
 
 class _Named(BufferedReader):
@@ -143,12 +146,13 @@ def _stamp(path: Path) -> bytes:
     places.sort()
     for place in places:
         state = os.lstat(place)
-        seen.update(f"{place.removeprefix(str(path))} {state.st_size} {state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        seen.update(f"{place.removeprefix(str(path))} {state.st_size} "
+                    f"{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return seen.digest()
 
 
 def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
-    """One synset's pictures -> parts/<wnid>.npz, unless that is there already and the container has not changed."""
+    """One synset's images -> parts/<wnid>.npz, unless that is there already and the container has not changed."""
     wnid, container = job
     path, part = root / container, parts / f"{wnid}.npz"
     stamp = np.frombuffer(_stamp(path), dtype=np.uint8)
@@ -156,7 +160,8 @@ def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
         with np.load(part, allow_pickle=False) as saved:
             if np.array_equal(saved["stamp"], stamp) and str(saved["container"]) == container:
                 return wnid
-    except Exception:                               # not there, or cut off in the middle (numpy raises what its bytes lead it to):
+    except Exception:
+        # not there, or cut off in the middle (numpy raises what its bytes lead it to):
         pass                                        # read the container
     listed, faults = _listing(path)
     good = []
@@ -166,16 +171,21 @@ def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
         except (InputError, OSError) as error:
             faults.append((name, str(error)))
     names = Packed(row[0].encode(errors="surrogateescape") for row in good)
-    reasons = [Packed(text.encode(errors="replace") for text in column) for column in (zip(*faults) if faults else ((), ()))]
+    reasons = [Packed(text.encode(errors="replace") for text in column)
+               for column in (zip(*faults) if faults else ((), ()))]
     beside = part.with_suffix(".writing.npz")
-    np.savez(beside, stamp=stamp, container=container, numbers=np.array([row[1:] for row in good], dtype=np.int64).reshape(-1, 4), names=names.data,
-             name_offsets=names.offsets, fault_names=reasons[0].data, fault_name_offsets=reasons[0].offsets, faults=reasons[1].data, fault_offsets=reasons[1].offsets)
+    np.savez(beside, stamp=stamp, container=container,
+             numbers=np.array([row[1:] for row in good], dtype=np.int64).reshape(-1, 4), names=names.data,
+             name_offsets=names.offsets, fault_names=reasons[0].data, fault_name_offsets=reasons[0].offsets,
+             faults=reasons[1].data, fault_offsets=reasons[1].offsets)
     os.replace(beside, part)
     return wnid
 
 
-def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, str], processes: int) -> tuple[PictureIndex, list[tuple[str, str, str]]]:
-    """The index of the wnids' pictures, and (wnid, name, reason) of what was left out. Parts are kept below <out>.parts."""
+def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, str],
+                processes: int) -> tuple[ImageIndex, list[tuple[str, str, str]]]:
+    """The index of the wnids' images, and (wnid, name, reason) of what was left out. Parts are kept below
+    <out>.parts."""
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     jobs = [(wnid, containers[wnid]) for wnid in wnids if wnid in containers]
@@ -183,23 +193,27 @@ def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, s
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn"))).map if processes > 1 else map
         try:
-            for _ in tqdm(run(work, jobs, **({"chunksize": 8} if processes > 1 else {})), total=len(jobs), desc="synsets", mininterval=5.0):
+            for _ in tqdm(run(work, jobs, **({"chunksize": 8} if processes > 1 else {})), total=len(jobs),
+                          desc="synsets", mininterval=5.0):
                 pass
         except BrokenProcessPool:
-            raise InputError(f"{root}: a process was killed, often for want of memory; started again it continues, --processes with fewer needs less") from None
+            raise InputError(f"{root}: a process was killed, often for want of memory; started again it continues, "
+                             f"--processes with fewer needs less") from None
     numbers, names, labels, place, quarantined = [], [], [], [], []
     row = {wnid: i for i, wnid in enumerate(wnids)}
     for position, (wnid, _) in enumerate(jobs):
         with np.load(parts / f"{wnid}.npz", allow_pickle=False) as part:
             numbers.append(part["numbers"])
             names.append(Packed.of_arrays(part["names"], part["name_offsets"]))
-            what, why = (Packed.of_arrays(part[name], part[offsets]) for name, offsets in (("fault_names", "fault_name_offsets"), ("faults", "fault_offsets")))
+            what, why = (Packed.of_arrays(part[name], part[offsets])
+                         for name, offsets in (("fault_names", "fault_name_offsets"), ("faults", "fault_offsets")))
             quarantined += [(wnid, what[i].decode(errors="replace"), why[i].decode()) for i in range(len(what))]
         labels.append(np.full(len(numbers[-1]), row[wnid], dtype=np.int32))
         place.append(np.full(len(numbers[-1]), position, dtype=np.int32))
     offset, size, heights, widths = np.concatenate([np.zeros((0, 4), np.int64), *numbers]).T
     label, container = (np.concatenate([np.zeros(0, np.int32), *column]) for column in (labels, place))
-    return PictureIndex(root, wnids, [container for _, container in jobs], container, PackedStrings(packed=Packed.join(names)), label,
+    return ImageIndex(root, wnids, [container for _, container in jobs], container,
+                      PackedStrings(packed=Packed.join(names)), label,
                         offset.copy(), size.copy(), heights.astype(np.int32), widths.astype(np.int32)), quarantined
 
 
@@ -242,17 +256,18 @@ def main(argv: list[str]) -> None:
             if quarantined
             else ""
         )
-        raise InputError(f"{a.source}: has no good pictures of the {len(wnids)} synsets wanted{first}")
+        raise InputError(f"{a.source}: has no good images of the {len(wnids)} synsets wanted{first}")
     index.save(a.out)
     counts = np.bincount(index.label, minlength=len(wnids))
     missing = [wnid for wnid in wnids if wnid not in containers]
     print(
-        f"{a.out}: {len(index)} pictures of {int((counts > 0).sum())} synsets of {len(wnids)}; "
+        f"{a.out}: {len(index)} images of {int((counts > 0).sum())} synsets of {len(wnids)}; "
         f"{int(counts[counts > 0].min())} to {int(counts.max())} each; "
         f"{len(quarantined)} in quarantine"
     )
     if missing:
-        print(f"{len(missing)} synsets are not in {a.source}: {', '.join(missing[:5])}{', ..' if len(missing) > 5 else ''}")
+        print(f"{len(missing)} synsets are not in {a.source}: "
+              f"{', '.join(missing[:5])}{', ..' if len(missing) > 5 else ''}")
     if extra := len(containers) - (len(wnids) - len(missing)):
         print(f"{extra} of its synsets were not asked for")
 

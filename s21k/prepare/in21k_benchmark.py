@@ -1,13 +1,13 @@
-"""The 21,000-category benchmark's pictures: ImageNet-21K divided into training and validation (P44-P46, G30).
+"""The 21,000-category benchmark's pictures: ImageNet-21K divided into training and validation [P44-P46, G30].
 
-    python -m s21k.prepare.in21k_benchmark --index data/imagenet21k/all --out data/imagenet21k [--seed 0] [--no-pictures]
+    python -m s21k.prepare.in21k_benchmark --index data/imagenet21k/all --out data/imagenet21k [--seed 0] [--no-images]
 
-Of each synset 5 pictures go to validation, 20 % where it has fewer than 25 (rounded down, but one at least), none where it
-has fewer than 5. Which, is decided by a hash of seed, wnid and file name: no order of listing and no other synset
-matters. Boxes are drawn by people (P47): put them into val_images.json as COCO's annotations, saved as val_boxes.json.
+Of each synset 5 images go to validation, 20 % where it has fewer than 25 (rounded down, but one at least), none where
+it has fewer than 5. Which, is decided by a hash of seed, wnid and file name: no order of listing and no other synset
+matters. Boxes are drawn by people [P47]: put them into val_images.json as COCO's annotations, saved as val_boxes.json.
 
-Writes train/ (an index without the validation pictures), val.tsv (a list, for stage I's accuracy), val/<wnid>/<file> (copies of the
-pictures), val_images.json (COCO's format, without boxes), manifest.tsv.
+Writes train/ (an index without the validation images), val.tsv (a list, for stage I's accuracy), val/<wnid>/<file>
+(copies of the images), val_images.json (COCO's format, without boxes), manifest.tsv.
 """
 import argparse
 import json
@@ -19,28 +19,28 @@ from tqdm import tqdm
 
 from s21k.core.errors import InputError, run_command
 from s21k.core.randomness import derive_seed
-from s21k.files.archives import PictureIndex
+from s21k.files.archives import ImageIndex
 from s21k.files.images import read_image
 
-PAPER = (101_625, 21_077)                           # pictures, categories (P46)
+PAPER = (101_625, 21_077)                           # images, categories [P46]
 
 
 def validation_count(n: int) -> int:
-    """How many of a synset's n pictures go to validation."""
+    """How many of a synset's n images go to validation."""
     if n < 5:
         return 0                                    # P45b
-    return max(1, n // 5) if n < 25 else 5          # P45, P44
+    return max(1, n // 5) if n < 25 else 5          # [P45, P44]
 
 
 def choose(wnid: str, names: list[str], seed: int) -> list[int]:
-    """Positions in names of the synset's validation pictures, ascending."""
+    """Positions in names of the synset's validation images, ascending."""
     files = [PurePosixPath(name).name for name in names]                 # not where an archive happens to have it
     order = sorted(range(len(names)), key=lambda i: (derive_seed(seed, wnid, files[i]), names[i]))
     return sorted(order[:validation_count(len(names))])
 
 
-def split(index: PictureIndex, seed: int) -> np.ndarray:
-    """(N,) bool: the pictures for validation."""
+def split(index: ImageIndex, seed: int) -> np.ndarray:
+    """(N,) bool: the images for validation."""
     chosen = np.zeros(len(index), dtype=bool)
     offsets = np.searchsorted(index.label, np.arange(len(index.class_names) + 1))        # class after class
     for row, wnid in enumerate(tqdm(index.class_names, desc="synsets", mininterval=5.0)):
@@ -49,8 +49,9 @@ def split(index: PictureIndex, seed: int) -> np.ndarray:
     return chosen
 
 
-def copy_pictures(index: PictureIndex, rows: np.ndarray, out: Path) -> list[str]:
-    """val/<wnid>/<file> of each: the file as it is, or as a JPEG where it is not one that every reader takes. Names below val/."""
+def copy_images(index: ImageIndex, rows: np.ndarray, out: Path) -> list[str]:
+    """val/<wnid>/<file> of each: the file as it is, or as a JPEG where it is not one that every reader takes. Names
+    below val/."""
     names = []
     for i in tqdm(rows.tolist(), desc="pictures", mininterval=5.0):
         wnid, source = index.class_names[index.label[i]], index.open(i)
@@ -72,26 +73,31 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-pictures", action="store_true")
     a = parser.parse_args(argv)
-    index = PictureIndex.load(a.index)
+    index = ImageIndex.load(a.index)
     index = replace(index, root=index.root.resolve())
     chosen = split(index, a.seed)
     rows = np.flatnonzero(chosen)
     index.take(np.flatnonzero(~chosen)).save(a.out / "train")
     wnids = [index.class_names[row] for row in index.label[rows]]
     try:
-        names = [f"{wnid}/{index.names[i]}" for wnid, i in zip(wnids, rows.tolist())] if a.no_pictures else copy_pictures(index, rows, a.out)
+        names = ([f"{wnid}/{index.names[i]}" for wnid, i in zip(wnids, rows.tolist())] if a.no_pictures
+                 else copy_images(index, rows, a.out))
         present = {wnid: i for i, wnid in enumerate(dict.fromkeys(wnids), start=1)}
         (a.out / "val.tsv").write_text("".join(f"val/{name}\t{wnid}\n" for name, wnid in zip(names, wnids)))
-        (a.out / "manifest.tsv").write_text("wnid\tfile\n" + "".join(f"{wnid}\t{index.names[i]}\n" for wnid, i in zip(wnids, rows.tolist())))
+        (a.out / "manifest.tsv").write_text(
+            "wnid\tfile\n" + "".join(f"{wnid}\t{index.names[i]}\n" for wnid, i in zip(wnids, rows.tolist())))
         (a.out / "val_images.json").write_text(json.dumps(
-            {"images": [{"id": n, "file_name": name, "height": int(index.heights[i]), "width": int(index.widths[i]), "wnid": wnid}
+            {"images": [{"id": n, "file_name": name, "height": int(index.heights[i]), "width": int(index.widths[i]),
+                         "wnid": wnid}
                         for n, (i, name, wnid) in enumerate(zip(rows.tolist(), names, wnids), start=1)],
              "annotations": [], "categories": [{"id": i, "name": wnid, "wnid": wnid} for wnid, i in present.items()]}))
     except OSError as error:
         raise InputError(f"--out {a.out}: cannot be written ({error})") from None
     counts = np.bincount(index.label, minlength=len(index.class_names))
-    print(f"{a.out}: {len(rows)} pictures of {len(present)} categories for validation (the paper: {PAPER[0]} of {PAPER[1]}), {len(index) - len(rows)} for training")
-    print(f"{int(((counts > 0) & (counts < 5)).sum())} synsets with fewer than 5 pictures, {int((counts == 0).sum())} with none: not validated")
+    print(f"{a.out}: {len(rows)} images of {len(present)} categories for validation (the paper: {PAPER[0]} of "
+          f"{PAPER[1]}), {len(index) - len(rows)} for training")
+    print(f"{int(((counts > 0) & (counts < 5)).sum())} synsets with fewer than 5 images, {int((counts == 0).sum())} "
+          f"with none: not validated")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def write_words(
     a: argparse.Namespace, categories: CategoryMap, folders: list[str], boxed: list[str], val: AnnotationTable
 ) -> None:
     """The YAML file, and the categories beside it; what they hold is printed."""
-    # Localization accuracy is for images of one category each (E44); AP is for all.
+    # Localization accuracy is for images of one category each [E44]; AP is for all.
     one_category = all(
         len(set(val.category_index[val.image_index == image])) <= 1 for image in np.unique(val.image_index)
     )

@@ -1,4 +1,4 @@
-"""Pictures of textured shapes: what a category of the toy world is, and how one picture is drawn.
+"""Pictures of textured shapes: what a category of the toy world is, and how one image is drawn.
 
 A category is shape x fill x texture. Pillow and numpy; objects are drawn larger and shrunk.
 """
@@ -24,7 +24,8 @@ def _polar(radius: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
 
 
 def _polygon(corners: int) -> np.ndarray:
-    return _polar(lambda a: math.cos(math.pi / corners) / np.cos((a + math.pi / corners) % (2 * math.pi / corners) - math.pi / corners))
+    return _polar(lambda a: math.cos(math.pi / corners) / np.cos(
+        (a + math.pi / corners) % (2 * math.pi / corners) - math.pi / corners))
 
 
 def _star(points: int) -> np.ndarray:
@@ -47,7 +48,8 @@ def _corners(*points: tuple[float, float]) -> np.ndarray:
 
 SHAPES: dict[str, np.ndarray] = {
     "disc": _polar(lambda a: np.ones_like(a)), "triangle": _polygon(3),
-    "plus": _corners((-.35, -1), (.35, -1), (.35, -.35), (1, -.35), (1, .35), (.35, .35), (.35, 1), (-.35, 1), (-.35, .35), (-1, .35), (-1, -.35), (-.35, -.35)),
+    "plus": _corners((-.35, -1), (.35, -1), (.35, -.35), (1, -.35), (1, .35), (.35, .35), (.35, 1), (-.35, 1),
+                     (-.35, .35), (-1, .35), (-1, -.35), (-.35, -.35)),
     "star": _star(5), "square": _polygon(4), "clover": _flower(3), "hexagon": _polygon(6),
     "arrow": _corners((0, -1), (.9, 0), (.35, 0), (.35, 1), (-.35, 1), (-.35, 0), (-.9, 0)),
     "gear": _gear(7), "hourglass": _corners((-.9, -1), (.9, -1), (.18, 0), (.9, 1), (-.9, 1), (-.18, 0)),
@@ -63,7 +65,8 @@ SHAPES: dict[str, np.ndarray] = {
 _HUES = {"red": (215, 45, 45), "blue": (45, 80, 215), "yellow": (225, 205, 50), "green": (45, 160, 65),
          "violet": (140, 60, 200), "orange": (235, 130, 35), "cyan": (50, 200, 210)}
 _SECONDS = {"": (245, 245, 245), "dark ": (25, 25, 25), "sandy ": (215, 180, 140), "slate ": (90, 105, 125)}
-FILLS: dict[str, tuple] = {f"{second}{hue}": (rgb, other) for second, other in _SECONDS.items() for hue, rgb in _HUES.items()}
+FILLS: dict[str, tuple] = {f"{second}{hue}": (rgb, other) for second, other in _SECONDS.items()
+                           for hue, rgb in _HUES.items()}
 
 
 def _stripes(angle: float, count: float) -> Callable:
@@ -100,11 +103,14 @@ def _spiral(count: int) -> Callable:
 
 TEXTURES: dict[str, Callable] = {
     "striped": _stripes(0.0, 3), "checked": _checks(2), "ringed": _rings(3), "rayed": _rays(5), "halved": _halves(0.0),
-    "dotted": _dots(3), "wavy": _waves(3), "barred": _stripes(math.pi / 2, 3), "spiral": _spiral(3), "quartered": _rays(2),
-    "slanted": _stripes(math.pi / 4, 3), "fine-striped": _stripes(0.0, 5), "fine-checked": _checks(4), "banded": _rings(2),
+    "dotted": _dots(3), "wavy": _waves(3), "barred": _stripes(math.pi / 2, 3), "spiral": _spiral(3),
+    "quartered": _rays(2),
+    "slanted": _stripes(math.pi / 4, 3), "fine-striped": _stripes(0.0, 5), "fine-checked": _checks(4),
+    "banded": _rings(2),
     "fine-dotted": _dots(5), "split": _halves(math.pi / 2), "fine-rayed": _rays(9), "rippled": _waves(5),
     "fine-barred": _stripes(math.pi / 2, 5), "whirled": _spiral(5), "fine-ringed": _rings(5), "thirds": _rays(3),
-    "broad-striped": _stripes(0.0, 1.6), "broad-checked": _checks(1.2), "broad-dotted": _dots(1.8), "twirled": _spiral(2),
+    "broad-striped": _stripes(0.0, 1.6), "broad-checked": _checks(1.2), "broad-dotted": _dots(1.8),
+    "twirled": _spiral(2),
     "diagonal": _halves(math.pi / 4), "steep": _stripes(-math.pi / 4, 3)}
 
 
@@ -141,14 +147,15 @@ def _background(rng: np.random.Generator, h: int, w: int) -> Image.Image:
     """A field of muted colour at two scales, with grain: (h, w)."""
     coarse = rng.uniform(40, 215, (1, 1, 3)) + rng.normal(0, 30, (4, 4, 3))
     fine = rng.normal(0, rng.uniform(5, 22), (max(2, h // 6), max(2, w // 6), 3))
-    layers = [np.asarray(Image.fromarray((layer + 128 * (i == 1)).clip(0, 255).astype(np.uint8)).resize((w, h), Image.Resampling.BICUBIC),
+    layers = [np.asarray(Image.fromarray((layer + 128 * (i == 1)).clip(0, 255).astype(np.uint8)).resize(
+        (w, h), Image.Resampling.BICUBIC),
                          dtype=np.float32) - 128 * (i == 1) for i, layer in enumerate((coarse, fine))]
     grain = rng.normal(0, rng.uniform(1, 9), (h, w, 1))
     return Image.fromarray((layers[0] + layers[1] + grain).clip(0, 255).astype(np.uint8))
 
 
 def _clutter(rng: np.random.Generator, image: Image.Image, count: int) -> Image.Image:
-    """Plain things without texture on the picture: strokes and blobs of one colour. They are no category."""
+    """Plain things without texture on the image: strokes and blobs of one colour. They are no category."""
     w, h = image.size
     layer = Image.new("RGBA", (w * SMOOTH, h * SMOOTH))
     draw = ImageDraw.Draw(layer)
@@ -168,7 +175,8 @@ def _clutter(rng: np.random.Generator, image: Image.Image, count: int) -> Image.
 
 
 def _object(rng: np.random.Generator, category: Category, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Colours (s, s, 3) and coverage (s, s) in [0, 1] of one object, cut to its extent; size: its diameter in pixels."""
+    """Colours (s, s, 3) and coverage (s, s) in [0, 1] of one object, cut to its extent; size: its diameter in
+    pixels."""
     turn = rng.uniform(-0.5, 0.5)
     stretch = np.array([rng.uniform(0.8, 1.0), rng.uniform(0.8, 1.0)])
     side = math.ceil(size * 1.05) * SMOOTH
@@ -191,11 +199,12 @@ def _object(rng: np.random.Generator, category: Category, size: float) -> tuple[
     return colors[cut], coverage[cut]
 
 
-def draw_picture(seed: int, categories: list[Category], size: int, scale: tuple[float, float],
+def draw_image(seed: int, categories: list[Category], size: int, scale: tuple[float, float],
                  ) -> tuple[Image.Image, list[list[float]], list[int], list[np.ndarray]]:
-    """One picture with the given objects -> picture, boxes [x, y, w, h], positions in `categories` of those that fit, masks (h, w) bool.
+    """One image with the given objects -> image, boxes [x, y, w, h], positions in `categories` of those that fit, masks
+    (h, w) bool.
 
-    size: about the picture's side; scale: an object's diameter as a share of it. Objects do not
+    size: about the image's side; scale: an object's diameter as a share of it. Objects do not
     cover one another, but clutter may hide a part of them.
     """
     rng = np.random.default_rng(seed)

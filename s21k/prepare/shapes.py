@@ -1,16 +1,17 @@
-"""The embedded toy world: pictures of textured shapes, in the formats of real data.
+"""The embedded toy world: images of textured shapes, in the formats of real data.
 
     python -m s21k.prepare.shapes --out data/shapes [--categories 24] [--images-per-category 250]
-    python -m s21k.prepare.shapes --format lvis|imagenet|objects365 --out data/mini     a miniature in the form of the paper's data
-    python -m s21k.prepare.shapes --annotate data/mini/imagenet21k/val_images.json --truth data/mini/imagenet21k_tars_truth.json
+    python -m s21k.prepare.shapes --format lvis|imagenet|objects365 --out data/mini     a miniature in the form of the
+    paper's data python -m s21k.prepare.shapes --annotate data/mini/imagenet21k/val_images.json --truth
+    data/mini/imagenet21k_tars_truth.json
 
 A category is shape x fill x texture ("red striped triangle"); any number up to 21,952 can be asked
 for. Half of them, the base categories, have boxes in the detection set; the novel half never does.
-Every picture of a category shows one object, anywhere, rotated, partly hidden, among plain clutter
-on a textured background. Picture i of a set is a function of (seed, set, i).
+Every image of a category shows one object, anywhere, rotated, partly hidden, among plain clutter
+on a textured background. Image i of a set is a function of (seed, set, i).
 
-Writes cls_train/<category>/ (labelled pictures), det_train.json + det_train/ (with boxes), val.json +
-val/ and val.tsv (the same validation pictures as a list), categories.json.
+Writes cls_train/<category>/ (labelled images), det_train.json + det_train/ (with boxes), val.json +
+val/ and val.tsv (the same validation images as a list), categories.json.
 """
 import argparse
 import json
@@ -26,20 +27,21 @@ from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, run_command
 from s21k.core.masks import encode
 from s21k.core.randomness import derive_seed
-from s21k.prepare.shape_drawing import Category, draw_picture, make_categories
+from s21k.prepare.shape_drawing import Category, draw_image, make_categories
 from s21k.prepare.shape_formats import FORMATS, THINGS, annotate
 
 
 def _draw_one(job: tuple) -> tuple[int, int, list, list, list]:
     path, seed, categories, size, scale = job
-    image, boxes, placed, masks = draw_picture(seed, categories, size, scale)
+    image, boxes, placed, masks = draw_image(seed, categories, size, scale)
     image.save(path, quality=92)
     return image.height, image.width, boxes, placed, [encode(mask) for mask in masks]
 
 
-def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Category]], size: int, scale: tuple[float, float],
+def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Category]], size: int,
+              scale: tuple[float, float],
               by_category: bool = False) -> list[tuple]:
-    """Draw one set's pictures to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed, masks) of each."""
+    """Draw one set's images to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed, masks) of each."""
     jobs = []
     for i, content in enumerate(contents):
         folder = out / name / content[0].name if by_category else out / name
@@ -51,8 +53,10 @@ def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Categor
 def _coco(results: list[tuple], contents: list[list[Category]], listed: list[Category]) -> dict:
     """A COCO-format file of a set; category ids start at 1."""
     ids = {category.name: i for i, category in enumerate(listed, start=1)}
-    images = [{"id": i, "file_name": f"{i:06d}.jpg", "height": r[0], "width": r[1]} for i, r in enumerate(results, start=0)]
-    annotations = [{"image_id": i, "category_id": ids[contents[i][number].name], "bbox": box, "area": float(area(mask)), "iscrowd": 0,
+    images = [{"id": i, "file_name": f"{i:06d}.jpg", "height": r[0], "width": r[1]}
+              for i, r in enumerate(results, start=0)]
+    annotations = [{"image_id": i, "category_id": ids[contents[i][number].name], "bbox": box, "area": float(area(mask)),
+                    "iscrowd": 0,
                     "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}}
                    for i, r in enumerate(results) for box, number, mask in zip(*r[2:])]
     for number, annotation in enumerate(annotations, start=1):
@@ -84,7 +88,8 @@ def write_world(out: Path, num_categories: int, per_category: int, det_images: i
         det = _draw_set(pool, out, "det_train", seed, det_contents, size, (0.25, 0.6))
     (out / "det_train.json").write_text(json.dumps(_coco(det, det_contents, base)))
     (out / "val.json").write_text(json.dumps(_coco(val, val_contents, categories)))
-    (out / "val.tsv").write_text("".join(f"val/{i:06d}.jpg\t{content[0].name}\n" for i, content in enumerate(val_contents)))
+    (out / "val.tsv").write_text(
+        "".join(f"val/{i:06d}.jpg\t{content[0].name}\n" for i, content in enumerate(val_contents)))
     det_row = {c.name: i for i, c in enumerate(base)}
     cls_row = {name: i for i, name in enumerate(sorted(c.name for c in categories))}
     CategoryMap([c.name for c in categories], [None] * len(categories), [c.group for c in categories],
@@ -119,7 +124,8 @@ def main(argv: list[str]) -> None:
         unfinished = a.out.with_name(a.out.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            FORMATS[a.format](unfinished, a.images_per_category, a.detection_images, a.val_per_category * len(THINGS), a.size, a.seed)
+            FORMATS[a.format](unfinished, a.images_per_category, a.detection_images, a.val_per_category * len(THINGS),
+                              a.size, a.seed)
             unfinished.rename(a.out)
         except OSError as error:
             raise InputError(f"--out {a.out}: cannot be written ({error})") from None

@@ -1,12 +1,12 @@
-"""Tiny ImageNet (200 classes, 64 x 64 pixels, one box a picture) -> lists, boxes and categories.
+"""Tiny ImageNet (200 classes, 64 x 64 pixels, one box a image) -> lists, boxes and categories.
 
     python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip [--out data/tiny-imagenet] [--classes 40]
 
---classes: every 5th class when 40 of the 200 are wanted, and so on. Every second class (of the sorted wnids) is base: the detection set has the boxes of its training
-pictures. The other 100 are novel: their boxes are used for scoring only. A zip with fewer
-pictures than the official one is taken as it is.
+--classes: every 5th class when 40 of the 200 are wanted, and so on. Every second class (of the sorted wnids) is base:
+the detection set has the boxes of its training images. The other 100 are novel: their boxes are used for scoring only.
+A zip with fewer images than the official one is taken as it is.
 
-Writes train.tsv, val.tsv, det_train.json, val.json, categories.json and the pictures below --out.
+Writes train.tsv, val.tsv, det_train.json, val.json, categories.json and the images below --out.
 """
 import argparse
 import io
@@ -31,7 +31,7 @@ def _box(fields: list[str], size: tuple[int, int], where: str) -> list[float]:
     except ValueError:
         raise InputError(f"{where}: {fields!r}, expected x1 y1 x2 y2") from None
     if not (0 <= x1 <= x2 < size[1] and 0 <= y1 <= y2 < size[0]):
-        raise InputError(f"{where}: box {[x1, y1, x2, y2]} is not inside the picture of {size} (h, w)")
+        raise InputError(f"{where}: box {[x1, y1, x2, y2]} is not inside the image of {size} (h, w)")
     return [float(x1), float(y1), float(x2 - x1 + 1), float(y2 - y1 + 1)]
 
 
@@ -40,11 +40,12 @@ def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
     try:
         return [line for line in archive.read(name).decode().splitlines() if line.strip()]
     except (KeyError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error):
-        raise InputError(f"{archive.filename}: no readable {name} in it, expected the official tiny-imagenet-200.zip") from None
+        raise InputError(f"{archive.filename}: no readable {name} in it, expected the official "
+                         f"tiny-imagenet-200.zip") from None
 
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, int]:
-    """Write one picture to target; its (h, w)."""
+    """Write one image to target; its (h, w)."""
     try:
         content = archive.read(name)
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
@@ -54,18 +55,21 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, in
     return image_size(io.BytesIO(content))
 
 
-def _coco(pictures: list[tuple[str, tuple[int, int], str, list[float]]], wnids: list[str], words: dict[str, str]) -> dict:
-    """(file name, (h, w), wnid, box) of each picture -> a COCO-format file; ids start at 1."""
+def _coco(images: list[tuple[str, tuple[int, int], str, list[float]]], wnids: list[str],
+          words: dict[str, str]) -> dict:
+    """(file name, (h, w), wnid, box) of each image -> a COCO-format file; ids start at 1."""
     ids = {wnid: i for i, wnid in enumerate(wnids, start=1)}
     return {"images": [{"id": i, "file_name": name, "height": h, "width": w}
-                       for i, (name, (h, w), _, _) in enumerate(pictures, start=1)],
-            "annotations": [{"id": i, "image_id": i, "category_id": ids[wnid], "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-                            for i, (_, _, wnid, box) in enumerate(pictures, start=1)],
+                       for i, (name, (h, w), _, _) in enumerate(images, start=1)],
+            "annotations": [{"id": i, "image_id": i, "category_id": ids[wnid], "bbox": box, "area": box[2] * box[3],
+                             "iscrowd": 0}
+                            for i, (_, _, wnid, box) in enumerate(images, start=1)],
             "categories": [{"id": ids[wnid], "name": words.get(wnid, wnid), "wnid": wnid} for wnid in wnids]}
 
 
 def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str, int]:
-    """Unpack the pictures and write the five files; num_classes: of so many classes, evenly chosen. Returns counts by name."""
+    """Unpack the images and write the five files; num_classes: of so many classes, evenly chosen. Returns counts by
+    name."""
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:
@@ -92,23 +96,28 @@ def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str
             name, wnid, *corners = (line.split() + [""])[:6]
             if (member := f"{ROOT}val/images/{name}") in members:
                 if wnid not in known:
-                    raise InputError(f"{source}: val_annotations.txt: {name} is of {wnid!r}, which wnids.txt does not list")
+                    raise InputError(f"{source}: val_annotations.txt: {name} is of {wnid!r}, which wnids.txt does "
+                                     f"not list")
                 if wnid not in wnids:
                     continue
                 size = _extract(archive, member, out / f"val/{Path(name).name}")
-                val.append((f"val/{Path(name).name}", size, wnid, _box(corners, size, f"{source}: val_annotations.txt: {name}")))
+                val.append((f"val/{Path(name).name}", size, wnid,
+                            _box(corners, size, f"{source}: val_annotations.txt: {name}")))
     if not train or not val:
-        raise InputError(f"{source}: holds {len(train)} training and {len(val)} validation pictures, expected some of each")
-    with_boxes = [picture for picture in train if picture[2] in set(base)]
+        raise InputError(f"{source}: holds {len(train)} training and {len(val)} validation images, expected some "
+                         f"of each")
+    with_boxes = [image for image in train if image[2] in set(base)]
     (out / "train.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in train))
     (out / "val.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in val))
     (out / "det_train.json").write_text(json.dumps(_coco(with_boxes, base, words)))
     (out / "val.json").write_text(json.dumps(_coco(val, wnids, words)))
     det_row = {wnid: i for i, wnid in enumerate(base)}
     CategoryMap([words.get(w, w) for w in wnids], list(wnids), ["base" if w in det_row else "novel" for w in wnids],
-                torch.tensor([det_row.get(w, -1) for w in wnids]), torch.arange(len(wnids))).save(out / "categories.json")
-    return {"classes": len(wnids), "base classes": len(base), "training pictures": len(train), "with boxes": len(with_boxes),
-            "validation pictures": len(val)}
+                torch.tensor([det_row.get(w, -1) for w in wnids]),
+                torch.arange(len(wnids))).save(out / "categories.json")
+    return {"classes": len(wnids), "base classes": len(base), "training images": len(train),
+            "with boxes": len(with_boxes),
+            "validation images": len(val)}
 
 
 def main(argv: list[str]) -> None:

@@ -17,20 +17,25 @@ class WordNet:
         self.names: dict[str, list[str]] = {}       # wnid -> lemmas as written, "domestic dog"
         for number, fields in self._lines(folder / "index.noun"):
             try:
-                pointers = int(fields[3])           # lemma pos synset_cnt p_cnt [ptr_symbol..] sense_cnt tagsense_cnt [offset..]
+                # lemma pos synset_cnt p_cnt [ptr_symbol..] sense_cnt tagsense_cnt [offset..]
+                pointers = int(fields[3])
                 offsets = fields[6 + pointers:]
-                if len(offsets) != int(fields[2]) or not all(len(offset) == 8 and offset.isdigit() for offset in offsets):
+                if (len(offsets) != int(fields[2])
+                    or not all(len(offset) == 8 and offset.isdigit() for offset in offsets)):
                     raise ValueError
             except (ValueError, IndexError):
-                raise InputError(f"{folder / 'index.noun'}:{number}: {' '.join(fields)!r:.60} is no entry of WordNet's index") from None
+                raise InputError(f"{folder / 'index.noun'}:{number}: {' '.join(fields)!r:.60} is no entry of "
+                                 f"WordNet's index") from None
             self.senses[fields[0]] = [f"n{offset}" for offset in offsets]
         for number, fields in self._lines(folder / "data.noun"):
             try:
-                words = fields[4:4 + 2 * int(fields[3], 16):2]      # offset lex_filenum ss_type w_cnt word lex_id [word lex_id..]
+                # offset lex_filenum ss_type w_cnt word lex_id [word lex_id..]
+                words = fields[4:4 + 2 * int(fields[3], 16):2]
                 if len(fields[0]) != 8 or not words:
                     raise ValueError
             except (ValueError, IndexError):
-                raise InputError(f"{folder / 'data.noun'}:{number}: {' '.join(fields)!r:.60} is no entry of WordNet's data") from None
+                raise InputError(f"{folder / 'data.noun'}:{number}: {' '.join(fields)!r:.60} is no entry of "
+                                 f"WordNet's data") from None
             self.names[f"n{fields[0]}"] = [word.replace("_", " ") for word in words]
 
     @staticmethod
@@ -39,8 +44,10 @@ class WordNet:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read ({error}), expected WordNet 3.0's folder, as in Debian's package wordnet-base") from None
-        return [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip() and not line.startswith(" ")]
+            raise InputError(f"{path}: cannot be read ({error}), expected WordNet 3.0's folder, as in Debian's package "
+                             f"wordnet-base") from None
+        return [(number, line.split()) for number, line in enumerate(lines, start=1)
+                if line.strip() and not line.startswith(" ")]
 
     def wnid(self, synset: str) -> str | None:
         """ "dog.n.01" -> "n02084071"; None where WordNet has no such sense. InputError: not of that form."""

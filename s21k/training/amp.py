@@ -1,4 +1,5 @@
-"""Mixed precision (P62, G21): what `amp: auto` becomes on a device. Losses, softmax and box decoding stay in float32."""
+"""Mixed precision [P62, G21]: what `amp: auto` becomes on a device. Losses, softmax and box decoding stay in
+float32."""
 import dataclasses
 import os
 from pathlib import Path
@@ -18,7 +19,8 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether torch would use bf16 instructions here: without them each bf16 convolution is emulated, ten times slower than float32.
+    """Whether torch would use bf16 instructions here: without them each bf16 convolution is emulated, ten times slower
+    than float32.
 
     x86 only; the two variables are those by which torch and oneDNN can be held back.
     """
@@ -56,7 +58,8 @@ def resolve_amp(cfg: Config, world: World, checkpoint: Path | None = None) -> Co
 
 
 def note_precision(cfg: Config, made_with: dict, source: Path) -> None:
-    """A line where a checkpoint, whose configuration is made_with, was trained in another precision than this command runs in."""
+    """A line where a checkpoint, whose configuration is made_with, was trained in another precision than this command
+    runs in."""
     before = made_with.get("amp")
     if before in DTYPES and before != cfg.amp:
         print0(f"{source} was trained with amp={before}, here it is amp={cfg.amp}")

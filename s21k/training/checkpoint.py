@@ -28,9 +28,11 @@ def save(path: Path, content: dict[str, Any]) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:                             # torch says RuntimeError where the file's write failed
+    except (OSError, RuntimeError) as error:
+        # torch says RuntimeError where the file's write failed
         temporary.unlink(missing_ok=True)
-        raise error if isinstance(error, OSError) else OSError(f"the write failed, is the disk full? {str(error).splitlines()[0]}") from None
+        raise error if isinstance(error, OSError) else OSError(
+            f"the write failed, is the disk full? {str(error).splitlines()[0]}") from None
     if path.exists():
         os.replace(path, path.with_suffix(".previous.pt"))
     os.replace(temporary, path)
@@ -45,7 +47,8 @@ def _check_ours(content: dict[str, Any], where: str) -> None:
         return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
 
     rows = content["categories"]
-    good = {"model": is_tree(content.get("model"), torch.Tensor), "categories": is_tree(rows, list) and all(isinstance(n, str) for names in rows.values() for n in names),
+    good = {"model": is_tree(content.get("model"), torch.Tensor),
+            "categories": is_tree(rows, list) and all(isinstance(n, str) for names in rows.values() for n in names),
             "config": isinstance(content.get("config"), dict), "data": is_tree(content.get("data"), str),
             **{key: type(content.get(key)) is int and content[key] >= 0 for key in ("step", "total")},
             **{key: isinstance(content.get(key), dict) for key in ("optimizer", "scaler")}}
@@ -67,7 +70,8 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
         raise InputError(f"checkpoint {path}: no such file")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:                                           # torch's reader raises whatever damaged bytes lead it to
+    except Exception as error:
+        # torch's reader raises whatever damaged bytes lead it to
         raise InputError(f"checkpoint {path}: cannot be read: {_why(path, error)}") from None
     if not isinstance(content, dict):
         raise InputError(
@@ -80,7 +84,8 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
 
 def saved_config(path: Path) -> dict[str, Any]:
-    """The configuration that a checkpoint of this project was made with; its tensors are not read. {} where there is none."""
+    """The configuration that a checkpoint of this project was made with; its tensors are not read. {} where there is
+    none."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:                                                    # damaged: whoever reads it whole says so
@@ -131,4 +136,5 @@ def check_categories(saved: dict[str, list[str]], now: dict[str, list[str]], whe
         if len(before) != len(names):
             raise InputError(f"{where}: its {part} classifier has {len(before)} categories, the data has {len(names)}")
         row = next(i for i, (a, b) in enumerate(zip(before, names)) if a != b)
-        raise InputError(f"{where}: row {row} of its {part} classifier is {before[row]!r}, in the data it is {names[row]!r}")
+        raise InputError(f"{where}: row {row} of its {part} classifier is {before[row]!r}, in the data it is "
+                         f"{names[row]!r}")

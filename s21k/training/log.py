@@ -22,7 +22,8 @@ class Log:
                         dynamic_ncols=True)
         self.sums: dict[str, float] = {}
         self.count, self.steps, self.since, self.waited = 0, 0, time.time(), 0.0
-        self.failure = ""                                # why a line could not be written; health.py tells the other processes
+        # why a line could not be written; step_monitor.py tells the other processes
+        self.failure = ""
 
     def waits(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; how long each is waited for becomes `data_seconds`."""
@@ -39,15 +40,18 @@ class Log:
             self.sums[key] = self.sums.get(key, 0.0) + number
 
     def step_done(self, step: int, lr: float, skipped: int) -> None:
-        """Every `every` steps, and at the last, print and write the means since the last time. skipped: steps that fp16's scaler left out."""
+        """Every `every` steps, and at the last, print and write the means since the last time. skipped: steps that
+        fp16's scaler left out."""
         self.bar.update(1)
         self.steps += 1
         if (step + 1) % self.every == 0 or step + 1 == self.total:
             means = {key: round(total / self.count, 5) for key, total in self.sums.items()}
             seconds = time.time() - self.since
             self.bar.set_postfix({**means, "data": f"{100 * self.waited / max(seconds, 1e-9):.0f} %"}, refresh=False)
-            self.write({"stage": self.name, "step": step + 1, "of": self.total, "lr": lr, **means, **({"skipped_steps": skipped} if skipped else {}),
-                        "seconds_per_step": round(seconds / self.steps, 4), "data_seconds": round(self.waited / self.steps, 4)})
+            self.write({"stage": self.name, "step": step + 1, "of": self.total, "lr": lr, **means,
+                        **({"skipped_steps": skipped} if skipped else {}),
+                        "seconds_per_step": round(seconds / self.steps, 4),
+                        "data_seconds": round(self.waited / self.steps, 4)})
             self.sums, self.count, self.steps, self.since, self.waited = {}, 0, 0, time.time(), 0.0
 
     def write(self, line: dict[str, Any]) -> None:

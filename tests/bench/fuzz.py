@@ -21,7 +21,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = fuzz.run(Path(folder), a.cases, a.seed, kinds)
     for name in kinds:
-        print(f"{name:<18} {outcomes[name, 'refused']:>6} refused in one line {outcomes[name, 'accepted']:>6} read correctly")
+        print(f"{name:<18} {outcomes[name, 'refused']:>6} refused in one line {outcomes[name, 'accepted']:>6} read "
+              f"correctly")
     print(f"{a.cases} cases, seed {a.seed}: {time.time() - began:.0f} s")
 
 

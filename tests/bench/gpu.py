@@ -1,7 +1,8 @@
 """All that needs a GPU, in one command of at most nine minutes on one H100: python -m tests.bench.gpu --out runs/gpu
 
-Writes results.json and table.md into --out after each item, so that what is done is kept when a later item fails. An item that
-cannot run is skipped with its reason. Needs torch, torchvision, timm and the repository; all data is synthetic.
+Writes results.json and table.md into --out after each item, so that what is done is kept when a later item fails. An
+item that cannot run is skipped with its reason. Needs torch, torchvision, timm and the repository; all data is
+synthetic.
 
     --only NAME ..   some of the items        --small   tiny sizes, also without a GPU: to try this script itself
 """
@@ -20,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = Path(tempfile.mkdtemp(prefix="stubs"))
-if importlib.util.find_spec("pycocotools") is None:          # only masks need it: here and in the commands that are started
+if importlib.util.find_spec("pycocotools") is None:
+    # only masks need it: here and in the commands that are started
     (STUBS / "pycocotools").mkdir()
     for name in ("__init__.py", "mask.py"):
         (STUBS / "pycocotools" / name).write_text("")
@@ -41,8 +43,10 @@ from tests.toy import SMALL, batch  # noqa: E402
 
 BUDGET = 520.0                                               # seconds: no item is begun after that
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}     # FLOP/s, dense, as published
-CASES = ["seed=0", "model.norm=frozen_bn", "model.norm=sync_bn stage2.init=scratch", "model.backbone=swin_t stage2.drop_path=0.3",
-         "model.image_roi_level=all_mean", "model.image_roi_level=random", "stage2.loss_reading=bce_product", "stage2.baseline=max_size",
+CASES = ["seed=0", "model.norm=frozen_bn", "model.norm=sync_bn stage2.init=scratch",
+         "model.backbone=swin_t stage2.drop_path=0.3",
+         "model.image_roi_level=all_mean", "model.image_roi_level=random", "stage2.loss_reading=bce_product",
+         "stage2.baseline=max_size",
          "stage2.baseline=max_score", "stage2.baseline=image", "stage2.baseline=softmax"]
 
 
@@ -110,7 +114,7 @@ def without_masks(b):
     return b
 
 
-# --- the items: each returns what goes into the table ------------------------------------------------------------------
+# --- the items: each returns what goes into the table -----------------------------------------------------------------
 
 def same_as_cpu(bench: Bench) -> dict:
     """Losses and gradients of a stage-II step in float32: the largest difference, relative to the largest gradient."""
@@ -121,9 +125,11 @@ def same_as_cpu(bench: Bench) -> dict:
         for device in (torch.device("cpu"), bench.device):
             set_seed(0, "weights")
             model = build_detector(load_config(["toy", *SMALL, *words.split()])).to(device)
-            losses = model(without_masks(batch(2, objects=3)).to(device), without_masks(batch(6, objects=1, seed=1)).to(device))
+            losses = model(without_masks(batch(2, objects=3)).to(device),
+                           without_masks(batch(6, objects=1, seed=1)).to(device))
             sum(losses.values()).backward()
-            found.append(({k: float(v.detach()) for k, v in losses.items()}, [p.grad.cpu() for p in model.parameters() if p.grad is not None]))
+            found.append(({k: float(v.detach()) for k, v in losses.items()},
+                          [p.grad.cpu() for p in model.parameters() if p.grad is not None]))
         (one, first), (two, second) = found
         largest = max(float(g.abs().max()) for g in first)
         gradients = max(float((a - b).abs().max()) for a, b in zip(first, second)) / largest
@@ -151,7 +157,8 @@ def waits_of_a_step(bench: Bench) -> dict:
 
 
 def command(*argv: str, processes: int = 0) -> str:
-    start = [sys.executable, *(["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else [])]
+    start = [sys.executable,
+             *(["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else [])]
     env = os.environ | {"PYTHONPATH": f"{STUBS}{os.pathsep}{ROOT}"}
     done = subprocess.run([*start, *argv], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     if done.returncode:
@@ -162,8 +169,10 @@ def command(*argv: str, processes: int = 0) -> str:
 def toy_words(bench: Bench, folder: Path, *more: str) -> list[str]:
     """A world of 8 categories, drawn once."""
     if not (folder / "shapes").exists():
-        write_world(folder / "shapes", 8, bench.size(60, 4), bench.size(200, 6), bench.size(20, 2), 64, seed=0, processes=os.cpu_count())
-    return ["toy", f"data.root={folder}", "data.det.classes=4", "data.cls.classes=8", f"stage1.epochs={bench.size(12, 1)}", "stage1.batch=16", "eval.pictures=0",
+        write_world(folder / "shapes", 8, bench.size(60, 4), bench.size(200, 6), bench.size(20, 2), 64, seed=0,
+                    processes=os.cpu_count())
+    return ["toy", f"data.root={folder}", "data.det.classes=4", "data.cls.classes=8",
+            f"stage1.epochs={bench.size(12, 1)}", "stage1.batch=16", "eval.pictures=0",
             f"stage2.iterations={bench.size(250, 2)}", "stage1.validate_every=1000", *more]
 
 
@@ -180,14 +189,19 @@ def precisions(bench: Bench, folder: Path) -> dict:
 
 
 def one_rank_and_continued(bench: Bench, folder: Path) -> dict:
-    """nccl with one rank; with deterministic=true a run that is stopped and continued ends with the weights of an unbroken one."""
-    words = toy_words(bench, folder, "deterministic=true", "stage2.init=scratch", "stage2.iterations=12", "stage2.save_every=6")
+    """nccl with one rank; with deterministic=true a run that is stopped and continued ends with the weights of an
+    unbroken one."""
+    words = toy_words(bench, folder, "deterministic=true", "stage2.init=scratch", "stage2.iterations=12",
+                      "stage2.save_every=6")
     command("train_stage2.py", *words, f"output_dir={folder / 'whole'}", processes=1)
     command("train_stage2.py", *words, f"output_dir={folder / 'twice'}")
-    os.replace(folder / "twice" / "stage2.previous.pt", folder / "twice" / "stage2.pt")          # as if killed after step 6
+    # as if killed after step 6
+    os.replace(folder / "twice" / "stage2.previous.pt", folder / "twice" / "stage2.pt")
     command("train_stage2.py", *words, f"output_dir={folder / 'twice'}")
-    one, two = (torch.load(folder / name / "stage2.pt", weights_only=True, map_location="cpu")["model"] for name in ("whole", "twice"))
-    return {"unbroken (nccl, one rank) and continued": "bit-equal" if all(torch.equal(one[k], two[k]) for k in one) else "DIFFERENT"}
+    one, two = (torch.load(folder / name / "stage2.pt", weights_only=True, map_location="cpu")["model"]
+                for name in ("whole", "twice"))
+    return {"unbroken (nccl, one rank) and continued": "bit-equal" if all(torch.equal(one[k], two[k]) for k in one)
+            else "DIFFERENT"}
 
 
 def stage2_steps(bench: Bench) -> dict:
@@ -195,17 +209,21 @@ def stage2_steps(bench: Bench) -> dict:
     found = {}
     size = bench.size(1024, 64)
     for backbone in ("resnet50", "swin_b"):
-        cfg = full_scale(f"model.backbone={backbone}", "stage2.drop_path=0.2") if not bench.small else load_config(["toy", *SMALL])
+        cfg = (full_scale(f"model.backbone={backbone}", "stage2.drop_path=0.2") if not bench.small
+               else load_config(["toy", *SMALL]))
         model = build_detector(cfg).to(bench.device).train()
         with torch.device("meta"):
             counted = build_detector(cfg)
         image, regions = (1, 3, size, size), cfg.model.regions_per_image
         det_flops = forward_flops((lambda x: counted.rpn.head(counted.encoder.pyramid(x)), image),
-                                  (nn.Sequential(counted.encoder.fc1, counted.encoder.fc2), (regions, counted.encoder.fc1.in_features)))
+                                  (nn.Sequential(counted.encoder.fc1, counted.encoder.fc2),
+                                   (regions, counted.encoder.fc1.in_features)))
         cls_flops = forward_flops((counted.encoder.pyramid, image))
         for boxes in (1, 2, 4):
-            det, cls = (without_masks(b).to(bench.device) for b in (batch(boxes, objects=2 if bench.small else 8, size=size),
-                                                                    batch(3 * boxes, objects=1, size=size, first_seed=50)))
+            det, cls = (without_masks(b).to(bench.device)
+                        for b in (batch(boxes, objects=2 if bench.small else 8, size=size),
+                                                                    batch(3 * boxes, objects=1, size=size,
+                                                                          first_seed=50)))
             run = training_step(bench, model, lambda det=det, cls=cls: sum(model(det, cls).values()))
             try:
                 seconds, memory = bench.seconds(run, 6), bench.peak_memory(run)
@@ -214,7 +232,8 @@ def stage2_steps(bench: Bench) -> dict:
                 break
             rate = 3 * (boxes * det_flops + 3 * boxes * cls_flops) / seconds
             share = f"{100 * rate / bench.peak:.0f} % of the bf16 peak, " if bench.peak else ""
-            found[f"{backbone}, {boxes} + {3 * boxes} images"] = f"{4 * boxes / seconds:.1f} images/s, {share}{memory:.1f} GiB"
+            found[f"{backbone}, {boxes} + {3 * boxes} "
+                  f"images"] = f"{4 * boxes / seconds:.1f} images/s, {share}{memory:.1f} GiB"
     found["torchvision's Faster R-CNN R50 and ours, 4 images with boxes"] = beside_torchvision(bench, size)
     return found
 
@@ -226,9 +245,11 @@ def beside_torchvision(bench: Bench, size: int) -> str:
     det = without_masks(batch(4, objects=8, size=size)).to(bench.device)
     ours = build_detector(full_scale()).to(bench.device).train()
     mine = bench.seconds(training_step(bench, ours, lambda: sum(ours(det, None).values())), 6)
-    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81, trainable_backbone_layers=5, min_size=size, max_size=size,
+    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81, trainable_backbone_layers=5,
+                                     min_size=size, max_size=size,
                                      rpn_post_nms_top_n_train=1000).to(bench.device).train()
-    images, targets = [image.float() / 255 for image in det.images], [{"boxes": t.boxes, "labels": t.labels + 1} for t in det.targets]
+    images, targets = [image.float() / 255 for image in det.images], [{"boxes": t.boxes, "labels": t.labels + 1}
+                                                                      for t in det.targets]
     peer = bench.seconds(training_step(bench, theirs, lambda: sum(theirs(images, targets).values())), 6)
     return f"{1000 * peer:.0f} ms and {1000 * mine:.0f} ms a step: {peer / mine:.2f} x"
 
@@ -241,40 +262,48 @@ def stage1_steps(bench: Bench) -> dict:
     labels = torch.randint(0, 1000, (count,), device=bench.device)
 
     def rate(model: nn.Module, images: torch.Tensor) -> float:
-        return count / bench.seconds(training_step(bench, model, lambda: nn.functional.cross_entropy(model(images).float(), labels)))
+        return count / bench.seconds(training_step(bench, model,
+                                                   lambda: nn.functional.cross_entropy(model(images).float(), labels)))
 
     for backbone, peer in (("resnet50", "resnet50"), ("swin_t", "swin_tiny_patch4_window7_224")):
         cfg = full_scale(f"model.backbone={backbone}").model
         ours = build_classifier(cfg, 1000, 0.0).to(bench.device).train()
-        mine, last = rate(ours, images), rate(ours.to(memory_format=torch.channels_last), images.contiguous(memory_format=torch.channels_last))
+        mine, last = rate(ours, images), rate(ours.to(memory_format=torch.channels_last),
+                                              images.contiguous(memory_format=torch.channels_last))
         extra = {} if backbone == "resnet50" else {"img_size": size}
         theirs = timm.create_model(peer, num_classes=1000, **extra).to(bench.device).train()
-        found[f"{backbone}, {count} x {size} px"] = f"ours {mine:.0f} images/s, channels-last {last:.0f}; timm (no FPN, no RoI head) {rate(theirs, images):.0f}"
+        found[f"{backbone}, {count} x {size} px"] = (f"ours {mine:.0f} images/s, channels-last {last:.0f}; "
+                                                     f"timm (no FPN, no RoI head) {rate(theirs, images):.0f}")
     return found
 
 
 def channels_last_in_stage2(bench: Bench) -> dict:
     """ResNet-50, 2 + 6 images of 1,024 px."""
     cfg, size = (load_config(["toy", *SMALL]), 64) if bench.small else (full_scale(), 1024)
-    det, cls = (without_masks(b).to(bench.device) for b in (batch(2, size=size), batch(6, objects=1, size=size, first_seed=50)))
+    det, cls = (without_masks(b).to(bench.device)
+                for b in (batch(2, size=size), batch(6, objects=1, size=size, first_seed=50)))
     model, found = build_detector(cfg).to(bench.device).train(), {}
     pyramid = model.encoder.pyramid
     for name, form in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
         model.to(memory_format=form)
-        model.encoder.pyramid = lambda images, seeds=None, form=form: pyramid(images.contiguous(memory_format=form), seeds)
-        found[name] = f"{1000 * bench.seconds(training_step(bench, model, lambda: sum(model(det, cls).values())), 6):.1f} ms a step"
+        model.encoder.pyramid = lambda images, seeds=None, form=form: pyramid(images.contiguous(memory_format=form),
+                                                                              seeds)
+        step = training_step(bench, model, lambda: sum(model(det, cls).values()))
+        found[name] = f"{1000 * bench.seconds(step, 6):.1f} ms a step"
     return found
 
 
 def cost_of_deterministic(bench: Bench) -> dict:
     """A stage-II step of ResNet-50, 1 + 3 images of 1,024 px."""
     cfg, size = (load_config(["toy", *SMALL]), 64) if bench.small else (full_scale(), 1024)
-    det, cls = (without_masks(b).to(bench.device) for b in (batch(1, size=size), batch(3, objects=1, size=size, first_seed=50)))
+    det, cls = (without_masks(b).to(bench.device)
+                for b in (batch(1, size=size), batch(3, objects=1, size=size, first_seed=50)))
     model, found = build_detector(cfg).to(bench.device).train(), {}
     for wanted in (False, True):
         torch.use_deterministic_algorithms(wanted)
         run = training_step(bench, model, lambda: sum(model(det, cls).values()))
-        found[f"deterministic={str(wanted).lower()}"] = f"{1000 * bench.seconds(run, 6):.1f} ms a step, {bench.peak_memory(run):.1f} GiB"
+        found[f"deterministic={str(wanted).lower()}"] = (
+            f"{1000 * bench.seconds(run, 6):.1f} ms a step, {bench.peak_memory(run):.1f} GiB")
     torch.use_deterministic_algorithms(False)
     return found
 
@@ -285,9 +314,11 @@ def many_categories(bench: Bench) -> dict:
     count = bench.size(21841, 100)
     case = tuple(t.to(bench.device) for t in make("peaked, 70 k", bench.size(1000, 50), count))
     found = {"post-processing": f"{1000 * bench.seconds(lambda: ours(case, 1e-4)):.1f} ms"}
-    cfg = load_config(["toy", *SMALL, f"data.cls.classes={count}"]) if bench.small else full_scale(f"data.cls.classes={count}")
+    cfg = (load_config(["toy", *SMALL, f"data.cls.classes={count}"]) if bench.small
+           else full_scale(f"data.cls.classes={count}"))
     model = build_detector(cfg).to(bench.device).eval()
-    categories = CategoryMap([str(i) for i in range(count)], [None] * count, ["all"] * count, torch.full((count,), -1), torch.arange(count)).to(bench.device)
+    categories = CategoryMap([str(i) for i in range(count)], [None] * count, ["all"] * count, torch.full((count,), -1),
+                             torch.arange(count)).to(bench.device)
     images = without_masks(batch(1, size=bench.size(1024, 64))).to(bench.device)
 
     def detect() -> None:
@@ -305,14 +336,18 @@ def input_pipeline(bench: Bench) -> dict:
     return found | {line[:30].strip(): line[30:].strip() for line in text.strip().splitlines()}
 
 
-ITEMS: dict[str, Callable] = {f.__name__: f for f in (same_as_cpu, waits_of_a_step, stage2_steps, stage1_steps, cost_of_deterministic, channels_last_in_stage2,
-                                                      many_categories, precisions, one_rank_and_continued, input_pipeline)}
+ITEMS: dict[str, Callable] = {f.__name__: f for f in (same_as_cpu, waits_of_a_step, stage2_steps, stage1_steps,
+                                                      cost_of_deterministic, channels_last_in_stage2,
+                                                      many_categories, precisions, one_rank_and_continued,
+                                                      input_pipeline)}
 
 
 def save(out: Path, about: dict, results: dict) -> None:
     (out / "results.json").write_text(json.dumps(about | {"items": results}, indent=1))
-    rows = [f"| {item} | {key} | {value} |" for item, found in results.items() for key, value in found.items() if key != "seconds"]
-    (out / "table.md").write_text("\n".join([", ".join(f"{k} {v}" for k, v in about.items()), "", "| item | case | result |", "|---|---|---|", *rows, ""]))
+    rows = [f"| {item} | {key} | {value} |" for item, found in results.items()
+            for key, value in found.items() if key != "seconds"]
+    (out / "table.md").write_text("\n".join([", ".join(f"{k} {v}" for k, v in about.items()), "",
+                                             "| item | case | result |", "|---|---|---|", *rows, ""]))
 
 
 def main() -> None:
@@ -337,7 +372,8 @@ def main() -> None:
                     results[name] = item(bench, Path(folder)) if item.__code__.co_argcount == 2 else item(bench)
             except Exception as error:                       # the other items still run
                 traceback.print_exc()
-                results[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]:.200}" if str(error) else type(error).__name__}
+                results[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]:.200}" if str(error)
+                                 else type(error).__name__}
             results[name] = results[name] | {"seconds": round(time.monotonic() - at, 1)}
             if bench.device.type == "cuda":
                 torch.cuda.empty_cache()

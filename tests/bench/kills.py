@@ -1,9 +1,10 @@
-"""A run that is killed again and again ends with the weights of one that was not. Each stage, on so many gloo processes:
+"""A run that is killed again and again ends with the weights of one that was not. Each stage, on so many gloo
+processes:
 
     python -m tests.bench.kills [--processes 2 3] [--kills 20]
 
-SIGKILL to all processes at once, at random moments; every third one while a checkpoint is being written. Prints the hash of the final
-weights, unbroken and broken. A start takes some ten seconds on two cores.
+SIGKILL to all processes at once, at random moments; every third one while a checkpoint is being written. Prints the
+hash of the final weights, unbroken and broken. A start takes some ten seconds on two cores.
 """
 import argparse
 import contextlib
@@ -26,9 +27,11 @@ STEPS = 120
 
 
 def start(script: str, arguments: list[str], processes: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script, *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script,
+               *arguments]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
 
 
 def weights_hash(path: Path) -> str:
@@ -53,10 +56,8 @@ def family(pid: int) -> list[int]:
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
+            with contextlib.suppress(OSError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                pass
     found = [pid]
     for member in found:
         found += [child for child, parent in parents.items() if parent == member]
@@ -67,7 +68,8 @@ def mark(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def run_with_kills(script: str, arguments: list[str], processes: int, path: Path, kills: int, rng: random.Random) -> tuple[list[str], int]:
+def run_with_kills(script: str, arguments: list[str], processes: int, path: Path, kills: int,
+                   rng: random.Random) -> tuple[list[str], int]:
     """Kill `kills` times, then let it end. What each kill met, and how many starts there were."""
     met = []
     while len(met) < kills:
@@ -85,7 +87,7 @@ def run_with_kills(script: str, arguments: list[str], processes: int, path: Path
         for member in family(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
-        for line in process.stdout:
+        for _line in process.stdout:
             pass
         process.wait()
         met.append("in a write" if writing.exists() else f"after step {step_of(path)}")
@@ -106,21 +108,27 @@ def main() -> None:
         root = write_toy(Path(folder))
         for processes in a.processes:
             batch = 4 * processes
-            more = [f"stage1.batch={batch}", f"stage1.epochs={STEPS // (16 // batch)}", f"stage2.det_batch={processes}", f"stage2.iterations={STEPS}", "stage1.save_every=1",
-                    "stage2.save_every=1", "stage1.validate_every=1000", "stage1.mixup=0.8", "stage1.cutmix=1", "stage1.erasing=0.25", "stage2.warmup=5"]
+            more = [f"stage1.batch={batch}", f"stage1.epochs={STEPS // (16 // batch)}", f"stage2.det_batch={processes}",
+                    f"stage2.iterations={STEPS}", "stage1.save_every=1",
+                    "stage2.save_every=1", "stage1.validate_every=1000", "stage1.mixup=0.8", "stage1.cutmix=1",
+                    "stage1.erasing=0.25", "stage2.warmup=5"]
             for script, name in (("train_stage1.py", "stage1.pt"), ("train_stage2.py", "stage2.pt")):
                 began, hashes = time.time(), {}
                 for kind in ("unbroken", "broken"):
                     out = root / f"{kind}-{processes}"
-                    arguments = words(root, *more, f"output_dir={out}", *([f"stage2.init={root / f'unbroken-{processes}' / 'stage1.pt'}"] if "2" in script else []))
+                    arguments = words(root, *more, f"output_dir={out}", *(
+                        [f"stage2.init={root / f'unbroken-{processes}' / 'stage1.pt'}"] if "2" in script else []))
                     kills = a.kills if kind == "broken" else 0
-                    if kind == "unbroken":                               # one step a save costs nothing of interest here
+                    if kind == "unbroken":
+                        # one step a save costs nothing of interest here
                         arguments += ["stage1.save_every=1000", "stage2.save_every=1000"]
                     met, starts = run_with_kills(script, arguments, processes, out / name, kills, rng)
                     hashes[kind] = weights_hash(out / name)
                 same = "the same" if hashes["unbroken"] == hashes["broken"] else "DIFFERENT"
-                print(f"{script}, {processes} processes: killed {len(met)} times ({sum(m == 'in a write' for m in met)} in a write), {starts} starts: "
-                      f"{hashes['unbroken']} unbroken, {hashes['broken']} broken: {same}; {time.time() - began:.0f} s", flush=True)
+                print(f"{script}, {processes} processes: killed {len(met)} times "
+                      f"({sum(m == 'in a write' for m in met)} in a write), {starts} starts: "
+                      f"{hashes['unbroken']} unbroken, {hashes['broken']} broken: {same}; {time.time() - began:.0f} s",
+                      flush=True)
                 print(f"    {', '.join(met)}", flush=True)
                 if same != "the same":
                     shutil.copytree(root, "runs/kills-failed", dirs_exist_ok=True)

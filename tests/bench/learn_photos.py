@@ -3,7 +3,7 @@
     python -m tests.bench.learn_photos [--images 16] [--iterations 1700] [--out runs/learn-photos] [key=value ..]
 
 Trains with train_stage2.py and scores with evaluate.py on the same images: a detector that cannot learn
-16 pictures by heart has an error in it. Prints the figures and the time.
+16 images by heart has an error in it. Prints the figures and the time.
 """
 import argparse
 import json
@@ -18,9 +18,11 @@ from tests.toy import DATA, ROOT
 
 SETUP = {
     "data": {"workers": 1, "cls": None},
-    "model": {"backbone": "resnet18", "norm": "gn", "fpn_channels": 64, "region_dim": 256, "anchor_scale": 4, "with_masks": True, "rpn_batch": 128,
+    "model": {"backbone": "resnet18", "norm": "gn", "fpn_channels": 64, "region_dim": 256, "anchor_scale": 4,
+              "with_masks": True, "rpn_batch": 128,
               "rpn_pre_nms": [300, 300], "rpn_proposals": [200, 200], "regions_per_image": 96},
-    "stage2": {"init": "scratch", "size": 384, "scale": [0.9, 1.0], "det_batch": 4, "cls_per_det": 0, "lr": 1.0e-3, "weight_decay": 0.01,
+    "stage2": {"init": "scratch", "size": 384, "scale": [0.9, 1.0], "det_batch": 4, "cls_per_det": 0, "lr": 1.0e-3,
+               "weight_decay": 0.01,
                "warmup": 30, "milestones": [0.8, 0.95], "save_every": 100000},
     "eval": {"resize": [384, 384], "metrics": ["box_ap", "mask_ap"], "pictures": 16, "batch": 1, "threshold": 0.01}}
 
@@ -35,14 +37,18 @@ def write_setup(out: Path, num_images: int) -> Path:
     present = {a["category_id"] for a in annotations if not a["iscrowd"]}
     categories = sorted((c for c in content["categories"] if c["id"] in present), key=lambda c: c["id"])
     out.mkdir(parents=True, exist_ok=True)
-    (out / "truth.json").write_text(json.dumps({"images": images, "annotations": [a for a in annotations if a["category_id"] in present],
+    (out / "truth.json").write_text(
+        json.dumps({"images": images, "annotations": [a for a in annotations if a["category_id"] in present],
                                                 "categories": categories}))
-    (out / "categories.json").write_text(json.dumps([{"name": c["name"], "wnid": None, "det": row, "cls": None, "group": "base"}
+    (out / "categories.json").write_text(
+        json.dumps([{"name": c["name"], "wnid": None, "det": row, "cls": None, "group": "base"}
                                                      for row, c in enumerate(categories)]))
     setup = SETUP | {"output_dir": str(out / "run")}
     pictures = str((folder / "train2017").resolve())
-    setup["data"] = SETUP["data"] | {"root": str(out), "det": {"annotations": "truth.json", "images": pictures, "classes": len(categories)},
-                                     "eval": {"annotations": "truth.json", "images": pictures, "categories": "categories.json"}}
+    setup["data"] = SETUP["data"] | {"root": str(out), "det": {"annotations": "truth.json", "images": pictures,
+                                                               "classes": len(categories)},
+                                     "eval": {"annotations": "truth.json", "images": pictures,
+                                              "categories": "categories.json"}}
     (out / "photos.yaml").write_text(yaml.safe_dump(setup))
     print(f"{len(images)} images, {len(annotations)} annotations, {len(categories)} categories")
     return out / "photos.yaml"
@@ -58,9 +64,11 @@ def main() -> None:
     word = write_setup(a.out.resolve(), a.images)
     began = time.time()
     for script in ("train_stage2.py", "evaluate.py"):
-        subprocess.run([sys.executable, script, str(word), f"stage2.iterations={a.iterations}", *a.changes], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, script, str(word), f"stage2.iterations={a.iterations}", *a.changes], cwd=ROOT,
+                       check=True)
     figures = json.loads((a.out.resolve() / "run" / "metrics.json").read_text())
-    print(f"box AP50 {100 * figures['AP50']:.1f}, mask AP50 {100 * figures['mask_AP50']:.1f} on the training images, {(time.time() - began) / 60:.1f} minutes")
+    print(f"box AP50 {100 * figures['AP50']:.1f}, mask AP50 {100 * figures['mask_AP50']:.1f} on the training images, "
+          f"{(time.time() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

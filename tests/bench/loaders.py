@@ -2,9 +2,11 @@
 
 Two minutes on one core. Synthetic JPEG files of 500 x 375 px (ImageNet's mean size) are written to a temporary folder.
 
-- images/s of one core for each recipe: stage I of ResNet (crop, flip, colour jitter) and of Swin (crop, flip, RandAugment, erasing), stage II's
+- images/s of one core for each recipe: stage I of ResNet (crop, flip, colour jitter) and of Swin (crop, flip,
+RandAugment, erasing), stage II's
   large-scale jitter to 1,024 px;
-- how a batch of 128 travels from a loader process: file descriptors in both processes, and CPU time of the main process, for a
+- how a batch of 128 travels from a loader process: file descriptors in both processes, and CPU time of the main
+process, for a
   Batch of three tensors, and for the layout before it, two tensors more for each image.
 """
 import argparse
@@ -32,7 +34,8 @@ def write_images(root: Path, count: int) -> ClassificationData:
     """Noise at several scales: files of about 40 KB, as photos have."""
     rng = np.random.default_rng(0)
     for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((500, 375),
+                                                                                           Image.Resampling.BICUBIC)
         noise = rng.normal(0, 12, (375, 500, 3))
         path = root / f"class{i % 4}" / f"{i}.jpg"
         path.parent.mkdir(exist_ok=True)
@@ -43,9 +46,11 @@ def write_images(root: Path, count: int) -> ClassificationData:
 def rates(data: ClassificationData) -> None:
     for name, words in (("stage I, ResNet's recipe", ["r50", "s2"]), ("stage I, Swin's recipe", ["swin_t", "s2"])):
         s = load_config(words).stage1
-        stream = LabelStream(data, "stage1", 0, TrainAugment(s.size, s.crop_scale, s.color_jitter, s.rand_augment, s.erasing))
+        stream = LabelStream(data, "stage1", 0,
+                             TrainAugment(s.size, s.crop_scale, s.color_jitter, s.rand_augment, s.erasing))
         timed(name, stream, len(data))
-    timed("stage II, large-scale jitter", JitterStream(data, "cls", 0, LargeScaleJitter(1024, (0.1, 2.0))), len(data) // 2)
+    timed("stage II, large-scale jitter", JitterStream(data, "cls", 0, LargeScaleJitter(1024, (0.1, 2.0))),
+          len(data) // 2)
 
 
 def timed(name: str, stream: LabelStream | JitterStream, count: int) -> None:
@@ -59,7 +64,8 @@ def timed(name: str, stream: LabelStream | JitterStream, count: int) -> None:
 
 def samples(index: int) -> Batch:
     target = Target(torch.tensor([[0.0, 0.0, 224.0, 224.0]]), torch.tensor([1]))
-    return collate([Sample(torch.zeros(3, 224, 224, dtype=torch.uint8), target, i, (1.0, 1.0), i) for i in range(BATCH)], canvas=224)
+    return collate([Sample(torch.zeros(3, 224, 224, dtype=torch.uint8), target, i, (1.0, 1.0), i)
+                    for i in range(BATCH)], canvas=224)
 
 
 def old_samples(index: int) -> tuple[Batch, list[Target]]:
@@ -90,8 +96,10 @@ def transport(name: str, make) -> None:
         used += time.process_time() - began
         kept = kept[-2:]
         worker = multiprocessing.active_children()[0].pid
-        time.sleep(0.15)                                                 # as a step would: the loader process runs ahead
-        most_worker, most_main = max(most_worker, descriptors(worker)), max(most_main, descriptors(os.getpid()) - before)
+        # as a step would: the loader process runs ahead
+        time.sleep(0.15)
+        most_worker, most_main = max(most_worker,
+                                     descriptors(worker)), max(most_main, descriptors(os.getpid()) - before)
     print(f"{name:<30}{most_worker:5d} descriptors in the loader process, {most_main:5d} more in the main one, "
           f"{1000 * used / BATCHES:6.1f} ms of the main process a batch of {BATCH}", flush=True)
 

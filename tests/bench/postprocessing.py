@@ -2,9 +2,9 @@
 
     python -m tests.bench.postprocessing [--regions 1000] [--categories 21841] [--without-torchvision]
 
-Inputs: peaked (about 70 thousand and 250 thousand scores above 1e-4), adversarial (about 10 million just above it, S_fg near
-1), and the first with threshold 0. Peers: torchvision's postprocess_detections, given the finished scores; and the plain
-vectorised way: all scores, topk, NMS per category with offsets in float64, more candidates until 100 survive.
+Inputs: peaked (about 70 thousand and 250 thousand scores above 1e-4), adversarial (about 10 million just above it, S_fg
+near 1), and the first with threshold 0. Peers: torchvision's postprocess_detections, given the finished scores; and the
+plain vectorised way: all scores, topk, NMS per category with offsets in float64, more candidates until 100 survive.
 Two threads on CPU; on a CUDA device, that.
 """
 import argparse
@@ -17,8 +17,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import nms
 
 from s21k.core.structures import Detections
+from s21k.models.fused_scores import FusedScores
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.models.scores import FusedScores
 from tests.bench.timing import peak_bytes, shown
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -26,14 +26,15 @@ NUM_DET = 365                                                            # as Ob
 
 
 def boxes_of(regions: int, generator: torch.Generator) -> torch.Tensor:
-    """Proposals as a detector makes them: many around each of 40 objects of an 800 x 1333 picture."""
+    """Proposals as a detector makes them: many around each of 40 objects of an 800 x 1333 image."""
     centre = torch.rand(40, 2, generator=generator) * torch.tensor([1333.0, 800.0])
     side = 40 + 300 * torch.rand(40, 2, generator=generator)
     which = torch.randint(0, 40, (regions,), generator=generator)
     middle = centre[which] + torch.randn(regions, 2, generator=generator) * 0.15 * side[which]
     half = side[which] * (0.5 + 0.1 * torch.randn(regions, 2, generator=generator)).clamp(min=0.2)
     boxes = torch.cat([middle - half, middle + half], dim=1)
-    return torch.stack([boxes[:, 0].clamp(0, 1333), boxes[:, 1].clamp(0, 800), boxes[:, 2].clamp(0, 1333), boxes[:, 3].clamp(0, 800)], dim=1)
+    return torch.stack([boxes[:, 0].clamp(0, 1333), boxes[:, 1].clamp(0, 800), boxes[:, 2].clamp(0, 1333),
+                        boxes[:, 3].clamp(0, 800)], dim=1)
 
 
 def make(kind: str, regions: int, categories: int) -> tuple[torch.Tensor, ...]:
@@ -43,7 +44,8 @@ def make(kind: str, regions: int, categories: int) -> tuple[torch.Tensor, ...]:
     num_det = min(NUM_DET, categories)
     cls = torch.randn(regions, categories, generator=generator)
     det = torch.randn(regions, num_det, generator=generator) * 3
-    if kind == "adversarial":                                            # about 9,900 equals a region, each with a little over 1e-4
+    if kind == "adversarial":
+        # about 9,900 equals a region, each with a little over 1e-4
         fg = torch.full((regions,), 20.0)
         chosen = torch.rand(regions, categories, generator=generator) < min(1.0, 9900 / categories)
         cls = torch.where(chosen, cls * 2e-4, -30.0)
@@ -80,7 +82,8 @@ def torchvisions(case: tuple, threshold: float, scores: torch.Tensor) -> Detecti
     """RoIHeads.postprocess_detections; its softmax gets the logarithms of the scores, with the rest as background."""
     boxes = case[0]
     logits = torch.cat([(1 - scores.sum(1, keepdim=True)).clamp(min=1e-9), scores.clamp(min=1e-30)], dim=1).log_()
-    heads = SimpleNamespace(box_coder=SimpleNamespace(decode=lambda deltas, proposals: boxes[:, None].expand(-1, logits.shape[1], 4)),
+    heads = SimpleNamespace(box_coder=SimpleNamespace(decode=lambda deltas,
+                                                      proposals: boxes[:, None].expand(-1, logits.shape[1], 4)),
                             score_thresh=threshold, nms_thresh=0.5, detections_per_img=100)
     found = RoIHeads.postprocess_detections(heads, logits, torch.zeros(len(boxes), 4), [boxes], [(800, 1333)])
     return Detections(found[0][0], found[1][0], found[2][0] - 1)
@@ -117,8 +120,10 @@ def main() -> None:
         torch.set_num_threads(2)
     x, weight = torch.randn(a.regions, 1024, device=DEVICE), torch.randn(a.categories, 1024, device=DEVICE)
     x @ weight.T
-    print(f"{a.regions} regions x {a.categories} categories, {DEVICE}; the product (R, 1024) x (1024, K): {shown(timed(lambda: x @ weight.T, 5))}")
-    for kind, threshold in (("peaked, 70 k", 1e-4), ("peaked, 250 k", 1e-4), ("adversarial", 1e-4), ("peaked, 70 k", 0.0)):
+    print(f"{a.regions} regions x {a.categories} categories, {DEVICE}; the product (R, 1024) x (1024, K): "
+          f"{shown(timed(lambda: x @ weight.T, 5))}")
+    for kind, threshold in (("peaked, 70 k", 1e-4), ("peaked, 250 k", 1e-4), ("adversarial", 1e-4),
+                            ("peaked, 70 k", 0.0)):
         case = make(kind, a.regions, a.categories)
         above = sum(int((rows > threshold).sum()) for _, rows in FusedScores(*case).parts())
         print(f"{kind}, threshold {threshold:g}: {above} candidates")
@@ -129,7 +134,8 @@ def main() -> None:
         print(f"  ours         {shown(seconds)}, {memory:.0f} MB")
         found, other = results[0], vectorised(case, threshold)
         plain = timed(lambda: vectorised(case, threshold), 3)
-        print(f"  vectorised   {shown(plain)}, {peak(lambda: vectorised(case, threshold)):.0f} MB: {statistics.median(plain) / mine:.1f} x ours")
+        print(f"  vectorised   {shown(plain)}, {peak(lambda: vectorised(case, threshold)):.0f} MB: "
+              f"{statistics.median(plain) / mine:.1f} x ours")
         # Equals may stand in another order there.
         assert torch.equal(found.scores, other.scores), "the vectorised way found others"
         if not a.without_torchvision:

@@ -1,11 +1,12 @@
 """Scoring at the size of the 21,000-category benchmark, and how pycocotools, lvis and ours grow.
 
-    python -m tests.bench.scoring write [--images 101625 --categories 21077 --out runs/in21k-synthetic]   seeded; --json as well
-    python -m tests.bench.scoring score [--out ..] [--json]      s21k.evaluation.score --metric in21k on one core: time and memory
-    python -m tests.bench.scoring check [--out ..]               20 random categories over all images with pycocotools
-    python -m tests.bench.scoring growth                         three sizes, each tool in a process of its own
+    python -m tests.bench.scoring write [--images 101625 --categories 21077 --out runs/in21k-synthetic]   seeded; --json
+    as well python -m tests.bench.scoring score [--out ..] [--json]      s21k.evaluation.score --metric in21k on one
+    core: time and memory python -m tests.bench.scoring check [--out ..]               20 random categories over all
+    images with pycocotools python -m tests.bench.scoring growth                         three sizes, each tool in a
+    process of its own
 
-A picture has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
+A image has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
 """
 import argparse
 import contextlib
@@ -29,11 +30,13 @@ def write(out: Path, num_images: int, num_categories: int, with_json: bool) -> N
     owner = np.repeat(np.arange(num_images), num_boxes)
     side = rng.uniform(40, 300, (len(owner), 2))
     truth = np.concatenate([rng.uniform(0, 1, (len(owner), 2)) * (500 - side), side], axis=1).round(1)
-    annotations = [{"id": i + 1, "image_id": int(o) + 1, "category_id": int(category[o]) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+    annotations = [{"id": i + 1, "image_id": int(o) + 1, "category_id": int(category[o]) + 1, "bbox": box,
+                    "area": box[2] * box[3], "iscrowd": 0}
                    for i, (o, box) in enumerate(zip(owner, truth.tolist()))]
     (out / "truth.json").write_text(json.dumps({
         "images": [{"id": i + 1, "width": 500, "height": 500, "file_name": f"{i}.jpg"} for i in range(num_images)],
-        "annotations": annotations, "categories": [{"id": c + 1, "name": f"category {c}"} for c in range(num_categories)]}))
+        "annotations": annotations,
+        "categories": [{"id": c + 1, "name": f"category {c}"} for c in range(num_categories)]}))
     image = np.repeat(np.arange(num_images, dtype=np.int32), PER_IMAGE)
     label = rng.integers(0, num_categories, len(image), dtype=np.int32)
     own = rng.random(len(image)) < 0.25
@@ -54,27 +57,35 @@ def write(out: Path, num_images: int, num_categories: int, with_json: bool) -> N
             file.write("[")
             for begin in range(0, len(image), 100000):
                 part = slice(begin, begin + 100000)
-                rows = zip(image[part].tolist(), label[part].tolist(), score[part].astype(float).round(5).tolist(), boxes[part].astype(float).round(2).tolist())
-                file.write("," * (begin > 0) + ",".join(f'{{"image_id": {i + 1}, "category_id": {c + 1}, "bbox": {b}, "score": {s}}}' for i, c, s, b in rows))
+                rows = zip(image[part].tolist(), label[part].tolist(), score[part].astype(float).round(5).tolist(),
+                           boxes[part].astype(float).round(2).tolist())
+                file.write("," * (begin > 0) + ",".join(f'{{"image_id": {i + 1}, "category_id": {c + 1}, "bbox": {b}, '
+                                                        f'"score": {s}}}' for i, c, s, b in rows))
             file.write("]")
-    print(f"{out}: {num_images} images, {num_categories} categories, {len(annotations)} boxes, {len(image)} detections; "
-          + ", ".join(f"{p.name} {p.stat().st_size / 1e6:.0f} MB" for p in sorted(out.iterdir()) if p.suffix in (".json", ".npz")))
+    print(f"{out}: {num_images} images, {num_categories} categories, {len(annotations)} boxes, {len(image)} "
+          f"detections; "
+          + ", ".join(f"{p.name} {p.stat().st_size / 1e6:.0f} MB"
+                      for p in sorted(out.iterdir()) if p.suffix in (".json", ".npz")))
 
 
 def measured(command: list[str]) -> tuple[float, float]:
     """Seconds and GB of a command on one core."""
-    code = ("import os, resource, subprocess, sys, time\nos.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})\nbegan = time.perf_counter()\n"
+    code = ("import os, resource, subprocess, sys, time\nos.sched_setaffinity(0, "
+            "{sorted(os.sched_getaffinity(0))[0]})\nbegan = time.perf_counter()\n"
             "subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)\n"
             "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)")
-    done = subprocess.run([sys.executable, "-c", code, *command], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, check=True)
     print(done.stderr, end="")
     seconds, gigabytes = map(float, done.stdout.split())
     return seconds, gigabytes
 
 
 def score(out: Path, name: str) -> None:
-    seconds, gigabytes = measured([sys.executable, "-m", "s21k.evaluation.score", "--metric", "in21k", "--annotations", str(out / "truth.json"),
-                                   "--detections", str(out / name), "--out", str(out / "metrics.json"), "--per-category"])
+    seconds, gigabytes = measured([sys.executable, "-m", "s21k.evaluation.score", "--metric", "in21k", "--annotations",
+                                   str(out / "truth.json"),
+                                   "--detections", str(out / name), "--out", str(out / "metrics.json"),
+                                   "--per-category"])
     print(f"{name}: {seconds:.1f} s, {gigabytes:.2f} GB, one core")
 
 
@@ -87,17 +98,20 @@ def check(out: Path) -> None:
         rows = np.isin(file["category_id"], chosen)
         columns = {name: file[name][rows] for name in file}
     found = [{"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": b}
-             for i, c, s, b in zip(columns["image_id"], columns["category_id"], columns["score"], columns["bbox"].astype(float).tolist())]
+             for i, c, s, b in zip(columns["image_id"], columns["category_id"], columns["score"],
+                                   columns["bbox"].astype(float).tolist())]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(out / "truth.json"))
         evaluator = COCOeval(truth, truth.loadRes(found), "bbox")
         evaluator.params.catIds = sorted(chosen)
-        evaluator.params.areaRng, evaluator.params.areaRngLbl = evaluator.params.areaRng[:1], evaluator.params.areaRngLbl[:1]
+        evaluator.params.areaRng = evaluator.params.areaRng[:1]
+        evaluator.params.areaRngLbl = evaluator.params.areaRngLbl[:1]
         evaluator.evaluate()
         evaluator.accumulate()
     precision = evaluator.eval["precision"][:, :, :, 0, -1]                       # (T, 101, 20)
     difference = max(abs(precision[:, :, k].mean() - ours[str(c)][0]) for k, c in enumerate(sorted(chosen)))
-    print(f"20 categories, {len(found)} detections: largest difference of AP to pycocotools {difference:.1e}; mean AP of these {precision.mean():.4f}")
+    print(f"20 categories, {len(found)} detections: largest difference of AP to pycocotools {difference:.1e}; mean AP "
+          f"of these {precision.mean():.4f}")
 
 
 def one(tool: str, out: Path) -> None:
@@ -136,9 +150,11 @@ def growth() -> None:
         figures = []
         for tool in ("pycocotools", "lvis", "ours"):
             with contextlib.redirect_stdout(io.StringIO()):
-                seconds, gigabytes = measured([sys.executable, "-m", "tests.bench.scoring", "one", "--tool", tool, "--out", str(out)])
+                seconds, gigabytes = measured([sys.executable, "-m", "tests.bench.scoring", "one", "--tool", tool,
+                                               "--out", str(out)])
             figures.append(f"{tool} {seconds:.1f} s {gigabytes:.2f} GB")
-        print(f"{num_images} images x {num_categories} categories, {PER_IMAGE * num_images} detections, with start and reading JSON: " + ", ".join(figures), flush=True)
+        print(f"{num_images} images x {num_categories} categories, {PER_IMAGE * num_images} detections, with start and "
+              f"reading JSON: " + ", ".join(figures), flush=True)
 
 
 def main() -> None:

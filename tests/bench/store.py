@@ -1,11 +1,13 @@
-"""A store of 21,841 synsets: indexing, splitting and serving it, and packing a JSON of millions of boxes. Linux only (/proc).
+"""A store of 21,841 synsets: indexing, splitting and serving it, and packing a JSON of millions of boxes. Linux only
+(/proc).
 
-    python -m tests.bench.store write [--out runs/store] [--synsets 21841]      tiny JPEGs, real wnids, one tar each and the same as folders
-    python -m tests.bench.store index [--out ..]          s21k.prepare.imagenet and in21k_benchmark: seconds, sizes, resident memory
-    python -m tests.bench.store serve [--out ..]          pictures a second from tars and from folders; memory of 0, 2 and 4 loader processes
-    python -m tests.bench.store boxes [--out ..] [--boxes 5000000]      seconds and peak memory of packing COCO's JSON
+    python -m tests.bench.store write [--out runs/store] [--synsets 21841]      tiny JPEGs, real wnids, one tar each and
+    the same as folders python -m tests.bench.store index [--out ..]          s21k.prepare.imagenet and in21k_benchmark:
+    seconds, sizes, resident memory python -m tests.bench.store serve [--out ..]          images a second from tars and
+    from folders; memory of 0, 2 and 4 loader processes python -m tests.bench.store boxes [--out ..] [--boxes 5000000]  
+       seconds and peak memory of packing COCO's JSON
 
-A synset has 1 to 30 pictures of 64 px; the figures are those of a warm disk cache.
+A synset has 1 to 30 images of 64 px; the figures are those of a warm disk cache.
 """
 import argparse
 import io
@@ -36,9 +38,10 @@ MB = 1e6
 def write(out: Path, synsets: int) -> None:
     rng = np.random.default_rng(0)
     contents = []
-    for i in range(64):
+    for _ in range(64):
         content = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64)).save(content, "JPEG", quality=80)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64)).save(content, "JPEG",
+                                                                                               quality=80)
         contents.append(content.getvalue())
     counts = rng.integers(1, 31, synsets)
     for wnid, count in zip(imagenet21k_wnids()[:synsets], counts.tolist()):
@@ -51,17 +54,19 @@ def write(out: Path, synsets: int) -> None:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
                 (out / "folders" / wnid / f"{wnid}_{i}.JPEG").write_bytes(content)
-    print(f"{out}: {synsets} synsets, {counts.sum()} pictures of about {statistics.mean(map(len, contents)):.0f} bytes")
+    print(f"{out}: {synsets} synsets, {counts.sum()} images of about {statistics.mean(map(len, contents)):.0f} bytes")
 
 
 def command(*words: str) -> None:
     """Run it; its seconds and peak resident memory, of the largest process."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True)
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, printed
-    print(f"{words[0]} {words[1]}: {time.perf_counter() - began:.1f} s, peak {usage.ru_maxrss / 1024:.0f} MB; {printed.splitlines()[0]}", flush=True)
+    print(f"{words[0]} {words[1]}: {time.perf_counter() - began:.1f} s, peak {usage.ru_maxrss / 1024:.0f} MB; "
+          f"{printed.splitlines()[0]}", flush=True)
 
 
 def size_of(folder: Path) -> int:
@@ -70,10 +75,14 @@ def size_of(folder: Path) -> int:
 
 def index(out: Path) -> None:
     for source in ("tars", "folders"):
-        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids", "imagenet21k")
-        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids", "imagenet21k")         # nothing has changed
+        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids",
+                "imagenet21k")
+        # nothing has changed
+        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids",
+                "imagenet21k")
         n = len(ClassificationData(out / f"{source}_index"))
-        print(f"  index {size_of(out / f'{source}_index') / MB:.1f} MB, {size_of(out / f'{source}_index') / n:.0f} bytes a picture", flush=True)
+        print(f"  index {size_of(out / f'{source}_index') / MB:.1f} MB, {size_of(out / f'{source}_index') / n:.0f} "
+              f"bytes a picture", flush=True)
     command("s21k.prepare.in21k_benchmark", "--index", str(out / "tars_index"), "--out", str(out / "benchmark"))
 
 
@@ -93,12 +102,14 @@ def serve(out: Path) -> None:
             for i in order:
                 data.read(i)
             rate = len(order) / (time.perf_counter() - began)
-        print(f"{name}: {rate:.0f} pictures of 64 px a second and core, at random", flush=True)
+        print(f"{name}: {rate:.0f} images of 64 px a second and core, at random", flush=True)
     index = datas["tars"].index
     index.take(np.arange(0, len(index), 10)).save(out / "tenth_index")
     for part in ("tars", "tenth"):
-        for start, workers in (("fork", 0), ("fork", 2), ("fork", 4), ("forkserver", 2)):        # each in a process of its own
-            subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.bench.store", "serve_one", "--out", str(out), "--part", part, "--workers", str(workers),
+        for start, workers in (("fork", 0), ("fork", 2), ("fork", 4), ("forkserver", 2)):
+            # each in a process of its own
+            subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.bench.store", "serve_one", "--out", str(out),
+                            "--part", part, "--workers", str(workers),
                             "--start", start], check=True)
 
 
@@ -114,23 +125,30 @@ def serve_one(out: Path, part: str, workers: int, start: str) -> None:
     rate = 150 * 64 / (time.perf_counter() - began)
     own = [private_bytes(w.pid) / MB for w in getattr(loader, "_workers", [])]
     main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{len(data)} pictures, {workers} loader processes by {start}: {rate:.0f} pictures a second, main process at most {main:.0f} MB, "
+    print(f"{len(data)} images, {workers} loader processes by {start}: {rate:.0f} images a second, main process at "
+          f"most {main:.0f} MB, "
           f"each loader process {', '.join(f'{b:.0f}' for b in own) or '-'} MB of its own", flush=True)
 
 
 def boxes(out: Path, count: int) -> None:
-    """17 boxes a picture, as in Objects365."""
+    """17 boxes a image, as in Objects365."""
     path = out / "boxes.json"
     if not path.exists():
         rng, images = np.random.default_rng(0), count // 17
         out.mkdir(parents=True, exist_ok=True)
         with open(path, "w") as file:
-            file.write('{"images": [' + ",".join(f'{{"id": {i}, "file_name": "images/v1/patch{i % 50}/objects365_v1_{i:08d}.jpg", "height": 500, "width": 700}}' for i in range(1, images + 1)))
-            file.write('], "categories": ' + json.dumps([{"id": i, "name": f"thing {i}"} for i in range(1, 366)]) + ', "annotations": [')
+            file.write('{"images": ['
+                       + ",".join(f'{{"id": {i}, "file_name": "images/v1/patch{i % 50}/objects365_v1_{i:08d}.jpg", '
+                                  f'"height": 500, "width": 700}}' for i in range(1, images + 1)))
+            file.write('], "categories": ' + json.dumps([{"id": i, "name": f"thing {i}"} for i in range(1, 366)])
+                       + ', "annotations": [')
             for first in range(0, count, 100000):
                 n = min(100000, count - first)
-                rows = zip(rng.integers(1, images + 1, n).tolist(), rng.integers(1, 366, n).tolist(), (rng.random((n, 4)) * 200).round(8).tolist())
-                file.write("," * (first > 0) + ",".join(f'{{"id": {first + k}, "iscrowd": 0, "isfake": 0, "area": {b[2] * b[3]}, "isreflected": 0, "bbox": {b}, "image_id": {i}, "category_id": {c}}}'
+                rows = zip(rng.integers(1, images + 1, n).tolist(), rng.integers(1, 366, n).tolist(),
+                           (rng.random((n, 4)) * 200).round(8).tolist())
+                file.write("," * (first > 0)
+                           + ",".join(f'{{"id": {first + k}, "iscrowd": 0, "isfake": 0, "area": {b[2] * b[3]}, '
+                                      f'"isreflected": 0, "bbox": {b}, "image_id": {i}, "category_id": {c}}}'
                                                         for k, (i, c, b) in enumerate(rows, start=1)))
             file.write("]}")
     began = time.perf_counter()
@@ -140,8 +158,10 @@ def boxes(out: Path, count: int) -> None:
     table.save(out / "boxes_table")
     again = time.perf_counter()
     opened = load_annotations(out / "boxes_table")
-    print(f"{path.stat().st_size / MB:.0f} MB of JSON, {len(table.boxes)} boxes: {read:.1f} s, peak {peak:.0f} MB (of it about 400 for Python and torch); "
-          f"table {size_of(out / 'boxes_table') / MB:.0f} MB, opened in {time.perf_counter() - again:.2f} s ({len(opened.boxes)} boxes)")
+    print(f"{path.stat().st_size / MB:.0f} MB of JSON, {len(table.boxes)} boxes: {read:.1f} s, peak {peak:.0f} MB (of "
+          f"it about 400 for Python and torch); "
+          f"table {size_of(out / 'boxes_table') / MB:.0f} MB, opened in {time.perf_counter() - again:.2f} s "
+          f"({len(opened.boxes)} boxes)")
 
 
 def main() -> None:
@@ -154,7 +174,8 @@ def main() -> None:
     parser.add_argument("--synsets", type=int, default=21841)
     parser.add_argument("--boxes", type=int, default=5_000_000)
     a = parser.parse_args()
-    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out), "serve_one": lambda: serve_one(a.out, a.part, a.workers, a.start),
+    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out),
+     "serve_one": lambda: serve_one(a.out, a.part, a.workers, a.start),
      "boxes": lambda: boxes(a.out, a.boxes)}[a.what]()
 
 

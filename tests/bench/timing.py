@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def alternate(contenders: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, after one that is not counted; the contenders take turns, so that both see the same machine."""
+    """Seconds of each call, after one that is not counted; the contenders take turns, so that both see the same
+    machine."""
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -31,7 +32,8 @@ def compare(title: str, ours: Callable, peers: dict[str, Callable], repeats: int
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     best = min(peers, key=lambda name: medians[name])
     ratio = medians[best] / medians["ours"]
-    print(f"{title:<44} " + ", ".join(f"{name} {shown(times)}" for name, times in seconds.items()) + f": {ratio:.2f} x {best}", flush=True)
+    print(f"{title:<44} " + ", ".join(f"{name} {shown(times)}" for name, times in seconds.items())
+          + f": {ratio:.2f} x {best}", flush=True)
     return ratio
 
 
@@ -41,7 +43,8 @@ def _status(key: str) -> int:
 
 
 def peak_bytes(run: Callable) -> int:
-    """By how much the resident memory grows at most during a call. Linux only: the kernel keeps the mark in /proc/self."""
+    """By how much the resident memory grows at most during a call. Linux only: the kernel keeps the mark in
+    /proc/self."""
     Path("/proc/self/clear_refs").write_text("5")                        # the high-water mark starts anew
     before = _status("VmRSS")
     run()

@@ -3,7 +3,8 @@
     python -m tests.bench.training [backbones] [step] [loader] [memory] [profile]
 
 backbones  forward and backward of ResNet-50 and Swin-T at 224 and 512 px, with torchvision's and timm's
-step       a whole stage-II step (ResNet-50, 512 px) with torchvision's Faster R-CNN on the same weights, images and sampled
+step       a whole stage-II step (ResNet-50, 512 px) with torchvision's Faster R-CNN on the same weights, images and
+sampled
            regions; then with three labelled images for each image with boxes
 loader     large-scale jitter from JPEG files, beside decoding alone
 memory     peak memory of a Swin-B stage-II step, without and with model.checkpoint_activations
@@ -71,16 +72,22 @@ def backbones() -> None:
         theirs = torchvision.models.resnet50(weights=None)
         features = torch.nn.Sequential(*list(theirs.children())[:-2])
         compare(f"ResNet-50, {count} images of {size} px", backward_of(resnet50(), images),
-                {"torchvision": backward_of(features, images), "timm": backward_of(timm.create_model("resnet50", num_classes=0, global_pool=""), images)}, REPEATS)
-        peers = {"torchvision": backward_of(without_drop_path(torchvision.models.swin_t(weights=None)).features, images)}
-        peers["timm"] = backward_of(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, global_pool="", img_size=size, drop_path_rate=0.0), images)
+                {"torchvision": backward_of(features, images),
+                 "timm": backward_of(timm.create_model("resnet50", num_classes=0, global_pool=""), images)}, REPEATS)
+        peers = {"torchvision": backward_of(without_drop_path(torchvision.models.swin_t(weights=None)).features,
+                                            images)}
+        peers["timm"] = backward_of(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, global_pool="",
+                                                      img_size=size, drop_path_rate=0.0), images)
         compare(f"Swin-T, {count} images of {size} px", backward_of(swin_t(), images), peers, REPEATS)
 
 
 def config(*words: str):
-    return load_config(["r50", "toy", "model.backbone=resnet50", "model.norm=frozen_bn", "model.fpn_channels=256", "model.region_dim=1024",
-                        "model.anchor_scale=8", "model.rpn_batch=256", "model.rpn_pre_nms=[2000,1000]", "model.rpn_proposals=[1000,1000]",
-                        "model.regions_per_image=512", "stage2.init=x", "data.det.classes=80", "data.cls.classes=1000", *words])
+    return load_config(["r50", "toy", "model.backbone=resnet50", "model.norm=frozen_bn", "model.fpn_channels=256",
+                        "model.region_dim=1024",
+                        "model.anchor_scale=8", "model.rpn_batch=256", "model.rpn_pre_nms=[2000,1000]",
+                        "model.rpn_proposals=[1000,1000]",
+                        "model.regions_per_image=512", "stage2.init=x", "data.det.classes=80", "data.cls.classes=1000",
+                        *words])
 
 
 def stepping(model: torch.nn.Module, losses_of: Callable) -> Callable:
@@ -104,7 +111,8 @@ def torchvisions_copy(ours: torch.nn.Module, size: int) -> FasterRCNN:
         backbone.fpn.inner_blocks[i][0].load_state_dict(ours.encoder.fpn.lateral[i].state_dict())
         backbone.fpn.layer_blocks[i][0].load_state_dict(ours.encoder.fpn.output[i].state_dict())
     anchors = AnchorGenerator(tuple((s,) for s in (32, 64, 128, 256, 512)), ((0.5, 1.0, 2.0),) * 5)
-    theirs = FasterRCNN(backbone, num_classes=81, rpn_anchor_generator=anchors, min_size=size, max_size=size, rpn_pre_nms_top_n_train=2000,
+    theirs = FasterRCNN(backbone, num_classes=81, rpn_anchor_generator=anchors, min_size=size, max_size=size,
+                        rpn_pre_nms_top_n_train=2000,
                         rpn_post_nms_top_n_train=1000, box_batch_size_per_image=512)
     theirs.rpn.head.conv[0][0].load_state_dict(ours.rpn.conv.state_dict())
     theirs.rpn.head.cls_logits.load_state_dict(ours.rpn.objectness.state_dict())
@@ -113,7 +121,8 @@ def torchvisions_copy(ours: torch.nn.Module, size: int) -> FasterRCNN:
 
 
 def step(num_images: int = 2, size: int = 512) -> None:
-    det, cls = batch(num_images, objects=8, size=size).to(DEVICE), batch(3 * num_images, objects=1, size=size, first_seed=50).to(DEVICE)
+    det, cls = batch(num_images, objects=8, size=size).to(DEVICE), batch(3 * num_images, objects=1, size=size,
+                                                                         first_seed=50).to(DEVICE)
     det.masks = [None] * len(det)
     torch.manual_seed(0)
     ours = build_detector(config()).to(DEVICE).train()
@@ -125,7 +134,8 @@ def step(num_images: int = 2, size: int = 512) -> None:
         ours(det, None)
     fixed = drawn[0]
     our_detector.sample_regions = lambda *args: fixed
-    print(f"{num_images} images of {size} px, {sum(len(r.boxes) for r in fixed)} sampled regions, {sum(int((r.labels >= 0).sum()) for r in fixed)} of them objects")
+    print(f"{num_images} images of {size} px, {sum(len(r.boxes) for r in fixed)} sampled regions, "
+          f"{sum(int((r.labels >= 0).sum()) for r in fixed)} of them objects")
 
     def chosen(proposals, targets):
         coder = theirs.roi_heads.box_coder
@@ -134,15 +144,18 @@ def step(num_images: int = 2, size: int = 512) -> None:
     theirs.roi_heads.select_training_samples = chosen
     images = [image.float() / 255 for image in det.images]
     targets = [{"boxes": t.boxes, "labels": t.labels + 1} for t in det.targets]
-    compare("stage-II step, images with boxes alone", stepping(ours, lambda: ours(det, None)), {"torchvision": stepping(theirs, lambda: theirs(images, targets))}, REPEATS)
-    seconds = alternate({"boxes alone": stepping(ours, lambda: ours(det, None)), "with 3 labelled images each": stepping(ours, lambda: ours(det, cls))}, 5)
+    compare("stage-II step, images with boxes alone", stepping(ours, lambda: ours(det, None)),
+            {"torchvision": stepping(theirs, lambda: theirs(images, targets))}, REPEATS)
+    seconds = alternate({"boxes alone": stepping(ours, lambda: ours(det, None)),
+                         "with 3 labelled images each": stepping(ours, lambda: ours(det, cls))}, 5)
     print("stage-II step: " + ", ".join(f"{name} {shown(times)}" for name, times in seconds.items())
-          + f": x {sorted(seconds['with 3 labelled images each'])[2] / sorted(seconds['boxes alone'])[2]:.2f} for x 4 images")
+          + f": x {sorted(seconds['with 3 labelled images each'])[2] / sorted(seconds['boxes alone'])[2]:.2f} for x 4 "
+          f"images")
     our_detector.sample_regions = sample
 
 
 def loader() -> None:
-    """One core: pictures of coco-mini, 1,024 px, scale 0.1 to 2."""
+    """One core: images of coco-mini, 1,024 px, scale 0.1 to 2."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = DATA / "coco-mini"
@@ -159,7 +172,8 @@ def loader() -> None:
     seconds = alternate({"decoding alone": decode, "decoding and large-scale jitter": jitter}, 5)
     torch.set_num_threads(threads)
     rates = {name: len(data) / sorted(times)[2] for name, times in seconds.items()}
-    print(f"loader, one core, {len(data)} pictures: " + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in rates.items())
+    print(f"loader, one core, {len(data)} pictures: "
+          + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in rates.items())
           + f": {100 * rates['decoding and large-scale jitter'] / rates['decoding alone']:.0f} %")
 
 
@@ -170,7 +184,8 @@ def memory(checkpoint: str = "") -> None:
             subprocess.run([sys.executable, "-m", "tests.bench.training", f"memory={value}"], check=True)
         return
     torch.manual_seed(0)
-    detector = build_detector(config("swin_b", "model.norm=gn", "model.backbone=swin_b", f"model.checkpoint_activations={checkpoint}")).to(DEVICE).train()
+    detector = build_detector(config("swin_b", "model.norm=gn", "model.backbone=swin_b",
+                                     f"model.checkpoint_activations={checkpoint}")).to(DEVICE).train()
     det, cls = batch(1, objects=8, size=512).to(DEVICE), batch(3, objects=1, size=512, first_seed=50).to(DEVICE)
 
     def run() -> None:
@@ -180,7 +195,8 @@ def memory(checkpoint: str = "") -> None:
         grown = torch.cuda.max_memory_allocated()
     else:
         grown = peak_bytes(run)
-    print(f"Swin-B stage-II step, 1 + 3 images of 512 px, checkpoint_activations={checkpoint}: {grown / 2**30:.2f} GiB beyond the model (gradients included)")
+    print(f"Swin-B stage-II step, 1 + 3 images of 512 px, checkpoint_activations={checkpoint}: {grown / 2**30:.2f} GiB "
+          f"beyond the model (gradients included)")
 
 
 def profile() -> None:

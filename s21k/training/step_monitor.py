@@ -1,5 +1,5 @@
-"""What the processes tell one another at every step, so that they go on, save or stop together: whether losses and gradients
-are numbers, how many pictures could not be read, and whether somebody asked for an end.
+"""What the processes tell one another at every step, so that they go on, save or stop together: whether losses and
+gradients are numbers, how many images could not be read, and whether somebody asked for an end.
 
 One small sum over the processes, and one synchronisation with the device, a step.
 """
@@ -18,20 +18,21 @@ from s21k.core.structures import Batch
 from s21k.core.transfer import to_device
 from s21k.training.log import Log
 
-ALWAYS_BORNE = 10                                   # unreadable pictures, however few were seen
+ALWAYS_BORNE = 10                                   # unreadable images, however few were seen
 SAME_SIGNAL = 5.0                                   # seconds in which a signal to a group of processes may arrive twice
 
 
 def too_many_faults(faults: int, seen: int, max_faults: float) -> bool:
-    """Whether so many unreadable images of those seen end a run: more than the share max_faults, and more than a few."""
+    """Whether so many unreadable images of those seen end a run: more than the share max_faults, and more than a
+    few."""
     return faults > ALWAYS_BORNE + max_faults * seen
 
 
-class Health:
-    """Signals are heard inside `with`. stop: some process got SIGTERM or SIGUSR1; the same on every process after each check.
-    A second SIGTERM or Ctrl-C ends the process at once, also while it waits for data or for another process.
+class StepMonitor:
+    """Signals are heard inside `with`. stop: some process got SIGTERM or SIGUSR1; the same on every process after each
+    check. A second SIGTERM or Ctrl-C ends the process at once, also while it waits for data or for another process.
 
-    max_faults: the share of unreadable pictures, over all processes since the start, at which training stops.
+    max_faults: the share of unreadable images, over all processes since the start, at which training stops.
     """
 
     def __init__(self, world: World, log: Log, max_faults: float) -> None:
@@ -42,7 +43,7 @@ class Health:
         self._norm, self._bears_infinity, self._before = torch.zeros((), device=world.device), True, ""
         self._owner = os.getpid()
 
-    def __enter__(self) -> "Health":
+    def __enter__(self) -> "StepMonitor":
         self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
         # Python runs a handler between two of its own instructions, so not while a collective waits. The byte that
         # each signal writes here arrives at once.
@@ -54,7 +55,8 @@ class Health:
 
     @staticmethod
     def _count_signals(heard: int) -> None:
-        """End the process at the second SIGTERM or Ctrl-C. torchrun passes on a signal that its processes may have got as well."""
+        """End the process at the second SIGTERM or Ctrl-C. torchrun passes on a signal that its processes may have got
+        as well."""
         first = None
         while number := os.read(heard, 1):
             now = time.monotonic()
@@ -74,17 +76,19 @@ class Health:
         self._told = -1
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
-        if os.getpid() != self._owner:                                   # a process that was forked in the meantime: it ends
+        if os.getpid() != self._owner:
+            # a process that was forked in the meantime: it ends
             os._exit(128 + number)
         self._asked = True
 
     def gradient(self, norm: Tensor, scaler: torch.amp.GradScaler) -> None:
-        """The norm of a step's gradient, looked at with the next step's losses. With a scaler an infinite one is a skipped step."""
+        """The norm of a step's gradient, looked at with the next step's losses. With a scaler an infinite one is a
+        skipped step."""
         self._norm, self._bears_infinity = norm.detach(), scaler.is_enabled()
 
     def check(self, losses: dict[str, Tensor], batches: list[Batch | None], step: int) -> dict[str, float]:
-        """The losses as numbers. TrainingFault, on every process together: on one of them a loss, or the gradient of the step
-        before, is not finite; or too many pictures could not be read."""
+        """The losses as numbers. TrainingFault, on every process together: on one of them a loss, or the gradient of
+        the step before, is not finite; or too many images could not be read."""
         there = [batch for batch in batches if batch is not None]
         values = torch.stack([value.detach().float() for value in losses.values()])
         own = torch.stack([(~values.isfinite()).any().float(), (~self._norm.isfinite()).float()])
@@ -92,13 +96,16 @@ class Health:
         counts = [len(unread), sum(map(len, there)), self._asked, bool(self.log.failure)]
         everywhere = sum_over_ranks(torch.cat([own, to_device(counts, self.world.device, torch.float32)]))
         *numbers, bad_losses, bad_gradients, faults, seen, asked, unwritten = torch.cat([values, everywhere]).tolist()
-        here = f"losses {', '.join(f'{name} {number:.4g}' for name, number in zip(losses, numbers))}; images {[b.image_ids for b in there]}"
-        if bad_gradients and not self._bears_infinity:                   # first: the losses that follow from it are no numbers either
+        named = ", ".join(f"{name} {number:.4g}" for name, number in zip(losses, numbers))
+        here = f"losses {named}; images {[b.image_ids for b in there]}"
+        if bad_gradients and not self._bears_infinity:
+            # first: the losses that follow from it are no numbers either
             raise TrainingFault(f"step {step - 1}: the gradient is not finite; here {self._before}")
         if bad_losses:
             raise TrainingFault(f"step {step}: a loss is not finite on {int(bad_losses)} process(es); here {here}")
         if unwritten:
-            raise TrainingFault(f"step {step}: {self.log.failure or 'the log cannot be written on rank 0'}; the last checkpoint stands")
+            raise TrainingFault(f"step {step}: {self.log.failure or 'the log cannot be written on rank 0'}; the last "
+                                f"checkpoint stands")
         self.skipped += int(bad_gradients > 0)
         self._norm, self._before = torch.zeros_like(self._norm), here                    # counted once
         self.seen, self.faults, self.stop = self.seen + int(seen), self.faults + int(faults), asked > 0
@@ -113,5 +120,6 @@ class Health:
         for fault in new:
             self.log.write({"stage": self.log.name, "step": step, "unreadable": fault})
         if too_many_faults(self.faults, self.seen, self.max_faults):
-            raise TrainingFault(f"step {step}: {self.faults} of {self.seen} pictures cannot be read, more than data.max_faults={self.max_faults} "
+            raise TrainingFault(f"step {step}: {self.faults} of {self.seen} images cannot be read, more than "
+                                f"data.max_faults={self.max_faults} "
                                 f"allows; the last: {faults[-1]}")
