@@ -28,7 +28,7 @@ SCRIPTS = ("train_stage1.py", "train_stage2.py", "evaluate.py")
 ENDINGS = (".py", ".md", ".yaml", ".svg", ".png", ".jpg", ".jsonl", ".json", ".txt", ".pt", ".npz", ".tsv")
 # Folders and files that only a reader's own run makes; what lies below them is not in the repository.
 MADE = ("data/", "runs/", "photos/", "pictures/", "predictions/", "parts/", "val/", "train/", "imagenet21k/", "DIR/", "tiny/")
-WRITTEN = {"config.yaml", "stage1.pt", "stage2.pt", "stage1.previous.pt", "stage2.previous.pt", "log.jsonl", "metrics.json",
+WRITTEN = {"config.yaml", "stage1.pt", "stage2.pt", "stage1.previous.pt", "stage2.previous.pt", "log.jsonl", "curves.svg", "metrics.json",
            "detections.json", "detections.npz", "contact_sheet.png", "my_data.yaml", "my_data.categories.json", "photo.jpg",
            "val_boxes.json", "val_images.json", "groups.json"}
 # Files that a recipe of the page asks the reader to write.
@@ -331,6 +331,14 @@ def edited(text):
 def test_every_edit_fits_its_file_and_leaves_python(page):
     for path, text in edited(page.read_text()).items():
         compile(text, path, "exec")
+
+
+def test_the_example_of_the_equations_prints_what_it_says(capsys):
+    """Each number behind a # of the first page's block comes out, to its four places."""
+    block = next(lines for language, lines in fences((GUIDE / "1-idea.md").read_text()) if language == "python")
+    exec(compile("\n".join(block), "1-idea.md", "exec"), {})
+    printed = re.findall(r"\d+\.\d{4}", capsys.readouterr().out)
+    assert printed == re.findall(r"\d+\.\d{4}", "\n".join(line.partition("#")[2] for line in block)) and len(printed) == 6
 
 
 def test_the_python_blocks_are_python():
