@@ -5,7 +5,7 @@ single ones. Words, numbers and shell variables in spans are not looked at: only
 dotted name, of a key of the configuration, or of a class or function.
 """
 import ast
-import builtins
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -27,10 +27,11 @@ MOST_LINES, MOST_LETTERS = 200, 120
 SCRIPTS = ("train_stage1.py", "train_stage2.py", "evaluate.py")
 ENDINGS = (".py", ".md", ".yaml", ".svg", ".png", ".jpg", ".jsonl", ".json", ".txt", ".pt", ".npz", ".tsv")
 # Folders and files that only a reader's own run makes; what lies below them is not in the repository.
-MADE = ("data/", "runs/", "photos/", "pictures/", "predictions/", "parts/", "val/", "train/", "imagenet21k/", "DIR/", "tiny/")
-WRITTEN = {"config.yaml", "stage1.pt", "stage2.pt", "stage1.previous.pt", "stage2.previous.pt", "log.jsonl", "curves.svg", "metrics.json",
-           "detections.json", "detections.npz", "contact_sheet.png", "my_data.yaml", "my_data.categories.json", "photo.jpg",
-           "val_boxes.json", "val_images.json", "groups.json"}
+MADE = ("data/", "runs/", "photos/", "pictures/", "predictions/", "parts/", "val/", "train/", "imagenet21k/", "DIR/",
+        "tiny/")
+WRITTEN = {"config.yaml", "stage1.pt", "stage2.pt", "stage1.previous.pt", "stage2.previous.pt", "log.jsonl",
+           "curves.svg", "metrics.json", "detections.json", "detections.npz", "contact_sheet.png", "my_data.yaml",
+           "my_data.categories.json", "photo.jpg", "val_boxes.json", "val_images.json", "groups.json"}
 # Files that a recipe of the page asks the reader to write.
 RECIPES = {"convnext.py", "convnext_t.yaml", "confident.py"}
 
@@ -61,7 +62,7 @@ def prose(text):
 
 
 def commands(text):
-    """The command lines of a page: of its shell blocks, comments taken off and continued lines joined, and of its spans."""
+    """The command lines of a page, of its shell blocks and of its spans: without comments, continued lines joined."""
     found = []
     for language, lines in fences(text):
         if language == "":
@@ -155,50 +156,56 @@ def is_dotted(name):
 @functools.cache
 def keys():
     """Keys of the configuration, and the parts that hold them."""
-    sections = {"data": Config().data, "model": Config().model, "stage1": Config().stage1, "stage2": Config().stage2, "eval": Config().eval}
-    found = {f"{name}.{field}" for name, section in sections.items() for field in vars(section)} | set(vars(Config()))
-    full = leaves(vars_of(load_config(["r18", "tiny"])))
-    return found | set(full) | {"recipes"}
+    cfg = Config()
+    found = {*vars(cfg), *leaves(dataclasses.asdict(load_config(["r18", "tiny"]))), "recipes"}
+    for section in ("data", "model", "stage1", "stage2", "eval"):
+        found |= {f"{section}.{field}" for field in vars(getattr(cfg, section))}
+    return found
 
 
-def vars_of(value):
-    return {name: vars_of(part) if hasattr(part, "__dataclass_fields__") else part for name, part in vars(value).items()}
+KEY = r"(data|model|stage1|stage2|eval)\.[\w.]+"
+# Class.member, ClassName, some_function, CONSTANT
+NAME = r"[A-Z]\w*[a-z]\w*\.\w+|[A-Z][a-z]+[A-Z]\w*|[a-z]\w*_\w+(\(\))?|[A-Z_]{6,}"
 
 
 def wrong_span(span):
     """Why a span names nothing that is there; "" where it does, or has no such form."""
     text = " ".join(span.split())
-    if " " in text or text.startswith(("--", "$", "<")) or not re.search(r"[A-Za-z]", text):
+    key = text.split("=")[0]
+    if " " in text or text.startswith(("--", "$", "<")):
+        return ""
+    if re.fullmatch(KEY, key) and not text.endswith(ENDINGS):
+        return "" if key in keys() else "no such key of the configuration"
+    if "=" in text:
         return ""
     if re.fullmatch(r"(s21k|tests)(\.\w+)+", text):
         return "" if is_dotted(text) else "no such module or name"
-    name = text.split("::")[0]
-    if "=" in text:
-        key = text.split("=")[0]
-        if re.fullmatch(r"(data|model|stage1|stage2|eval)\.[\w.]+", key):
-            return "" if key in keys() else "no such key of the configuration"
-        return ""
-    if re.fullmatch(r"(data|model|stage1|stage2|eval)\.[\w.]+", text) and not text.endswith(ENDINGS):
-        return "" if text in keys() else "no such key of the configuration"
-    if name.endswith(ENDINGS) or "/" in name:
-        if not re.fullmatch(r"[\w./-]+", name) or name.startswith(("..", "/")) or name.rsplit("/", 1)[-1] in WRITTEN | RECIPES:
-            return ""
-        if name.startswith(MADE) or any((ROOT / start / name).exists() for start in ("", "s21k", "s21k/prepare")):
-            return ""
-        if "/" not in name and not name.endswith((".py", ".md", ".svg")):
-            return ""                                       # a file that a command writes, beside others
-        return "no such file"
-    if re.fullmatch(r"[A-Z]\w*[a-z]\w*\.\w+|[A-Z][a-z]+[A-Z]\w*|[a-z]\w*_\w+\(?\)?|[A-Z_]{6,}", text):
-        plain = text.rstrip("()")
-        lowered = plain.lower()
-        there = plain in defined() or plain in keys() or plain in known_words() or hasattr(builtins, plain)
-        return "" if there or said_in_source(lowered) else "no such class, function or name"
+    if text.endswith(ENDINGS) or "/" in text:
+        return wrong_path(text)
+    if re.fullmatch(NAME, text):
+        return "" if is_known(text.removesuffix("()")) else "no such class, function or name"
     return ""
+
+
+def wrong_path(text):
+    """Of a span that has the form of a path. Files that a command or a recipe makes are left out."""
+    name = text.rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[\w./-]+", text) or text.startswith(("..", "/", *MADE)) or name in WRITTEN | RECIPES:
+        return ""
+    if "/" not in text and not text.endswith((".py", ".md", ".svg")):
+        return ""
+    there = any((ROOT / start / text).exists() for start in ("", "s21k", "s21k/prepare"))
+    return "" if there else "no such file"
+
+
+def is_known(name):
+    return name in defined() or name in keys() or name in known_words() or said_in_source(name.lower())
 
 
 @functools.cache
 def everything():
-    paths = [*ROOT.glob("*.py"), *(ROOT / "s21k").rglob("*.py"), *(ROOT / "s21k").rglob("*.yaml"), *(ROOT / "tests").rglob("*.py")]
+    paths = [*ROOT.glob("*.py"), *(ROOT / "s21k").rglob("*.py"), *(ROOT / "s21k").rglob("*.yaml"),
+             *(ROOT / "tests").rglob("*.py")]
     return "\n".join(source(path) for path in paths if path.name != "test_documents.py").lower()
 
 
@@ -213,8 +220,9 @@ def test_every_path_and_name_in_backticks_exists(page):
     assert not wrong, f"{page.relative_to(ROOT)}: {wrong}"
 
 
-@pytest.mark.parametrize("span", ["s21k/models/nothing.py", "s21k.core.nothing", "s21k.core.config.nothing", "stage2.lrr", "stage2.lrr=1", "BoxHead.nothing",
-                                  "RegionDecoder", "region_mll", "INHERITED_PARTS", "tests/test_nothing.py", "nothing.py"])
+@pytest.mark.parametrize("span", [
+    "s21k/models/nothing.py", "s21k.core.nothing", "s21k.core.config.nothing", "stage2.lrr", "stage2.lrr=1",
+    "BoxHead.nothing", "RegionDecoder", "region_mll", "INHERITED_PARTS", "tests/test_nothing.py", "nothing.py"])
 def test_a_name_that_is_not_there_is_noticed(span):
     assert wrong_span(span)
 
@@ -226,24 +234,30 @@ def wrong_command(command):
     name, arguments = argv_of(command)
     if name in ("pytest", "tests.mutations", "torchrun"):
         return ""
-    if name.startswith("tests.bench") or name.startswith("s21k."):
-        if not is_module(name):
-            return f"no module {name}"
-        spec = importlib.util.find_spec(name)
-        if spec.submodule_search_locations:
-            spec = importlib.util.find_spec(f"{name}.__main__")
-        text = source(ROOT / spec.origin)
-        names_of_loop = re.findall(r'for name in \(([^)]*)\)', text)
-        flags = set(re.findall(r'"(--[\w-]+)"', text)) | {f"--{word}" for names in names_of_loop for word in re.findall(r'"([\w-]+)"', names)}
-        unknown = [flag for flag in arguments if flag.startswith("--") and flag.split("=")[0] not in flags and flag not in ("--plan", "--help")]
-        if unknown:
-            return f"{name} has no {unknown[0]}"
-        takes_words = name in ("s21k.demo", "s21k.predict", "s21k.explain", "s21k.experiments.why")
-        words = [word for word in arguments if word in known_words() or re.match(r"(data|model|stage1|stage2|eval)\.[\w.]+=", word)] if takes_words else []
-        return wrong_words([*(["toy"] if name == "s21k.demo" else []), *words])
-    if name not in SCRIPTS:
-        return f"no script {name}"
-    return wrong_words([word for word in arguments if word != "--plan" and "$" not in word])
+    if name in SCRIPTS:
+        return wrong_words([word for word in arguments if word != "--plan" and "$" not in word])
+    if not name.startswith(("tests.bench.", "s21k.")) or not is_module(name):
+        return f"no script or module {name}"
+    unknown = [word for word in arguments if word.startswith("--") and word.split("=")[0] not in flags_of(name)]
+    if unknown:
+        return f"{name} has no {unknown[0]}"
+    if name not in ("s21k.demo", "s21k.predict", "s21k.explain", "s21k.experiments.why"):
+        return ""
+    words = [word for word in arguments if word in known_words() or re.match(f"{KEY}=", word)]
+    return wrong_words(["toy", *words] if name == "s21k.demo" else words)
+
+
+@functools.cache
+def flags_of(module):
+    """The options in a command's source: "--name", and those that a loop makes of a list of names."""
+    spec = importlib.util.find_spec(module)
+    if spec.submodule_search_locations:
+        spec = importlib.util.find_spec(f"{module}.__main__")
+    text = source(ROOT / spec.origin)
+    flags = {"--help", *re.findall(r'"(--[\w-]+)"', text)}
+    for names in re.findall(r"for name in \(([^)]*)\)", text):
+        flags |= {f"--{word}" for word in re.findall(r'"([\w-]+)"', names)}
+    return flags
 
 
 def wrong_words(words):
@@ -267,7 +281,8 @@ LINES = [(name, command) for name, page in zip(NAMES, PAGES) for command in comm
 
 def test_the_commands_of_the_pages_are_found():
     found = {command for _, command in LINES}
-    assert {"python train_stage1.py r18 tiny", "python -m s21k.demo", "python -m pytest tests", "python -m tests.bench.kills"} <= found
+    assert {"python train_stage1.py r18 tiny", "python -m s21k.demo", "python -m pytest tests",
+            "python -m tests.bench.kills"} <= found
     assert len(LINES) > 80
 
 
@@ -277,8 +292,10 @@ def test_every_command_can_be_typed(page):
     assert not wrong, f"{page}: {wrong}"
 
 
-@pytest.mark.parametrize("command", ["python train_stage1.py r18 tinny", "python -m s21k.nothing", "python -m s21k.predict r18 tiny photos/ --nothing", "python evaluate.py r18 r50",
-                                     "python train_stage2.py toy stage2.lrr=1", "torchrun --nproc-per-node=8 train_stage3.py r18 tiny", "python -m s21k.demo stage2.lrr=1"])
+@pytest.mark.parametrize("command", [
+    "python train_stage1.py r18 tinny", "python -m s21k.nothing", "python evaluate.py r18 r50",
+    "python -m s21k.predict r18 tiny photos/ --nothing", "python train_stage2.py toy stage2.lrr=1",
+    "torchrun --nproc-per-node=8 train_stage3.py r18 tiny", "python -m s21k.demo stage2.lrr=1"])
 def test_a_command_that_cannot_be_typed_is_noticed(command):
     assert wrong_command(command)
 
@@ -286,9 +303,10 @@ def test_a_command_that_cannot_be_typed_is_noticed(command):
 # --- edits ---
 
 def edits(text):
-    """(file, what is there, what comes instead) of each place in the diff blocks: a run of lines with ' ' or '-', then '+'.
+    """(file, what is there, what comes instead) of each place in the diff blocks.
 
-    A run of '+' in front of a line with ' ' is put before that line."""
+    A place is a run of lines with ' ' or '-', and those with '+' among them; it ends where a '-' follows a '+' or ' '.
+    """
     found = []
     for language, lines in fences(text):
         if language != "diff":
@@ -304,7 +322,7 @@ def edits(text):
 
 
 def places(path, run):
-    """The lines of one file, cut where a line that goes follows one that comes."""
+    """The lines of one file, place after place."""
     parts, before = [[]], ""
     for sign, line in run:
         if sign == "-" and before in ("+", " "):
@@ -338,7 +356,8 @@ def test_the_example_of_the_equations_prints_what_it_says(capsys):
     block = next(lines for language, lines in fences((GUIDE / "1-idea.md").read_text()) if language == "python")
     exec(compile("\n".join(block), "1-idea.md", "exec"), {})
     printed = re.findall(r"\d+\.\d{4}", capsys.readouterr().out)
-    assert printed == re.findall(r"\d+\.\d{4}", "\n".join(line.partition("#")[2] for line in block)) and len(printed) == 6
+    said = re.findall(r"\d+\.\d{4}", "\n".join(line.partition("#")[2] for line in block))
+    assert printed == said and len(printed) == 6
 
 
 def test_the_python_blocks_are_python():
@@ -353,8 +372,8 @@ def test_the_python_blocks_are_python():
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_a_page_is_short_and_its_lines_too(page):
     lines = page.read_text().splitlines()
-    long = [number for number, line in enumerate(lines, start=1) if len(line) > MOST_LETTERS and not line.startswith("|")]
-    assert len(lines) <= MOST_LINES and not long, f"{page.relative_to(ROOT)}: {len(lines)} lines; longer than {MOST_LETTERS}: {long}"
+    long = [n for n, line in enumerate(lines, start=1) if len(line) > MOST_LETTERS and not line.startswith("|")]
+    assert len(lines) <= MOST_LINES and not long, f"{len(lines)} lines; longer than {MOST_LETTERS}: {long}"
 
 
 MEASURED = re.compile(r"\d[\d.,]* (%|ms\b|s\b|minutes\b|GB\b|MB\b|images/s\b|GPU-hours\b)|\d ± \d")
