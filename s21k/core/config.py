@@ -63,7 +63,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
+    backbone: str = "resnet50"              # a row of BACKBONES, models/backbones.py
     # of a ResNet in stage II; stage I: gn, or trained BN [G17]
     norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head [P67, P76]

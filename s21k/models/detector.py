@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from s21k.core.categories import CategoryMap
 from s21k.core.config import Config, EvalConfig
@@ -17,11 +18,12 @@ from s21k.core.errors import InputError
 from s21k.core.structures import Batch, Prediction
 from s21k.files.images import normalize
 from s21k.models.assign import sample_regions
+from s21k.models.backbones import build_backbone
 from s21k.models.baselines import SigmoidHead, SoftmaxLabelHead, chosen_boxes
 from s21k.models.box_head import BoxHead
 from s21k.models.mask_head import MaskHead
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.models.region_encoder import BACKBONES, RegionEncoder
+from s21k.models.region_encoder import RegionEncoder
 from s21k.models.rpn import RPN
 from s21k.models.softmax_head import SoftmaxHead
 
@@ -157,12 +159,11 @@ def build_detector(cfg: Config) -> Detector:
     if cfg.data.det is None:
         raise InputError("data.det: missing, and a detector needs images with boxes")
     model = cfg.model
-    if cfg.stage2.init == "scratch" and model.norm == "frozen_bn" and model.backbone.startswith("resnet"):
+    norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
+    backbone = build_backbone(model.backbone, norm, cfg.stage2.drop_path, model.checkpoint_activations)
+    if cfg.stage2.init == "scratch" and any(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules()):
         raise InputError("stage2.init=scratch with model.norm=frozen_bn: frozen BN cannot train random weights, "
                          "expected model.norm=sync_bn or gn [G17]")
-    norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
-    backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path,
-                                         checkpoint=model.checkpoint_activations)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
     rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals,
               model.rpn_rescue_iou)
