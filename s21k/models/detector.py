@@ -75,7 +75,7 @@ class Detector(nn.Module):
         """One Prediction an image, in network pixels; of the (R, K) scores some rows exist at a time.
 
         categories (on the model's device) say which rows of g and g-hat to use: the classification
-        branch is gone but for g-hat's linear layer [P32].
+        branch is gone, except g-hat's linear layer [P32].
         """
         images = normalize(batch.images, batch.sizes)
         pyramid = self.encoder.pyramid(images)                                       # P2..P6
@@ -105,10 +105,16 @@ class Detector(nn.Module):
             module = operator.attrgetter(place)(self)
             if module is None:                                               # this detector has no such part
                 continue
-            wanted = ((only == "all" or part == "backbone")
-                      and (part != "g-hat" or load_image_classifier and "encoder.fc1.weight" in state))
-            found = wanted and any([load_part(module, prefix, state) for prefix in prefixes])
-            (taken if found else random).append(part)
+            wanted = only == "all" or part == "backbone"
+            if part == "g-hat":                                              # "-reform." has one for other features
+                wanted = wanted and load_image_classifier and "encoder.fc1.weight" in state
+            found = False
+            for prefix in prefixes if wanted else ():
+                found |= load_part(module, prefix, state)
+            if found:
+                taken.append(part)
+            else:
+                random.append(part)
         if not taken:
             raise InputError(f"the checkpoint holds no part of this detector; its keys start {sorted(state)[:3]}")
         return taken, random
