@@ -55,7 +55,7 @@ class EvaluationDataConfig:
 class DataConfig:
     root: str = "data"
     workers: int | None = None              # loader processes of each stream; None: by cores and processes, 8 at most
-    max_faults: float = 0.01                # share of unreadable images at which training stops (ten are always tolerated)
+    max_faults: float = 0.01                # share of unreadable images that stops training; ten are tolerated
     det: DetectionDataConfig | None = None
     cls: ClassificationDataConfig | None = None
     eval: EvaluationDataConfig | None = None
