@@ -10,6 +10,7 @@ that was interrupted continues with the same words.
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
+from s21k.evaluation.metric import Metric
 from s21k.evaluation.parts import PartWriter, finished_images, open_parts, read_parts, wait_for_all
 from s21k.files.image_files import check_images
 from s21k.files.images import read_image
@@ -40,11 +42,14 @@ from s21k.training.checkpoint import read
 from s21k.training.run import set_backend_flags, trained
 from s21k.training.step_monitor import too_many_faults
 
-METRICS = {"localization": LocalizationAccuracy, "box_ap": AveragePrecision, "in21k": In21kReport,
-           "lvis_box_ap": LvisAveragePrecision,
-           "mask_ap": partial(AveragePrecision, kind="mask"),
-           "lvis_mask_ap": partial(LvisAveragePrecision, kind="mask")}
-PREFIXES = {"mask_ap": "mask_", "lvis_box_ap": "lvis_", "lvis_mask_ap": "lvis_mask_"}      # of the keys in metrics.json
+# A word of eval.metrics -> how its metric is made of the ground truth, and the prefix of its keys in metrics.json.
+METRICS: dict[str, tuple[Callable[[GroundTruth], Metric], str]] = {
+    "localization": (LocalizationAccuracy, ""),
+    "box_ap": (AveragePrecision, ""),
+    "mask_ap": (partial(AveragePrecision, kind="mask"), "mask_"),
+    "lvis_box_ap": (LvisAveragePrecision, "lvis_"),
+    "lvis_mask_ap": (partial(LvisAveragePrecision, kind="mask"), "lvis_mask_"),
+    "in21k": (In21kReport, "")}
 
 
 def draw_images(folder: Path, found: DetectionColumns, count: int, data: DetectionData, gt: GroundTruth,
@@ -102,7 +107,7 @@ class Task:
     categories: CategoryMap
     gt: GroundTruth
     data: DetectionData
-    metrics: dict[str, AveragePrecision | LocalizationAccuracy | In21kReport]
+    metrics: dict[str, Metric]              # by their words
     checkpoint: Path
 
 
@@ -130,7 +135,7 @@ def open_task(cfg: Config) -> Task:
                f"find there")
     data = DetectionData(root / where.annotations, root / where.images)
     check_images("data.eval.images", data.sample())
-    return Task(categories, gt, data, {name: METRICS[name](gt) for name in cfg.eval.metrics}, trained(cfg))
+    return Task(categories, gt, data, {name: METRICS[name][0](gt) for name in cfg.eval.metrics}, trained(cfg))
 
 
 def all_that_matters(cfg: Config, task: Task) -> dict:
@@ -183,7 +188,7 @@ def score(cfg: Config, task: Task, folder: Path) -> tuple[dict[str, float], Dete
     results: dict[str, float] = {}
     for name, metric in task.metrics.items():
         metric.add_all(located, (images, noted[name]) if name in noted else None)
-        results |= {PREFIXES.get(name, "") + key: value for key, value in metric.compute().items()}
+        results |= {METRICS[name][1] + key: value for key, value in metric.compute().items()}
         if name in ("localization", "in21k"):
             results |= box_baselines(metric if name == "localization" else metric.localization)
     return results, found

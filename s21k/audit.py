@@ -105,7 +105,7 @@ def _names(node: ast.stmt) -> str:
 
 
 def enclosing(tree: ast.Module, line: int, source: list[str]) -> list[ast.stmt]:
-    """The statements around a line, the outermost first: what it stands in, or, as a comment of its own, stands on."""
+    """The statements around a line, the outermost first: it is inside of them or, as a comment of its own, above."""
     while source[line - 1].lstrip().startswith("#") and line < len(source):
         line += 1
     trail, body = [], tree.body

@@ -46,8 +46,8 @@ def main(words: list[str]) -> None:
         shown = ", ".join(f"{name} {100 * results[f'{key}_{group}']:.1f} %" for name, key in
                           (("Top-1", "top1"), ("Top-5", "top5"), ("GT-Known", "gt_known"), ("AP50", "AP50")))
         print(f"  {group} categories ({meaning}): {shown}")
-    print(f"  a box that looks at nothing: GT-Known {100 * results['gt_known_whole_image']:.1f} % (the whole image), "
-          f"{100 * results['gt_known_centred_box']:.1f} % (the best centred box)")
+    print(f"  baselines that ignore the image: GT-Known {100 * results['gt_known_whole_image']:.1f} % (the whole "
+          f"image), {100 * results['gt_known_centred_box']:.1f} % (the best centred box)")
     print(f"  pictures: {folder / 'pictures' / 'contact_sheet.png'}")
 
 

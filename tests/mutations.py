@@ -80,7 +80,7 @@ TABLE = {
     "s21k/models/detector.py": [
         ("P35", "(\"RoI head, second layer\", \"encoder.fc2\", (\"encoder.fc2.\",)),", "",
          "test_detector.py::test_stage_two_takes_over_the_whole_encoder_of_stage_one"),
-        ("P30", "(part != \"g-hat\" or load_image_classifier and", "(part != \"g-hat\" or",
+        ("P30", "wanted = wanted and load_image_classifier and ", "wanted = wanted and ",
          "test_detector.py::test_stage_two_takes_over_the_whole_encoder_of_stage_one"),
         ("P3", "x = self.image_features([level[len(det):] for level in pyramid], cls)",
          "x = self.image_features([level[len(det):].detach() for level in pyramid], cls)",

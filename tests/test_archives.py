@@ -220,7 +220,7 @@ def test_an_index_below_a_linked_folder_finds_its_pictures(tmp_path):
     (["tars", "--wnids", "bad.txt"], "entry 2 is 'dog'"),
     (["tars", "--wnids", "twice.txt"], "expected each once"),
     (["tars", "--wnids", "imagenet21K"], "did you mean 'imagenet21k'"),
-    (["tars", "--wnids", "other.txt"], "no good pictures")])
+    (["tars", "--wnids", "other.txt"], "no good images")])
 def test_what_cannot_be_indexed_is_one_line(tmp_path, monkeypatch, words, says):
     (tmp_path / "empty").mkdir()
     (tmp_path / "tars").mkdir()
@@ -291,7 +291,7 @@ def test_a_gzip_bomb_is_refused(tmp_path):
     from s21k.files import images
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     (tmp_path / "bomb.JPEG").write_bytes(packer.compress(bytes(300_000_000)) + packer.flush())
-    with pytest.raises(InputError, match="not a readable picture"):
+    with pytest.raises(InputError, match="not a readable image"):
         read_image(tmp_path / "bomb.JPEG")
     assert images.MAX_BYTES < 300_000_000
 
@@ -418,7 +418,7 @@ def test_validation_images_are_found_flat_or_in_class_folders(tmp_path, layout):
     (images / ".DS_Store").write_bytes(b"")
     (tmp_path / "truth.txt").write_text("2\n1\n2\n1\n")  # in the order of the files' numbers, not of the folders
     counts = prepare(wnids, images, boxes, tmp_path / "truth.txt", {}, tmp_path / "out")
-    assert counts == {"pictures": 4, "boxes": 4, "classes": 2, "faults": 0}
+    assert counts == {"images": 4, "boxes": 4, "classes": 2, "faults": 0}
     data = ClassificationData(tmp_path / "out" / "val.tsv", wnids)
     assert [wnids[label] for label in data.labels] == [wnids[n % 2] for n in (1, 2, 3, 4)] and data.read(3)[0].size == (
         40,

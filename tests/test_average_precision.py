@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from s21k.core.categories import CategoryMap
-from s21k.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALLS, AveragePrecision
+from s21k.evaluation.average_precision import AREAS, IOU_THRESHOLDS, RECALLS, AveragePrecision, place_in_ranking
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from tests.toy import DATA
@@ -189,3 +189,13 @@ def test_no_detections_give_zero_where_there_is_truth_and_minus_one_where_not(tm
     assert ours(path, [])["AP"] == 0
     path.write_text(json.dumps(truth | {"annotations": []}))
     assert ours(path, [])["AP"] == -1
+
+
+def test_the_place_in_the_ranking_on_the_five_detections_of_its_docstring():
+    """Matched: 1 to a box, 2 to an ignored one, 4 to a box; 4 is of another size and counts only as it is right."""
+    place = place_in_ranking(np.array([0, 1, 3]), np.array([True, True, False]), np.array([True, False, True]),
+                             np.array([0, 0, 0]))
+    assert place[[0, 2]].tolist() == [1, 3]
+    twice = place_in_ranking(np.tile([0, 1, 3], 2), np.tile([True, True, False], 2), np.tile([True, False, True], 2),
+                             np.repeat([4, 7], 3))
+    assert twice[[0, 2, 3, 5]].tolist() == [1, 3, 1, 3]

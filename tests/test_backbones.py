@@ -3,9 +3,15 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from s21k.models import resnet, swin
+from s21k.core.config import load_config
+from s21k.core.errors import InputError
+from s21k.models import backbones, resnet, swin
+from s21k.models.classifier import build_classifier
+from s21k.models.detector import build_detector
+from tests.toy import SMALL, batch
 
 
 def randomise(model):
@@ -169,3 +175,36 @@ def test_recomputed_activations_change_no_gradient(make):
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_a_new_backbone_needs_its_row_alone(monkeypatch):
+    """The rest of the code asks for channels, num_noise and forward, and never for a name."""
+    class Strided(nn.Module):
+        channels, num_noise = [8, 8, 16, 16], 0
+
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(c_in, c_out, stride, stride) for c_in, c_out, stride in
+                                        ((3, 8, 4), (8, 8, 2), (8, 16, 2), (16, 16, 2)))
+
+        def forward(self, images, noise=None):
+            levels = [images]
+            for layer in self.layers:
+                levels.append(layer(levels[-1]))
+            return levels[1:]
+
+    monkeypatch.setitem(backbones.BACKBONES, "strided", lambda norm, drop_path, checkpoint: Strided())
+    cfg = load_config(["toy", *SMALL, "model.backbone=strided"])
+    detector = build_detector(cfg)
+    classifier = build_classifier(cfg.model, 4, 0.0)
+    taken, random = detector.inherit(classifier.state_dict())
+    assert {"backbone", "FPN", "g-hat"} <= set(taken)
+    detector.train()
+    losses = detector(batch(2), batch(3, objects=1))
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in detector.encoder.backbone.parameters())
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match="model.backbone: 'resnet5O' is none of .*did you mean 'resnet50'"):
+        build_detector(load_config(["toy", "model.backbone=resnet5O"]))

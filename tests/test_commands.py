@@ -201,7 +201,7 @@ def test_data_that_cannot_be_read_at_all_is_one_line_even_from_a_loader_process(
     start)."""
     world = copied(trained, tmp_path)
     for path in (world / "shapes" / "cls_train").rglob("*.jpg"):
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     done = run("train_stage1.py", *words(world))
     assert (
         done.returncode == 2
@@ -307,7 +307,7 @@ def test_scores_do_not_depend_on_the_evaluation_batch(trained, tmp_path):
 def test_a_picture_that_cannot_be_read_counts_with_no_detections(trained, tmp_path):
     """Evaluation goes on to its end, says so, and everything on that image is missed."""
     world = copied(trained, tmp_path)
-    (world / "shapes" / "val" / "000003.jpg").write_bytes(b"no picture")
+    (world / "shapes" / "val" / "000003.jpg").write_bytes(b"no image")
     more = [f"output_dir={world / 'run'}", f"eval.checkpoint={trained / 'run' / 'stage2.pt'}", "eval.pictures=0"]
     done = run("evaluate.py", *words(world, *more))
     assert done.returncode == 0, done.stderr

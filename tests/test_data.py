@@ -56,7 +56,7 @@ def test_exif_rotation_is_applied_and_known_to_the_header(tmp_path):
 
 
 def test_no_picture_a_cut_one_and_a_wrong_size_are_refused(tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     gradient(100, 80).save(tmp_path / "good.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:600])
@@ -138,7 +138,7 @@ def test_annotations_are_in_ascending_ids_and_unlisted_ones_are_dropped(tmp_path
      "not finite"),
     (annotations(annotations=[{"id": 1, "image_id": "7", "category_id": 2, "bbox": [1, 2, 3, 4]}]), "image_id '7'"),
     (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}] * 2),
-     "id 1 stands twice"),
+     "id 1 appears twice"),
     (annotations(images=[{"id": 7, "file_name": "a", "height": 0, "width": 4}]), "side below 1")])
 def test_a_malformed_annotation_file_is_refused_naming_the_entry(tmp_path, content, says):
     with pytest.raises(InputError, match=says):
@@ -186,7 +186,7 @@ def test_a_folder_per_class_and_a_list_say_the_same(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(2):
             gradient(8 + i, 8).save(tmp_path / name / f"{i}.png")
-    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
     folder = ClassificationData(tmp_path)
     (tmp_path / "list.tsv").write_text("cat/0.png\tcat\ncat/1.png\tcat\ndog/0.png\tdog\n\ndog/1.png\tdog\n")
     listed = ClassificationData(tmp_path / "list.tsv")
@@ -197,7 +197,7 @@ def test_a_folder_per_class_and_a_list_say_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("line, says", [("a.png", "expected path<TAB>class"), (
-    "../a.png\tcat", "leaves the list's folder"), ("", "no pictures"), ("a.png\tcow", "'cow' is none")])
+    "../a.png\tcat", "leaves the list's folder"), ("", "no images"), ("a.png\tcow", "'cow' is none")])
 def test_a_bad_list_line_is_named(tmp_path, line, says):
     (tmp_path / "list.tsv").write_text(line + "\n")
     with pytest.raises(InputError, match=says):

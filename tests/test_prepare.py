@@ -86,8 +86,8 @@ def tiny_zip(path, box="0 0 63 63", drop=False):
 
 def test_tiny_imagenet_boxes_are_inclusive_pixels(tmp_path):
     counts = prepare(tiny_zip(tmp_path / "t.zip"), tmp_path / "out")
-    assert counts == {"classes": 4, "base classes": 2, "training pictures": 8, "with boxes": 4,
-                      "validation pictures": 4}
+    assert counts == {"classes": 4, "base classes": 2, "training images": 8, "with boxes": 4,
+                      "validation images": 4}
     table = load_annotations(tmp_path / "out" / "det_train.json")
     assert table.boxes[0].tolist() == [10, 20, 20, 40] and table.boxes[1].tolist() == [0, 0, 64, 64]
     assert table.category_keys() == ["n01443537", "n01641577"]
@@ -97,7 +97,7 @@ def test_tiny_imagenet_boxes_are_inclusive_pixels(tmp_path):
 
 
 def test_a_smaller_zip_is_taken_as_it_is_and_bad_ones_are_refused(tmp_path):
-    assert prepare(tiny_zip(tmp_path / "t.zip", drop=True), tmp_path / "out")["training pictures"] == 4
+    assert prepare(tiny_zip(tmp_path / "t.zip", drop=True), tmp_path / "out")["training images"] == 4
     with pytest.raises(InputError, match="not inside the picture"):
         prepare(tiny_zip(tmp_path / "t.zip", box="0 0 64 63"), tmp_path / "out")
     (tmp_path / "no.zip").write_bytes(b"no zip")

@@ -12,7 +12,7 @@ import torchvision
 from s21k.core.categories import CategoryMap
 from s21k.files.annotations import load_annotations
 from s21k.files.archives import ImageIndex
-from s21k.models.region_encoder import BACKBONES
+from s21k.models.backbones import BACKBONES
 from s21k.plan import forward_flops
 from tests.toy import run
 

@@ -187,7 +187,7 @@ def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(monitor, t
     for step in range(30):
         monitor.check(loss, [bad], step)                                       # one of ten: just within the share
     bad.faults = [(f"{i}.jpg: cannot be decoded",) for i in range(5)]
-    with pytest.raises(TrainingFault, match="pictures cannot be read, more than data.max_faults=0.1"):
+    with pytest.raises(TrainingFault, match="images cannot be read, more than data.max_faults=0.1"):
         for step in range(30, 60):
             monitor.check(loss, [bad], step)
     named = [json.loads(line)["unreadable"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]

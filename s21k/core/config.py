@@ -55,7 +55,7 @@ class EvaluationDataConfig:
 class DataConfig:
     root: str = "data"
     workers: int | None = None              # loader processes of each stream; None: by cores and processes, 8 at most
-    max_faults: float = 0.01                # share of unreadable images at which training stops (ten are always borne)
+    max_faults: float = 0.01                # share of unreadable images that stops training; ten are tolerated
     det: DetectionDataConfig | None = None
     cls: ClassificationDataConfig | None = None
     eval: EvaluationDataConfig | None = None
@@ -63,7 +63,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "swin_t", "swin_s", "swin_b"] = "resnet50"
+    backbone: str = "resnet50"              # a row of BACKBONES, models/backbones.py
     # of a ResNet in stage II; stage I: gn, or trained BN [G17]
     norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head [P67, P76]

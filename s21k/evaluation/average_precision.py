@@ -1,11 +1,19 @@
-"""Average precision as COCO defines it [E1-E26], on flat arrays: equal to pycocotools, no loop over
-images x categories.
+"""Average precision as COCO defines it [E1-E26], equal to pycocotools.
+
+Plain twin: s21k/evaluation/plain.py, as a textbook has it, with a loop over images and categories. Here there is none:
+at 21,841 categories and ten million detections it would take hours.
+
+A *cell* is one (image, category). Only a detection that overlaps a box of its own cell can be right. Such pairs are
+few, and are matched for all cells at once. Every other detection only pushes the right ones down the ranking of its
+category: for them a count is enough. So the lists get shorter, each holding positions in the one before:
+
+  found     N detections, as they were given
+  source    rows of found that take part, in ranking order: category, then score, then image, then place in the image
+  near      places of source whose cell has a box; `cell` and `rank` (place inside the cell) are of these
+  paired    places of near that overlap a box of their cell by IoU >= 0.5
+  pairs     pair_det (places of paired), pair_box (rows of the truth), pair_iou: P each
 
 N detections    G boxes of the ground truth    K categories    T IoU thresholds    P pairs
-
-Only a detection that overlaps a box of its own (image, category) can be right: those pairs are
-few, and are matched for all cells at once, rank by rank. Every other detection only pushes the
-right ones down the ranking of its category: for them a count is enough.
 """
 import numpy as np
 
@@ -38,6 +46,28 @@ def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.nd
 def mean(values: np.ndarray) -> float:
     """Of the entries above -1; -1 where there are none [E21]."""
     return float(values[values > -1].mean()) if (values > -1).any() else -1.0
+
+
+def place_in_ranking(before: np.ndarray, counts_alone: np.ndarray, right: np.ndarray,
+                     category: np.ndarray) -> np.ndarray:
+    """How many detections of its category stand at or above each matched one, itself included: (M,), M matched.
+
+    In ranking order. before: how many of the category stand above it if nothing were matched, counting those that
+    count when unmatched. counts_alone: does this one. right: is its box one that counts. A matched detection counts if
+    it is right; matched to an ignored box it does not count [E17, E18]. Five detections of one category:
+
+        detection            1        2          3          4          5
+        matched to           a box    ignored    nothing    a box      nothing
+        counts alone         yes      yes        yes        no: size   yes
+        before               0        1                     3
+        right - counts alone 0        -1                    +1
+        sum so far           0        -1                    0
+        place                1        unused                3
+    """
+    correction = right.astype(np.int64) - counts_alone
+    total = np.cumsum(correction)
+    first = starts(category)                                             # of each one's category
+    return before + counts_alone + total - (total[first] - correction[first])
 
 
 class AveragePrecision:
@@ -98,11 +128,7 @@ class AveragePrecision:
         return category.astype(np.int64) * len(self.gt.image_ids) + image
 
     def _ranked(self) -> None:
-        """The detections that take part, in order [E20]: category, score, image, place in the image.
-
-        Of each: category, det_area, excused. `near`: the places of those whose cell has a box, the only ones that can
-        be right; of these also the cell and the rank inside it.
-        """
+        """Fill found, source and near. Of source also category, det_area and excused; of near cell and rank [E20]."""
         self.found = DetectionColumns.join(self.parts)
         self.parts = [self.found]
         areas = (self.found.boxes[:, 2].astype(np.float64) * self.found.boxes[:, 3] if self.found.areas is None
@@ -124,11 +150,7 @@ class AveragePrecision:
         self.rank[by_cell] = np.arange(len(by_cell)) - starts(self.cell[by_cell])
 
     def _pairs(self) -> None:
-        """All (detection, box) of one (image, category) with IoU >= 0.5: det (P,) as positions in `paired`, box (P,),
-        iou (P,).
-
-        paired: those of `near` that have such a pair.
-        """
+        """Fill paired, pair_det, pair_box and pair_iou: all detections and boxes of one cell with IoU >= 0.5."""
         gt_cell = self._cell(self.gt.image, self.gt.category)
         by_cell = np.argsort(gt_cell, kind="stable")
         low = np.searchsorted(gt_cell[by_cell], self.cell, "left")
@@ -159,10 +181,15 @@ class AveragePrecision:
         return iou
 
     def _match(self, gt_ignored: np.ndarray) -> np.ndarray:
-        """Greedy matching [E13-E17] of all cells at once -> (T, paired): the box of each detection, or -1.
+        """Greedy matching [E13-E17] -> (T, paired): the box of each detection, or -1. For one cell and threshold:
 
-        In every cell the n-th detection that has a pair is decided in round n. A detection's pairs
-        stand in its order of preference: boxes that count, by IoU, of equals the last; then ignored ones.
+            for detection in order of rank:
+                for box in its order of preference:         # boxes that count before ignored ones, then by IoU;
+                    if box is free or a crowd:              # ties: the last box wins
+                        match them, and go on with the next detection
+
+        Cells do not know each other, so the first detections of all cells are decided together (round 0), then the
+        second ones (round 1), and so on: as many rounds as one cell has detections with a pair.
         """
         det, box, iou = self.pair_det, self.pair_box, self.pair_iou
         matched = np.full((len(IOU_THRESHOLDS), len(self.paired)), -1, dtype=np.int64)
@@ -211,12 +238,8 @@ class AveragePrecision:
             right = ~gt_ignored[matched[t][hit]]
             det, rank = self.near[self.paired[hit]], self.rank[self.paired[hit]]
             category = self.category[det]
-            # A detection's place among those that count: all that count unmatched, corrected by the matched ones.
-            correction = right.astype(np.int64) - counts_alone[det]
-            first = starts(category)
-            total = np.cumsum(correction)
-            place = (before[det] - before_category[category] + counts_alone[det]
-                     + total - (total[first] - correction[first]))
+            unmatched = before[det] - before_category[category]
+            place = place_in_ranking(unmatched, counts_alone[det], right, category)
             rank, category, place = rank[right], category[right], place[right]
             hits = np.arange(len(rank)) - starts(category) + 1
             precision = hits / (place + np.spacing(1))
@@ -228,8 +251,12 @@ class AveragePrecision:
 
     @staticmethod
     def _interpolate(precision: np.ndarray, category: np.ndarray, num_boxes: np.ndarray) -> np.ndarray:
-        """Mean precision at 101 recalls [E22, E23] -> (K,). precision of the right detections, in order, by
-        category."""
+        """Mean precision at 101 recalls [E22, E23] -> (K,). precision, category: of the right detections, in order.
+
+        Of one category with n boxes: recall r is reached by its hit number ceil(r n), and its precision there is the
+        best of that hit and all later ones; 0 where so many were not found. Categories with equal n ask for the same
+        hits, so they are done together.
+        """
         num_categories = len(num_boxes)
         envelope = running_maximum_from_right(precision, category)
         begin = np.searchsorted(category, np.arange(num_categories))

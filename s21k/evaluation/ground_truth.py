@@ -85,7 +85,7 @@ class GroundTruth:
                            pairs(table.not_exhaustive))
 
     def image_position(self, image_id: int) -> int:
-        """Where image_id stands in image_ids. InputError: the file has no such image [E2]."""
+        """The position of image_id in image_ids. InputError: the file has no such image [E2]."""
         at = int(np.searchsorted(self.image_ids, image_id))
         if at == len(self.image_ids) or self.image_ids[at] != image_id:
             raise InputError(f"image id {image_id} is not in {self.path}")

@@ -156,7 +156,7 @@ class LocalizationAccuracy:
 
 
 def box_baselines(metric: LocalizationAccuracy) -> dict[str, float]:
-    """GT-Known of two answers that look at nothing, by the metric's own rule, for all and for each group.
+    """GT-Known of two baselines that ignore the image, by the metric's own rule, for all and for each group.
 
     gt_known_whole_image: the box is the image. gt_known_centred_box: it is centred; its width and
     height are those shares of the image's (0.3, 0.325, .. 1) that are best for all images together.

@@ -7,11 +7,10 @@
 --metric loc    localization accuracy of images of one category: top1 top5 top5_classes gt_known has_gt_class_det
                 cls_top1 cls_top5 images
 --metric in21k  the 21,000-category benchmark: the best 100 detections of each image; AP AP50 AP75, AP_fed AP50_fed
-AP75_fed (own
-                category only), the figures of loc, truncated_images
+                AP75_fed (own category only), the figures of loc, truncated_images
 --groups G      JSON {"base": [category ids], "novel": [..]}: AP_<group> AP50_<group>, or <key>_<group>
---max-dets N    coco: of each (image, category), the best N (100); lvis: of each image (300), -1 for all; in21k: of each
-image (100)
+--max-dets N    coco: of each (image, category), the best N (100); lvis: of each image (300), -1 for all;
+                in21k: of each image (100)
 --iou-type segm  IoU of masks in place of boxes; coco and lvis
 --iou-threshold T (0.5), --iou-at-least (>= instead of >): loc and in21k
 --per-category  adds {"per_category": {category id: [AP, AP50]}}; not with loc

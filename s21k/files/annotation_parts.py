@@ -37,10 +37,9 @@ class Part:
         if kinds[0] is str:
             self.columns.setdefault(key, []).extend(values)
             return
+        dtype = np.float64 if kinds[0] is float else np.int64
         try:
-            self.columns.setdefault(key, []).append(
-                np.array(values, dtype=np.float64 if kinds[0] is float else np.int64)
-            )
+            self.columns.setdefault(key, []).append(np.array(values, dtype=dtype))
         except OverflowError:
             raise InputError(f"{self.path}: {self.name}: a value of {key} is too large") from None
 
@@ -89,13 +88,9 @@ def _file_name(row: dict) -> str | None:
     """file_name, else the end of LVIS's coco_url: "train2017/000000391895.jpg", for its val images lie in both of
     COCO's folders."""
     name, url = row.get("file_name"), row.get("coco_url")
-    return (
-        name
-        if isinstance(name, str) and name
-        else "/".join(url.rsplit("/", 2)[-2:])
-        if isinstance(url, str) and url
-        else None
-    )
+    if isinstance(name, str) and name:
+        return name
+    return "/".join(url.rsplit("/", 2)[-2:]) if isinstance(url, str) and url else None
 
 
 def _add_images(part: Part, rows: list[dict], masks: bool, files: bool) -> None:

@@ -14,7 +14,7 @@ from s21k.core.errors import InputError, unlisted
 from s21k.core.masks import PackedOutlines
 from s21k.core.packed import Packed, PackedStrings
 from s21k.files.annotation_parts import Part, read_categories, read_first_images, read_parts
-from s21k.files.tables import check_columns, is_table, load_table, save_table
+from s21k.files.tables import ColumnSpec, check_columns, is_table, load_table, save_table
 
 KIND = "annotations"
 INF = float("inf")
@@ -120,35 +120,63 @@ COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "cat
            "ignore", "negative", "not_exhaustive")
 
 
+def _column_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec], dict[str, int]]:
+    """What the columns of a table must be, and the ends of those that rise."""
+    def length(name: str) -> int:
+        return len(columns.get(name, ()))
+
+    images, categories, annotations = length("image_ids"), length("category_ids"), length("image_index")
+    letters = length("file_names")
+    last = max(images, categories) - 1                          # pairs of an image and a category, in one column
+    return {
+        "image_ids": ColumnSpec("i", (images,)),
+        "heights": ColumnSpec("i", (images,), 1, INF),
+        "widths": ColumnSpec("i", (images,), 1, INF),
+        "category_ids": ColumnSpec("i", (categories,)),
+        "image_index": ColumnSpec("i", (annotations,), 0, images - 1),
+        "category_index": ColumnSpec("i", (annotations,), 0, categories - 1),
+        "boxes": ColumnSpec("f", (annotations, 4), -1e300, 1e300),
+        "areas": ColumnSpec("f", (annotations,)),
+        "crowd": ColumnSpec("b", (annotations,)),
+        "ignore": ColumnSpec("b", (annotations,)),
+        "negative": ColumnSpec("i", (length("negative"), 2), 0, last),
+        "not_exhaustive": ColumnSpec("i", (length("not_exhaustive"), 2), 0, last),
+        "file_names": ColumnSpec("u", (letters,)),
+        "file_name_offsets": ColumnSpec("i", (images + 1,), 0, letters),
+    }, {"file_name_offsets": letters}
+
+
+def _mask_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec], dict[str, int]]:
+    """The same of the columns of masks."""
+    annotations, corners, parts, counts = (len(columns.get(name, ())) for name in (
+        "image_index", "mask_corners", "mask_part_offsets", "mask_counts"))
+    return {
+        "mask_corners": ColumnSpec("f", (corners,), -1e6, 1e6),
+        "mask_part_offsets": ColumnSpec("i", (parts,), 0, corners),
+        "mask_object_offsets": ColumnSpec("i", (annotations + 1,), 0, parts - 1),
+        "mask_counts": ColumnSpec("u", (counts,)),
+        "mask_count_offsets": ColumnSpec("i", (annotations + 1,), 0, counts),
+        "mask_sizes": ColumnSpec("i", (annotations, 2), 1, INF),
+    }, {"mask_part_offsets": corners, "mask_object_offsets": parts - 1, "mask_count_offsets": counts}
+
+
 def _load(folder: Path, masks: bool) -> AnnotationTable:
     """A saved table, its columns mapped."""
     columns, about = load_table(folder, KIND)
-    i, c, a, n, names = (len(columns.get(name, ()))
-                         for name in ("image_ids", "category_ids", "image_index", "negative", "file_names"))
-    e, p, m = (len(columns.get(name, ())) for name in ("not_exhaustive", "mask_part_offsets", "mask_counts"))
-    corners = len(columns.get("mask_corners", ()))
-    whole = {"image_ids": ("i", (i,), None, None), "heights": ("i", (i,), 1, INF), "widths": ("i", (i,), 1, INF),
-             "category_ids": ("i", (c,), None, None),
-             "image_index": ("i", (a,), 0, i - 1), "category_index": ("i", (a,), 0, c - 1),
-             "boxes": ("f", (a, 4), -1e300, 1e300), "areas": ("f", (a,), None, None),
-             "crowd": ("b", (a,), None, None), "ignore": ("b", (a,), None, None),
-             "negative": ("i", (n, 2), 0, max(i, c) - 1), "not_exhaustive": ("i", (e, 2), 0, max(i, c) - 1),
-             "file_names": ("u", (names,), None, None), "file_name_offsets": ("i", (i + 1,), 0, names)}
-    rising = {"file_name_offsets": names}
+    specs, rising = _column_specs(columns)
     if masks:
         if "mask_sizes" not in columns:
             raise InputError(f"{folder}: was saved without segmentations, expected a table made with them")
-        whole |= {"mask_corners": ("f", (corners,), -1e6, 1e6), "mask_part_offsets": ("i", (p,), 0, corners),
-                  "mask_object_offsets": ("i", (a + 1,), 0, p - 1),
-                  "mask_counts": ("u", (m,), None, None), "mask_count_offsets": ("i", (a + 1,), 0, m),
-                  "mask_sizes": ("i", (a, 2), 1, INF)}
-        rising |= {"mask_part_offsets": corners, "mask_object_offsets": p - 1, "mask_count_offsets": m}
-    check_columns(folder, columns, whole, rising)
+        mask_specs, mask_rising = _mask_specs(columns)
+        specs |= mask_specs
+        rising |= mask_rising
+    check_columns(folder, columns, specs, rising)
+    num_categories, num_annotations = len(columns["category_ids"]), len(columns["image_index"])
     lists = [about.get(name) for name in ("category_names", "category_wnids", "frequencies", "synsets")]
-    if not all(isinstance(part, list) and len(part) == c and all(isinstance(v, (str, type(None))) for v in part)
-               for part in lists):
-        raise InputError(f"{folder}: expected the names of its {c} categories")
-    written, unlisted_lines = about.get("written", a), about.get("unlisted", [])
+    if not all(isinstance(part, list) and len(part) == num_categories
+               and all(isinstance(v, (str, type(None))) for v in part) for part in lists):
+        raise InputError(f"{folder}: expected the names of its {num_categories} categories")
+    written, unlisted_lines = about.get("written", num_annotations), about.get("unlisted", [])
     if (
         type(written) is not int
         or not isinstance(unlisted_lines, list)
@@ -186,11 +214,11 @@ def _index_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(ids[at] == wanted, at, -1)
 
 
-def _sorted_ids(part: Part, ids: np.ndarray) -> np.ndarray:
+def sort_by_id(part: Part, ids: np.ndarray) -> np.ndarray:
     """The order of ascending ids, which must be unique [E8]."""
     order = np.argsort(ids, kind="stable")
     if (same := ids[order][1:] == ids[order][:-1]).any():
-        raise InputError(f"{part.path}: {part.name}: id {ids[order][1:][same][0]} stands twice, expected unique ids")
+        raise InputError(f"{part.path}: {part.name}: id {ids[order][1:][same][0]} appears twice, expected unique ids")
     return order
 
 
@@ -215,7 +243,7 @@ def load_annotations(path: str | Path, masks: bool = False, files: bool = True) 
     Annotations on images or categories that the file does not list are dropped [E3], and counted in `unlisted`. masks:
     read the segmentations as well, which every annotation must then have [E37]. files: the images are to be read, so
     that each must have a file_name and a size; else "" and 0 stand where they are missing. InputError: not JSON, a
-    part or a field missing, of the wrong type or not finite, or an id that stands twice [E8].
+    part or a field missing, of the wrong type or not finite, or an id that appears twice [E8].
     """
     path = Path(path)
     if is_table(path):
@@ -226,7 +254,7 @@ def load_annotations(path: str | Path, masks: bool = False, files: bool = True) 
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     images, annotations, categories = parts["images"], parts["annotations"], parts["categories"]
     image_ids, category_ids = images.array("id"), categories.array("id")
-    by_image, by_category = _sorted_ids(images, image_ids), _sorted_ids(categories, category_ids)
+    by_image, by_category = sort_by_id(images, image_ids), sort_by_id(categories, category_ids)
     heights, widths = images.array("height")[by_image], images.array("width")[by_image]
     image_ids, category_ids = image_ids[by_image], category_ids[by_category]
     least = 1 if files or masks else 0
@@ -239,7 +267,7 @@ def load_annotations(path: str | Path, masks: bool = False, files: bool = True) 
         category = _index_of(category_ids, listed[:, 1])
         return np.stack([rank[listed[:, 0]], category], axis=1)[category >= 0]
 
-    _sorted_ids(annotations, annotations.array("id"))
+    sort_by_id(annotations, annotations.array("id"))
     on_image, of_category = annotations.array("image_id"), annotations.array("category_id")
     image_index, category_index = _index_of(image_ids, on_image), _index_of(category_ids, of_category)
     unlisted_lines = _unlisted(on_image, image_index, of_category, category_index, category_ids)
@@ -259,10 +287,14 @@ def load_annotations(path: str | Path, masks: bool = False, files: bool = True) 
     in_order = [[categories.columns.get(key, [])[i] for i in by_category]
                 for key in ("name", "wnid", "frequency", "synset")]
     names = Packed.join(images.columns.pop("file_name", []))
-    return AnnotationTable(str(path), image_ids, heights.astype(np.int32), widths.astype(np.int32),
-                           PackedStrings(packed=names.take(by_image)), category_ids, *in_order,
-                           image_index, category_index, boxes, areas, crowd, ignore, outlines,
-                           pairs("neg_category_ids"), pairs("not_exhaustive_category_ids"), written, unlisted_lines)
+    return AnnotationTable(
+        path=str(path), image_ids=image_ids, heights=heights.astype(np.int32), widths=widths.astype(np.int32),
+        file_names=PackedStrings(packed=names.take(by_image)),
+        category_ids=category_ids, category_names=in_order[0], category_wnids=in_order[1], frequencies=in_order[2],
+        synsets=in_order[3],
+        image_index=image_index, category_index=category_index, boxes=boxes, areas=areas, crowd=crowd, ignore=ignore,
+        masks=outlines, negative=pairs("neg_category_ids"), not_exhaustive=pairs("not_exhaustive_category_ids"),
+        written=written, unlisted=unlisted_lines)
 
 
 def first_images(path: Path, count: int) -> list[tuple[str, tuple[int, int]]]:

@@ -17,7 +17,7 @@ import numpy as np
 from s21k.core.errors import InputError
 from s21k.core.packed import Packed, PackedStrings
 from s21k.files.images import NamedBytes, Source
-from s21k.files.tables import check_columns, load_table, save_table
+from s21k.files.tables import ColumnSpec, check_columns, load_table, save_table
 
 KIND = "pictures"
 BLOCK = 512                                         # of a tar
@@ -127,7 +127,7 @@ class ImageIndex:
         return len(self.label)
 
     def open(self, i: int) -> Source:
-        """Picture i for images.read_image. InputError: its container is gone, or its name leads elsewhere."""
+        """Image i for images.read_image. InputError: its container is gone, or its name leads elsewhere."""
         name, container = self.names[i], self.root / self.containers[self.container[i]]
         if leaves_root(name):
             raise InputError(f"{container}: {name!r} leads out of it")
@@ -164,12 +164,16 @@ class ImageIndex:
             raise InputError(f"{folder}: expected root, class_names and containers")
         if outside := [name for name in containers if leaves_root(name)]:
             raise InputError(f"{folder}: container {outside[0]!r} leads out of its root")
-        check_columns(folder, columns, {"label": ("i", (n,), 0, len(classes) - 1), "container": (
-            "i", (n,), 0, len(containers) - 1), "offset": ("i", (n,), -1, 1 << 60),
-                                        "size": ("i", (n,), 0, 1 << 40), "heights": ("i", (n,), 1, 1 << 31),
-                                        "widths": ("i", (n,), 1, 1 << 31),
-                                        "names": ("u", (total,), None, None),
-                                        "name_offsets": ("i", (n + 1,), 0, total)}, {"name_offsets": total})
+        check_columns(folder, columns, {
+            "label": ColumnSpec("i", (n,), 0, len(classes) - 1),
+            "container": ColumnSpec("i", (n,), 0, len(containers) - 1),
+            "offset": ColumnSpec("i", (n,), -1, 1 << 60),
+            "size": ColumnSpec("i", (n,), 0, 1 << 40),
+            "heights": ColumnSpec("i", (n,), 1, 1 << 31),
+            "widths": ColumnSpec("i", (n,), 1, 1 << 31),
+            "names": ColumnSpec("u", (total,)),
+            "name_offsets": ColumnSpec("i", (n + 1,), 0, total),
+        }, {"name_offsets": total})
         names = PackedStrings(packed=Packed.of_arrays(columns["names"], columns["name_offsets"]))
         return ImageIndex(folder / about["root"], classes, containers, names=names,
                           **{name: columns[name] for name in COLUMNS})

@@ -32,7 +32,7 @@ def said_depth(image: Image.Image) -> int | None:
 
 
 def _sbit(image: Image.Image) -> int | None:
-    """The largest number in a PNG's sBIT chunk, which stands before the pixels; None where there is none. The file's
+    """The largest number in a PNG's sBIT chunk, which comes before the pixels; None where there is none. The file's
     place is kept."""
     file, at = image.fp, image.fp.tell()
     try:

@@ -129,7 +129,7 @@ def read_object(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, list]
     """(key, entries) of an object, entries of the keys in `lists` some at a time, in file order; other values are
     passed over.
 
-    InputError: not an object, not JSON, one of these keys holds no list, is missing, or stands twice.
+    InputError: not an object, not JSON, one of these keys holds no list, is missing, or appears twice.
     """
     source = _Text(path)
     with source.file:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,11 +57,17 @@ def load_table(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
         raise InputError(f"{folder}: not a readable table ({error})") from None
 
 
-def check_columns(folder: Path, columns: dict[str, np.ndarray],
-                  expected: dict[str, tuple[str, tuple[int, ...], float | None, float | None]],
+class ColumnSpec(NamedTuple):
+    """What a column must be."""
+    kind: str                               # of its type: "i", "u", "f" or "b"
+    shape: tuple[int, ...]
+    least: float | None = None              # None: any value
+    most: float | None = None
+
+
+def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[str, ColumnSpec],
                   offsets: dict[str, int]) -> None:
-    """expected: name -> (kind of type "i", "u", "f" or "b", shape, least, most; None: any value). offsets: those of the
-    columns that must rise from 0 to a number. InputError: a column is missing, or not so."""
+    """offsets: those of the columns that must rise from 0 to a number. InputError: a column is missing, or not so."""
     for name, (kind, shape, least, most) in expected.items():
         column = columns.get(name)
         if column is None or column.dtype.kind != kind or column.shape != shape:

@@ -1,4 +1,4 @@
-"""Which object an anchor or a proposal stands for, and which of them are trained on.
+"""Which object an anchor or a proposal is matched to, and which of them are trained on.
 
 M objects    N anchors or proposals of one image    R sampled regions
 """

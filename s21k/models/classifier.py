@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from s21k.core.config import ModelConfig
-from s21k.models.region_encoder import BACKBONES, RegionEncoder, drop_path_noise
+from s21k.models.backbones import build_backbone, drop_path_noise
+from s21k.models.region_encoder import RegionEncoder
 
 
 def in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -54,9 +55,7 @@ class PooledClassifier(nn.Module):
 def build_classifier(cfg: ModelConfig, num_classes: int, drop_path: float) -> nn.Module:
     """The stage-I network of a configuration. BN is trained here even where stage II freezes it [G17]."""
     norm = "gn" if cfg.norm == "gn" else "bn"
-    # Recomputing a BN layer would count its batch twice; a ResNet of stage I keeps its activations then.
-    again = cfg.checkpoint_activations and not (norm == "bn" and cfg.backbone.startswith("resnet"))
-    backbone = BACKBONES[cfg.backbone](norm=norm, drop_path=drop_path, checkpoint=again)
+    backbone = build_backbone(cfg.backbone, norm, drop_path, cfg.checkpoint_activations)
     if not cfg.reformulated:
         return PooledClassifier(backbone, num_classes)
     encoder = RegionEncoder(backbone, cfg.fpn_channels, cfg.region_dim, cfg.image_roi_level, cfg.image_roi)

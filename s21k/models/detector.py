@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from s21k.core.categories import CategoryMap
 from s21k.core.config import Config, EvalConfig
@@ -17,11 +18,12 @@ from s21k.core.errors import InputError
 from s21k.core.structures import Batch, Prediction
 from s21k.files.images import normalize
 from s21k.models.assign import sample_regions
+from s21k.models.backbones import build_backbone
 from s21k.models.baselines import SigmoidHead, SoftmaxLabelHead, chosen_boxes
 from s21k.models.box_head import BoxHead
 from s21k.models.mask_head import MaskHead
 from s21k.models.postprocess import Ranking, postprocess
-from s21k.models.region_encoder import BACKBONES, RegionEncoder
+from s21k.models.region_encoder import RegionEncoder
 from s21k.models.rpn import RPN
 from s21k.models.softmax_head import SoftmaxHead
 
@@ -73,7 +75,7 @@ class Detector(nn.Module):
         """One Prediction an image, in network pixels; of the (R, K) scores some rows exist at a time.
 
         categories (on the model's device) say which rows of g and g-hat to use: the classification
-        branch is gone but for g-hat's linear layer [P32].
+        branch is gone, except g-hat's linear layer [P32].
         """
         images = normalize(batch.images, batch.sizes)
         pyramid = self.encoder.pyramid(images)                                       # P2..P6
@@ -103,10 +105,16 @@ class Detector(nn.Module):
             module = operator.attrgetter(place)(self)
             if module is None:                                               # this detector has no such part
                 continue
-            wanted = ((only == "all" or part == "backbone")
-                      and (part != "g-hat" or load_image_classifier and "encoder.fc1.weight" in state))
-            found = wanted and any([load_part(module, prefix, state) for prefix in prefixes])
-            (taken if found else random).append(part)
+            wanted = only == "all" or part == "backbone"
+            if part == "g-hat":                                              # "-reform." has one for other features
+                wanted = wanted and load_image_classifier and "encoder.fc1.weight" in state
+            found = False
+            for prefix in prefixes if wanted else ():
+                found |= load_part(module, prefix, state)
+            if found:
+                taken.append(part)
+            else:
+                random.append(part)
         if not taken:
             raise InputError(f"the checkpoint holds no part of this detector; its keys start {sorted(state)[:3]}")
         return taken, random
@@ -157,12 +165,11 @@ def build_detector(cfg: Config) -> Detector:
     if cfg.data.det is None:
         raise InputError("data.det: missing, and a detector needs images with boxes")
     model = cfg.model
-    if cfg.stage2.init == "scratch" and model.norm == "frozen_bn" and model.backbone.startswith("resnet"):
+    norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
+    backbone = build_backbone(model.backbone, norm, cfg.stage2.drop_path, model.checkpoint_activations)
+    if cfg.stage2.init == "scratch" and any(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules()):
         raise InputError("stage2.init=scratch with model.norm=frozen_bn: frozen BN cannot train random weights, "
                          "expected model.norm=sync_bn or gn [G17]")
-    norm = {"frozen_bn": "frozen_bn", "sync_bn": "bn", "gn": "gn"}[model.norm]
-    backbone = BACKBONES[model.backbone](norm=norm, drop_path=cfg.stage2.drop_path,
-                                         checkpoint=model.checkpoint_activations)
     encoder = RegionEncoder(backbone, model.fpn_channels, model.region_dim, model.image_roi_level, model.image_roi)
     rpn = RPN(model.fpn_channels, model.anchor_scale, model.rpn_batch, model.rpn_pre_nms, model.rpn_proposals,
               model.rpn_rescue_iou)

@@ -5,8 +5,8 @@ the best of all), in the order score, then lower region, then lower category. Bu
 candidate depends only on better candidates of its category, so they are walked best first and
 the walk ends when enough have survived: at 21,841 categories hardly any are looked at [G26].
 
-The walk meets no more than R candidates of a category, and the first of them survives: 100 detections need
-100 R candidates at most. They are found without sorting, or keeping, the (R, K) scores: one pass notes the
+The walk needs 100 R candidates at most: a category has R of them, so 100 R span at least 100 categories, and each
+one's best survives. They are found without sorting, or keeping, the (R, K) scores: one pass notes the
 largest score of each block of 64 categories of a region, and only blocks that reach a cut are opened.
 
 R regions    K categories    n candidates
@@ -75,26 +75,31 @@ class Ranking:
 
         Equal scores keep their order: lower region, then lower category.
         """
-        num_categories = self.regions.shape[1]
-
-        def piece(flat: Tensor, scores: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            flat = flat.cpu().numpy()
-            return flat // num_categories, flat % num_categories, scores.cpu().numpy()
-
-        above, count = float("inf"), FIRST
-        while above > threshold and len(self.largest):
+        previous_cut, count = float("inf"), FIRST
+        while previous_cut > threshold and len(self.largest):
             # At least `count` blocks reach the cut, so at least as many scores do.
-            cut = (threshold if count >= len(self.largest)
-                   else max(threshold, float(self.largest.topk(count).values[-1])))
+            cut = threshold
+            if count < len(self.largest):
+                cut = max(threshold, float(self.largest.topk(count).values[-1]))
             blocks = (self.largest >= (cut * SLACK if cut > 0 else cut)).nonzero().squeeze(1)
-            cut, *found = self._between(blocks, cut, above, count)
-            yield piece(*found)
-            for some in blocks.split(OPEN) if cut > threshold else ():   # those that equal the cut, in their order
-                flat, scores = self._open(some)
-                equal = scores == cut
-                if equal.any():
-                    yield piece(flat[equal], scores[equal])
-            above, count = cut, 4 * count
+            cut, flat, scores = self._between(blocks, cut, previous_cut, count)
+            yield self._piece(flat, scores)
+            if cut > threshold:
+                yield from self._ties(blocks, cut)
+            previous_cut, count = cut, 4 * count
+
+    def _ties(self, blocks: Tensor, cut: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The scores in blocks that equal the cut, in their order."""
+        for some in blocks.split(OPEN):
+            flat, scores = self._open(some)
+            equal = scores == cut
+            if equal.any():
+                yield self._piece(flat[equal], scores[equal])
+
+    def _piece(self, flat: Tensor, scores: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """flat = region * K + category (n,) -> region, category, score."""
+        positions = flat.cpu().numpy()
+        return positions // self.regions.shape[1], positions % self.regions.shape[1], scores.cpu().numpy()
 
 
 def _overlaps(boxes: np.ndarray, region: int, iou_threshold: float) -> np.ndarray:

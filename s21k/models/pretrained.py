@@ -1,7 +1,7 @@
 """Public classification weights -> our backbones, by a table of names, with a report.
 
 Read: torchvision's ResNet and Swin, timm's ResNet and Swin, microsoft's Swin (1K and 22K). What a
-backbone needs and a file lacks is an error, but for the norms of C2..C4, which no classifier has.
+backbone needs and a file lacks is an error, except the norms of C2..C4, which no classifier has.
 """
 import re
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def _torchvision_swin(name: str) -> str:
 
 
 def _timm_swin(name: str) -> str:
-    """A stage's merging stands at its start: layers.1.downsample is ours of layers.0."""
+    """A stage's merging comes first in it: layers.1.downsample is ours of layers.0."""
     name = re.sub(r"^layers\.([123])\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name)
     return re.sub(r"^norm\.", "norm3.", name)
 

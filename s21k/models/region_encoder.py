@@ -8,24 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s21k.core.boxes import whole_image
-from s21k.core.randomness import derive_seed, uniform
+from s21k.core.randomness import derive_seed
 from s21k.core.transfer import to_device
+from s21k.models.backbones import drop_path_noise
 from s21k.models.fpn import FPN
-from s21k.models.resnet import resnet18, resnet34, resnet50, resnet101
 from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, pool_regions, roi_levels
-from s21k.models.swin import swin_b, swin_s, swin_t
 
-# Rows of the paper: ResNet-50, Swin-T, -S, -B [P95].
-BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
-             "swin_t": swin_t, "swin_s": swin_s, "swin_b": swin_b}
 POOL = 7
-
-
-def drop_path_noise(backbone: nn.Module, images: Tensor, seeds: list[int] | None) -> Tensor | None:
-    """(B, num_noise) uniform numbers made of the images' seeds in training; None otherwise."""
-    if not (backbone.training and seeds and backbone.num_noise):
-        return None
-    return uniform([derive_seed(seed, "rows") for seed in seeds], backbone.num_noise, images.device)
 
 
 class RegionEncoder(nn.Module):

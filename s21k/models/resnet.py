@@ -93,14 +93,15 @@ def shortcut(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Sequential | 
 class ResNet(nn.Module):
     """channels: those of C2..C5. There is no chance inside: num_noise is 0.
 
-    checkpoint: forget each block's activations and compute them again in the backward pass.
+    checkpoint: forget each block's activations and compute them again in the backward pass; not where BN is trained,
+    whose statistics would count the batch twice.
     """
     num_noise = 0
 
     def __init__(self, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int], norm: Norm,
                  checkpoint: bool = False) -> None:
         super().__init__()
-        self.checkpoint = checkpoint
+        self.checkpoint = checkpoint and norm is not nn.BatchNorm2d
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)

@@ -63,7 +63,7 @@ class RPN(nn.Module):
 
         Both are divided by batch * B, the number asked for, not the number found [G11].
         """
-        objectness, box = logits.sum() * 0, deltas.sum() * 0             # tied to the graph when nothing is sampled
+        objectness, box = logits.sum() * 0, deltas.sum() * 0             # keeps the graph if nothing is sampled
         matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou)
                    for target in targets]
         sampled = subsample(matches, self.batch, 0.5, [derive_seed(seed, "anchors") for seed in seeds])

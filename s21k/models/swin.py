@@ -147,7 +147,7 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks with windows in place and shifted in turn, then (but for the last stage) the merging."""
+    """Blocks with windows in place and shifted in turn, then (except in the last stage) the merging."""
 
     def __init__(self, dim: int, heads: int, drop_paths: list[float], merge: bool, checkpoint: bool) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ UNPACK = (
 
 
 def read_wnids(source: str | None, found: list[str]) -> list[str]:
-    """The classes in order. InputError: not wnids, or one stands twice."""
+    """The classes in order. InputError: not wnids, or one appears twice."""
     if source == "imagenet21k":
         return imagenet21k_wnids()
     if source is None:

@@ -1,4 +1,4 @@
-"""The 21,000-category benchmark's pictures: ImageNet-21K divided into training and validation [P44-P46, G30].
+"""The 21,000-category benchmark's images: ImageNet-21K divided into training and validation [P44-P46, G30].
 
     python -m s21k.prepare.in21k_benchmark --index data/imagenet21k/all --out data/imagenet21k [--seed 0] [--no-images]
 
@@ -53,7 +53,7 @@ def copy_images(index: ImageIndex, rows: np.ndarray, out: Path) -> list[str]:
     """val/<wnid>/<file> of each: the file as it is, or as a JPEG where it is not one that every reader takes. Names
     below val/."""
     names = []
-    for i in tqdm(rows.tolist(), desc="pictures", mininterval=5.0):
+    for i in tqdm(rows.tolist(), desc="images", mininterval=5.0):
         wnid, source = index.class_names[index.label[i]], index.open(i)
         content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
         names.append(f"{wnid}/{index.names[i]}")

@@ -40,7 +40,7 @@ class StepMonitor:
         self.stop, self._asked = False, False
         self.seen, self.faults, self.skipped = 0, 0, 0
         self._named: set[str] = set()
-        self._norm, self._bears_infinity, self._before = torch.zeros((), device=world.device), True, ""
+        self._norm, self._tolerates_infinity, self._before = torch.zeros((), device=world.device), True, ""
         self._owner = os.getpid()
 
     def __enter__(self) -> "StepMonitor":
@@ -84,7 +84,7 @@ class StepMonitor:
     def gradient(self, norm: Tensor, scaler: torch.amp.GradScaler) -> None:
         """The norm of a step's gradient, looked at with the next step's losses. With a scaler an infinite one is a
         skipped step."""
-        self._norm, self._bears_infinity = norm.detach(), scaler.is_enabled()
+        self._norm, self._tolerates_infinity = norm.detach(), scaler.is_enabled()
 
     def check(self, losses: dict[str, Tensor], batches: list[Batch | None], step: int) -> dict[str, float]:
         """The losses as numbers. TrainingFault, on every process together: on one of them a loss, or the gradient of
@@ -98,7 +98,7 @@ class StepMonitor:
         *numbers, bad_losses, bad_gradients, faults, seen, asked, unwritten = torch.cat([values, everywhere]).tolist()
         named = ", ".join(f"{name} {number:.4g}" for name, number in zip(losses, numbers))
         here = f"losses {named}; images {[b.image_ids for b in there]}"
-        if bad_gradients and not self._bears_infinity:
+        if bad_gradients and not self._tolerates_infinity:
             # first: the losses that follow from it are no numbers either
             raise TrainingFault(f"step {step - 1}: the gradient is not finite; here {self._before}")
         if bad_losses:
