@@ -220,6 +220,25 @@ def test_every_path_and_name_in_backticks_exists(page):
     assert not wrong, f"{page.relative_to(ROOT)}: {wrong}"
 
 
+def placed(text):
+    """(name, file) of each "`name` in [file.py](path)": the name is to be found in that very file."""
+    name, link = r"`([\w.]+)`", r"\[[^\]]+\]\(([^)]+\.py)\)"
+    found = re.findall(rf"{name}(?:\s+and\s+{name})?\s+(?:in|of)\s+{link}", prose(text))
+    return [(name, target) for *names, target in found for name in names if name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_a_name_that_is_said_to_be_in_a_file_is_in_it(page):
+    for name, target in placed(page.read_text()):
+        path = page.parent / target
+        for part in name.split("."):
+            assert re.search(rf"\b{part}\b", source(path)), f"{page.name}: {name} is not in {target}"
+
+
+def test_names_and_their_files_are_found():
+    assert len([pair for page in PAGES for pair in placed(page.read_text())]) > 20
+
+
 @pytest.mark.parametrize("span", [
     "s21k/models/nothing.py", "s21k.core.nothing", "s21k.core.config.nothing", "stage2.lrr", "stage2.lrr=1",
     "BoxHead.nothing", "RegionDecoder", "region_mll", "INHERITED_PARTS", "tests/test_nothing.py", "nothing.py"])
