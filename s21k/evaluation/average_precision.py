@@ -1,4 +1,6 @@
-"""Average precision as COCO defines it (E1-E26), on flat arrays: equal to pycocotools, no loop over
+"""Plain twin: plain_average_precision in s21k/evaluation/plain.py; read it first.
+
+Average precision as COCO defines it (E1-E26), on flat arrays: equal to pycocotools, no loop over
 images x categories.
 
 N detections    G boxes of the ground truth    K categories    T IoU thresholds    P pairs

@@ -1,4 +1,6 @@
-"""Region scores: Equations 1 to 5 of the paper (Sec. 3.2).
+"""Plain twin: plain_parts and plain_scores in s21k/models/plain.py; read it first.
+
+Region scores: Equations 1 to 5 of the paper (Sec. 3.2).
 
 R  regions             C   categories of the detection data
 K  evaluated categories    C^  categories of the classification data
