@@ -17,9 +17,9 @@ def color_of(name: str) -> tuple[int, int, int]:
 
 
 def heat(value: float) -> tuple[int, int, int]:
-    """A colour for a number in 0..1: from dark blue over violet and orange to light yellow."""
+    """A colour for a number in 0..1: from blue over violet and orange to light yellow."""
     places = (0.0, 0.25, 0.5, 0.75, 1.0)
-    reds, greens, blues = (20, 120, 210, 250, 255), (20, 30, 60, 150, 250), (120, 160, 90, 30, 150)
+    reds, greens, blues = (60, 150, 220, 250, 255), (80, 60, 70, 150, 250), (230, 200, 100, 30, 150)
     return tuple(round(float(np.interp(value, places, channel))) for channel in (reds, greens, blues))
 
 
@@ -28,6 +28,11 @@ def enlarged(image: Image.Image, smallest: int) -> tuple[Image.Image, float]:
     factor = max(1.0, min(smallest / min(image.size), LONGEST / max(image.size)))
     size = round(image.width * factor), round(image.height * factor)
     return image.resize(size, Image.Resampling.BICUBIC), factor
+
+
+def faded(image: Image.Image) -> Image.Image:
+    """A copy of image in dark grey, on which coloured boxes can be told apart."""
+    return Image.eval(image.convert("L"), lambda value: round(0.6 * value)).convert("RGB")
 
 
 def draw_regions(image: Image.Image, boxes: list[list[float]], colors: list[tuple[int, int, int]]) -> Image.Image:

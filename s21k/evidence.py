@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from s21k.core.errors import InputError
-from s21k.draw import color_of, contact_sheet, draw_boxes, draw_regions, enlarged, heat, with_legend
+from s21k.draw import color_of, contact_sheet, draw_boxes, draw_regions, enlarged, faded, heat, with_legend
 from s21k.models.plain import Pair, PlainResult, plain_postprocess
 from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, roi_levels
 from s21k.photos import Opened, photo_batch
@@ -68,31 +68,33 @@ def look(opened: Opened, image: Image.Image) -> Evidence:
 
 
 def draw_evidence(
-    image: Image.Image, evidence: Evidence, names: list[str], shown: list[Pair]
+    image: Image.Image, evidence: Evidence, names: list[str], shown: list[Pair], asked: list[Pair]
 ) -> dict[str, Image.Image]:
     """Drawings by name: proposals coloured by S_fg, by pyramid level, and detections with the boxes that they removed.
 
-    shown: (region, category) of the detections, best first.
+    shown: (region, category) of the detections, best first; asked: others that lost, and are drawn beside them.
     """
     photo, factor = enlarged(image, SHORTER_SIDE)
     s_fg = torch.sigmoid(evidence.fg.double())
     least_first = s_fg.argsort().tolist()                                # the likeliest object lies on top
     proposals = (evidence.proposals[least_first] * factor).tolist()
-    by_score = draw_regions(photo, proposals, [heat(s_fg[region].item()) for region in least_first])
+    by_score = draw_regions(faded(photo), proposals, [heat(s_fg[region].item()) for region in least_first])
     levels = evidence.levels[least_first].tolist()
-    by_level = draw_regions(photo, proposals, [LEVEL_COLORS[level] for level in levels])
+    by_level = draw_regions(faded(photo), proposals, [LEVEL_COLORS[level] for level in levels])
     winners = set(shown)
     removed = [(pair, better) for pair, better in evidence.result.removed_by.items() if better in winners]
     boxes = (evidence.boxes * factor).tolist()
     colors = [color_of(names[category]) for _, (_, category) in removed]           # of the better box
     kept = draw_regions(photo, [boxes[region] for (region, _), _ in removed], colors)
-    kept = draw_boxes(kept, [boxes[region] for region, _ in shown], [names[c] for _, c in shown],
-                      [float(evidence.scores[pair]) for pair in shown])
+    thick = shown + asked
+    kept = draw_boxes(kept, [boxes[region] for region, _ in thick], [names[c] for _, c in thick],
+                      [float(evidence.scores[pair]) for pair in thick])
     counts = [(LEVEL_COLORS[level], f"P{level}: {levels.count(level)}") for level in LEVELS]
+    thick_text = f"thick: {len(shown)} detections" + (f", and {len(asked)} asked for" if asked else "")
     removed_text = f"thin: {len(removed)} worse boxes that these removed"
     drawings = {"proposals": with_legend(by_score, [(heat(v), f"S_fg {v:g}") for v in (0, 0.25, 0.5, 0.75, 1)]),
                 "levels": with_legend(by_level, counts),
-                "kept": with_legend(kept, [(None, f"thick: {len(shown)} detections"), (None, removed_text)])}
+                "kept": with_legend(kept, [(None, thick_text), (None, removed_text)])}
     captions = ["proposals, coloured by S_fg (Eq. 1)", "the same, by pyramid level (FPN's rule)",
                 "kept and removed (NMS)"]
     return drawings | {"explained": contact_sheet(list(drawings.values()), columns=3, captions=captions)}

@@ -94,7 +94,7 @@ class Explainer:
         logits = e.fg[region, None], e.det[region, None], e.cls[region, None]
         s_fg, s, s_hat = (part[0] for part in plain_parts(*logits))
         fg = number(float(s_fg))
-        lines = [f"Eq. 1   S_fg = {fg}: an object is there", f"Eq. 2   S_c  = {best_of(s, self.det_names)}"]
+        lines = [f"Eq. 1   S_fg = {fg}", f"Eq. 2   S_c  = {best_of(s, self.det_names)}"]
         if len(s_hat):
             lines.append(f"Eq. 3   S^_c = {best_of(s_hat, self.cls_names)}")
         known = []                                                       # of Eq. 4, by each classifier that knows it
@@ -159,18 +159,20 @@ class Explainer:
         more = f", and {len(removed) - top} more" if len(removed) > top else ""
         return [*lines, f"  NMS     removed {', '.join(shown) + more if shown else 'nothing'}"]
 
+    def best(self, category: int, top: int) -> list[Pair]:
+        """The best regions of a category; ties: the lower region first."""
+        order = self.evidence.scores[:, category].sort(descending=True, stable=True).indices
+        return [(region, category) for region in order[:top].tolist()]
+
     def category(self, category: int, top: int) -> list[str]:
         """The best region of one category in full, whether it was kept or not, and the fate of the next ones."""
-        scores = self.evidence.scores[:, category]
-        order = scores.sort(descending=True, stable=True).indices[:top].tolist()
-        if not order:
+        if not (pairs := self.best(category, top)):
             return [f"{self.names[category]}: there is no region, the RPN proposed nothing"]
-        best = (order[0], category)
-        lines = [f"{self.names[category]}, its best region of {len(scores)}: {number(self.score(best))}",
+        best, *others = pairs
+        lines = [f"{self.names[category]}, its best region of {len(self.evidence.scores)}: {number(self.score(best))}",
                  f"  {self.where(best[0])}", *(f"  {line}" for line in self.equations(best)),
                  f"  fate    {self.fate(best)}"]
-        return lines + [f"  next    region {region}, {number(float(scores[region]))}, {self.fate((region, category))}"
-                        for region in order[1:]]
+        return lines + [f"  next    region {pair[0]}, {number(self.score(pair))}, {self.fate(pair)}" for pair in others]
 
 
 def best_of(scores: Tensor, names: list[str]) -> str:
@@ -223,7 +225,8 @@ def explain(
     found = evidence.result.survivors[:explainer.num_found]
     shown = [pair for pair in found if explainer.score(pair) >= threshold] or found[:top]
     (out / "explanation.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    for name, drawing in draw_evidence(image, evidence, explainer.names, shown).items():
+    asked = [pair for category in wanted for pair in explainer.best(category, 1) if pair not in shown]
+    for name, drawing in draw_evidence(image, evidence, explainer.names, shown, asked).items():
         drawing.save(out / f"{name}.png")
     print(f"\nexplanation.txt, proposals.png, levels.png, kept.png, and all three as explained.png -> {out}")
 

@@ -186,7 +186,7 @@ def test_help_says_how_it_is_called():
 
 
 def test_colours_and_legends():
-    assert heat(0) == (20, 20, 120) and heat(1) == (255, 250, 150)
+    assert heat(0) == (60, 80, 230) and heat(1) == (255, 250, 150)
     image, factor = enlarged(Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)), 480)
     assert image.size == (640, 480) and factor == 10
     narrow = with_legend(image.resize((100, 50)), [((1, 2, 3), "one meaning"), (None, "another meaning"), (None, "x")])
