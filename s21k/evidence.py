@@ -1,6 +1,6 @@
 """What the detections of one photo were made of, the plain way, and drawings of it: for s21k.explain.
 
-R regions    K evaluated categories
+R regions    C, C^ categories of the detection and the classification data    K evaluated categories
 """
 from dataclasses import dataclass
 

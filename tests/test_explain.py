@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from s21k import evidence as evidence_module
 from s21k.core.config import load_config
+from s21k.core.errors import InputError
 from s21k.draw import enlarged, heat, with_legend
 from s21k.evidence import look
 from s21k.explain import Explainer
@@ -179,6 +181,16 @@ def test_a_photo_without_regions_is_explained_too(world, look_at, monkeypatch):
     evidence = look(opened, read_image(photo(world)))
     explainer = Explainer(evidence, opened, 0.3)
     assert "regions: 0" in explainer.summary()[1] and "there is no region" in explainer.category(0, 5)[0]
+
+
+def test_scores_that_cannot_be_explained_are_refused(look_at, monkeypatch):
+    monkeypatch.setattr(evidence_module, "MOST_CANDIDATES", 10)
+    with pytest.raises(InputError, match=r"eval.threshold=0.0001: \d+ scores are above it, expected at most 10"):
+        look_at()
+    opened, _ = look_at("eval.threshold=0.9")
+    monkeypatch.setattr(opened.detector.box_head, "classify", lambda x: x.new_full((len(x), 4), float("nan")))
+    with pytest.raises(InputError, match="not numbers"):
+        look_at()
 
 
 def test_help_says_how_it_is_called():
