@@ -16,6 +16,11 @@ def color_of(name: str) -> tuple[int, int, int]:
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.6, 1.0))
 
 
+def color_of_place(place: int) -> tuple[int, int, int]:
+    """A bright colour for each whole number, far from those of its neighbours: hues a golden ratio apart."""
+    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(place * 0.618 % 1, 0.7, 1.0))
+
+
 def heat(value: float) -> tuple[int, int, int]:
     """A colour for a number in 0..1: from blue over violet and orange to light yellow."""
     places = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -41,6 +46,23 @@ def draw_regions(image: Image.Image, boxes: list[list[float]], colors: list[tupl
     draw = ImageDraw.Draw(image)
     for (x1, y1, x2, y2), color in zip(boxes, colors, strict=True):
         draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color)
+    return image
+
+
+def draw_tagged(
+    image: Image.Image, boxes: list[list[float]], colors: list[tuple[int, int, int]], tags: list[str]
+) -> Image.Image:
+    """A copy of image with thick boxes (n, 4) xyxy, the first on top, and short tags above them, side by side."""
+    image, font = image.copy(), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(image)
+    for position in reversed(range(len(boxes))):
+        x1, y1, x2, y2 = boxes[position]
+        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=colors[position], width=2)
+        width = font.getlength(tags[position]) + 4
+        x = min(x1 + 18 * (position % 6), image.width - width - 1)       # boxes that nearly coincide keep their tags
+        y = max(y1 - 16, 0)
+        draw.rectangle([x, y, x + width, y + 15], fill=(0, 0, 0))
+        draw.text((x + 2, y + 1), tags[position], fill=colors[position], font=font)
     return image
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from s21k.core.errors import InputError
-from s21k.draw import color_of, contact_sheet, draw_boxes, draw_regions, enlarged, faded, heat, with_legend
+from s21k.draw import color_of_place, contact_sheet, draw_regions, draw_tagged, enlarged, faded, heat, with_legend
 from s21k.models.plain import Pair, PlainResult, plain_postprocess
 from s21k.models.roi_pool import MAX_LEVEL, MIN_LEVEL, roi_levels
 from s21k.photos import Opened, photo_batch
@@ -17,6 +17,7 @@ from s21k.training.amp import autocast
 
 MOST_CANDIDATES = 3_000_000                         # pairs above the threshold; the plain way holds each as an object
 SHORTER_SIDE = 480                                  # smaller photos are enlarged to it: many boxes need room
+IN_LEGEND = 12                                      # boxes that are named below the drawing
 LEVELS = range(MIN_LEVEL, MAX_LEVEL + 1)
 LEVEL_COLORS = dict(zip(LEVELS, ((66, 165, 245), (102, 187, 106), (255, 202, 40), (239, 83, 80)), strict=True))
 
@@ -81,20 +82,23 @@ def draw_evidence(
     by_score = draw_regions(faded(photo), proposals, [heat(s_fg[region].item()) for region in least_first])
     levels = evidence.levels[least_first].tolist()
     by_level = draw_regions(faded(photo), proposals, [LEVEL_COLORS[level] for level in levels])
-    winners = set(shown)
-    removed = [(pair, better) for pair, better in evidence.result.removed_by.items() if better in winners]
-    boxes = (evidence.boxes * factor).tolist()
-    colors = [color_of(names[category]) for _, (_, category) in removed]           # of the better box
-    kept = draw_regions(photo, [boxes[region] for (region, _), _ in removed], colors)
     thick = shown + asked
-    kept = draw_boxes(kept, [boxes[region] for region, _ in thick], [names[c] for _, c in thick],
-                      [float(evidence.scores[pair]) for pair in thick])
+    color = {pair: color_of_place(place) for place, pair in enumerate(thick)}
+    removed = [(pair, better) for pair, better in evidence.result.removed_by.items() if better in color]
+    boxes = (evidence.boxes * factor).tolist()
+    kept = draw_regions(photo, [boxes[region] for (region, _), _ in removed], [color[better] for _, better in removed])
+    place = {pair: str(place) for place, pair in enumerate(evidence.result.survivors, start=1)}
+    tags = [place.get(pair, "lost") for pair in thick]
+    kept = draw_tagged(kept, [boxes[region] for region, _ in thick], [color[pair] for pair in thick], tags)
+    meanings = [(color[pair], f"{tag}: {names[pair[1]]} {float(evidence.scores[pair]):.2g}")
+                for pair, tag in zip(thick, tags, strict=True)]
+    hidden = len(meanings) - IN_LEGEND
+    meanings[IN_LEGEND:] = [(None, f"and {hidden} more")] if hidden > 0 else []
     counts = [(LEVEL_COLORS[level], f"P{level}: {levels.count(level)}") for level in LEVELS]
-    thick_text = f"thick: {len(shown)} detections" + (f", and {len(asked)} asked for" if asked else "")
-    removed_text = f"thin: {len(removed)} worse boxes that these removed"
+    removed_text = f"thin: {len(removed)} worse boxes, in the colour of the one that removed them"
     drawings = {"proposals": with_legend(by_score, [(heat(v), f"S_fg {v:g}") for v in (0, 0.25, 0.5, 0.75, 1)]),
                 "levels": with_legend(by_level, counts),
-                "kept": with_legend(kept, [(None, thick_text), (None, removed_text)])}
+                "kept": with_legend(kept, [*meanings, (None, removed_text)])}
     captions = ["proposals, coloured by S_fg (Eq. 1)", "the same, by pyramid level (FPN's rule)",
                 "kept and removed (NMS)"]
     return drawings | {"explained": contact_sheet(list(drawings.values()), columns=3, captions=captions)}

@@ -11,7 +11,7 @@ from PIL import Image
 from s21k import evidence as evidence_module
 from s21k.core.config import load_config
 from s21k.core.errors import InputError
-from s21k.draw import enlarged, heat, with_legend
+from s21k.draw import color_of_place, draw_tagged, enlarged, heat, with_legend
 from s21k.evidence import look
 from s21k.explain import Explainer
 from s21k.files.images import read_image
@@ -201,5 +201,7 @@ def test_colours_and_legends():
     assert heat(0) == (60, 80, 230) and heat(1) == (255, 250, 150)
     image, factor = enlarged(Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)), 480)
     assert image.size == (640, 480) and factor == 10
+    tagged = draw_tagged(image, [[100.0, 40, 200, 90]] * 2, [color_of_place(0), color_of_place(1)], ["1", "lost"])
+    assert tagged.getpixel((100, 60)) == color_of_place(0) != color_of_place(1)
     narrow = with_legend(image.resize((100, 50)), [((1, 2, 3), "one meaning"), (None, "another meaning"), (None, "x")])
     assert narrow.width == 100 and narrow.height > 50 + 2 * 18 and narrow.getpixel((6, 59)) == (1, 2, 3)
