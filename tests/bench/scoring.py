@@ -6,7 +6,7 @@
     images with pycocotools python -m tests.bench.scoring growth                         three sizes, each tool in a
     process of its own
 
-A image has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
+An image has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
 """
 import argparse
 import contextlib

@@ -131,7 +131,7 @@ def serve_one(out: Path, part: str, workers: int, start: str) -> None:
 
 
 def boxes(out: Path, count: int) -> None:
-    """17 boxes a image, as in Objects365."""
+    """17 boxes an image, as in Objects365."""
     path = out / "boxes.json"
     if not path.exists():
         rng, images = np.random.default_rng(0), count // 17
