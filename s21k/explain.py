@@ -221,13 +221,13 @@ def explain(
     parts += [explainer.detection(place, top) for place in places]
     parts += [explainer.category(category, top) for category in wanted]
     text = "\n\n".join("\n".join(lines) for lines in parts)
-    print(text)
     found = evidence.result.survivors[:explainer.num_found]
     shown = [pair for pair in found if explainer.score(pair) >= threshold] or found[:top]
     (out / "explanation.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     asked = [pair for category in wanted for pair in explainer.best(category, 1) if pair not in shown]
     for name, drawing in draw_evidence(image, evidence, explainer.names, shown, asked).items():
         drawing.save(out / f"{name}.png")
+    print(text)                                                          # last: `| head` does not keep the files away
     print(f"\nexplanation.txt, proposals.png, levels.png, kept.png, and all three as explained.png -> {out}")
 
 
