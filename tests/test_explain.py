@@ -140,7 +140,7 @@ def test_a_removed_box_names_the_better_one_that_removed_it(look_at):
 @pytest.mark.parametrize("arguments, says", [
     (["nothere.jpg"], "nothere.jpg: no such photo or folder"),
     (["PHOTO", "--category", "red circl"], "--category: 'red circl' is none of the 4 categories"),
-    (["BROKEN"], "broken.jpg: not a readable picture"),
+    (["BROKEN"], "broken.jpg: not a readable image"),
     (["PHOTO", "BROKEN"], "2 photos in"),
     ([], "no images in the command"),
     (["PHOTO", "eval.checkpoint=nothere.pt"], "nothere.pt"),

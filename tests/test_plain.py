@@ -16,10 +16,11 @@ from s21k.evaluation.localization import LocalizationAccuracy
 from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.plain import Found, PlainImage, Truth
 from s21k.models import plain
+from s21k.models.fused_scores import FusedScores
 from s21k.models.postprocess import Ranking, postprocess
 from s21k.models.roi_align import separable_roi_align
 from s21k.models.roi_pool import pool_regions, roi_levels
-from s21k.models.scores import FUSIONS, fuse
+from s21k.models.scores import FUSIONS
 from tests.test_floors import FILES_OF_CODE, ROOT, imports
 
 CASES = 200
@@ -36,7 +37,7 @@ def random_boxes(g, count, size=60.0):
 # --- models ---
 
 def random_scores(seed):
-    """Arguments of fuse: R and K from 0, each category known to both classifiers, to one or to none."""
+    """Arguments of FusedScores: R and K from 0, each category known to both classifiers, to one or to none."""
     g = torch.Generator().manual_seed(seed)
     r, c, c_hat = (int(torch.randint(low, 9, (1,), generator=g)) for low in (0, 1, 1))
     k = int(torch.randint(0, min(c, c_hat) + 1, (1,), generator=g))
@@ -55,7 +56,8 @@ def test_plain_scores_equal_the_fused_ones(fusion):
         case = random_scores(seed)
         exponent = (2 / 3, 0.25, 1.0)[seed % 3]
         expected = plain.plain_scores(*case, fusion, exponent)
-        torch.testing.assert_close(fuse(*case, fusion, exponent).double(), expected, rtol=2e-5, atol=1e-12)
+        fast = FusedScores(torch.zeros(len(case[0]), 4), *case, fusion, exponent).rows(0, len(case[0]))
+        torch.testing.assert_close(fast.double(), expected, rtol=2e-5, atol=1e-12)
 
 
 def test_plain_postprocessing_finds_what_the_walk_finds():
@@ -212,7 +214,7 @@ def test_plain_localization_accuracy_equals_the_counts():
             assert {key: results[key] for key in expected} == expected, seed
 
 
-# --- the house ---
+# --- where they are named and used ---
 
 def test_only_explain_calls_the_twins():
     """Training and evaluation go the fast way."""
@@ -222,7 +224,7 @@ def test_only_explain_calls_the_twins():
         assert not uses or explains, f"{path} imports {uses}"
 
 
-@pytest.mark.parametrize("module", ["core/boxes", "models/scores", "models/postprocess", "models/roi_pool",
+@pytest.mark.parametrize("module", ["core/boxes", "models/fused_scores", "models/postprocess", "models/roi_pool",
                                     "models/roi_align", "evaluation/average_precision", "evaluation/lvis",
                                     "evaluation/localization"])
 def test_a_fast_file_names_its_twin_first(module):

@@ -40,8 +40,8 @@ SIDE = 128                                          # of an image on the sheet
 
 
 class Failure(NamedTuple):
-    """An image whose best detection is wrong: its id, the category found, the box in original pixels, its score, what is
-    wrong."""
+    """An image whose best detection is wrong: its id, the category found, the box in original pixels, its score, what
+    is wrong."""
     image_id: int
     label: int
     box: Tensor
