@@ -3,7 +3,8 @@
 Five layers; imports only go down (tests/test_floors.py checks it).
 
   scripts      train_stage1.py  train_stage2.py  evaluate.py: the three scripts, the loop in full view
-  commands     s21k/{demo,predict,plan,audit}.py
+  commands     s21k/{demo,predict,explain,plan,audit}.py; photos.py: what predict and explain share; evidence.py: what
+               explain speaks of
   packages     models/  data/  training/  evaluation/  prepare/   none imports another; experiments/ uses all of them
   files        images image_files deep_images archives annotations annotation_parts annotation_faults json_pieces
                tables:

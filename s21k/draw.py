@@ -1,4 +1,4 @@
-"""Boxes, names and scores on a image, and many images on a sheet (Pillow)."""
+"""Boxes, names, scores and legends on an image, and many images on a sheet (Pillow)."""
 import colorsys
 
 import numpy as np
@@ -16,6 +16,78 @@ def color_of(name: str) -> tuple[int, int, int]:
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.6, 1.0))
 
 
+def color_of_place(place: int) -> tuple[int, int, int]:
+    """A bright colour for each whole number, far from those of its neighbours: hues a golden ratio apart."""
+    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(place * 0.618 % 1, 0.7, 1.0))
+
+
+def heat(value: float) -> tuple[int, int, int]:
+    """A colour for a number in 0..1: from blue over violet and orange to light yellow."""
+    places = (0.0, 0.25, 0.5, 0.75, 1.0)
+    reds, greens, blues = (60, 150, 220, 250, 255), (80, 60, 70, 150, 250), (230, 200, 100, 30, 150)
+    return tuple(round(float(np.interp(value, places, channel))) for channel in (reds, greens, blues))
+
+
+def enlarged(image: Image.Image, smallest: int) -> tuple[Image.Image, float]:
+    """The image with a shorter side of at least smallest, if its longer side stays within LONGEST; and the factor."""
+    factor = max(1.0, min(smallest / min(image.size), LONGEST / max(image.size)))
+    size = round(image.width * factor), round(image.height * factor)
+    return image.resize(size, Image.Resampling.BICUBIC), factor
+
+
+def faded(image: Image.Image) -> Image.Image:
+    """A copy of image in dark grey, on which coloured boxes can be told apart."""
+    return Image.eval(image.convert("L"), lambda value: round(0.6 * value)).convert("RGB")
+
+
+def draw_regions(image: Image.Image, boxes: list[list[float]], colors: list[tuple[int, int, int]]) -> Image.Image:
+    """A copy of image with thin boxes (n, 4) xyxy in these colours, the last on top."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    for (x1, y1, x2, y2), color in zip(boxes, colors, strict=True):
+        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color)
+    return image
+
+
+def draw_tagged(
+    image: Image.Image, boxes: list[list[float]], colors: list[tuple[int, int, int]], tags: list[str]
+) -> Image.Image:
+    """A copy of image with thick boxes (n, 4) xyxy, the first on top, and short tags above them, side by side."""
+    image, font = image.copy(), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(image)
+    for position in reversed(range(len(boxes))):
+        x1, y1, x2, y2 = boxes[position]
+        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=colors[position], width=2)
+        width = font.getlength(tags[position]) + 4
+        x = min(x1 + 18 * (position % 6), image.width - width - 1)       # boxes that nearly coincide keep their tags
+        y = max(y1 - 16, 0)
+        draw.rectangle([x, y, x + width, y + 15], fill=(0, 0, 0))
+        draw.text((x + 2, y + 1), tags[position], fill=colors[position], font=font)
+    return image
+
+
+def with_legend(image: Image.Image, entries: list[tuple[tuple[int, int, int] | None, str]]) -> Image.Image:
+    """The image above a white strip that says what its colours mean, in as many lines as its width needs.
+
+    entries: a colour, or None, and its meaning.
+    """
+    font, places, x, y = ImageFont.load_default(12), [], 4, image.height + 4
+    for _, text in entries:
+        width = round(font.getlength(text)) + 30
+        if x > 4 and x + width > image.width:
+            x, y = 4, y + 18
+        places.append((x, y))
+        x += width
+    sheet = Image.new("RGB", (image.width, y + 18), (255, 255, 255))
+    sheet.paste(image)
+    draw = ImageDraw.Draw(sheet)
+    for (color, text), (x, y) in zip(entries, places, strict=True):
+        if color is not None:
+            draw.rectangle([x, y + 2, x + 11, y + 11], fill=color, outline=(0, 0, 0))
+        draw.text((x + 16 if color is not None else x, y), text, fill=(0, 0, 0), font=font)
+    return sheet
+
+
 def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None,
                masks: list[dict] | None = None) -> Image.Image:
     """A copy of image with boxes (n, 4) xyxy and their names, and n masks (RLE) as a tint; small images are enlarged
@@ -23,8 +95,7 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: 
     for name, mask in reversed(list(zip(names, masks or []))):
         tint = Image.new("RGB", image.size, color_of(name))
         image = Image.composite(Image.blend(image, tint, 0.5), image, Image.fromarray(decode(mask) * np.uint8(255)))
-    factor = max(1.0, min(SMALLEST / min(image.size), LONGEST / max(image.size)))
-    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    image, factor = enlarged(image, SMALLEST)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
     # The worst first, so that the best lies on top.
     for position in reversed(range(len(names))):

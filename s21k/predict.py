@@ -18,84 +18,16 @@ import torch
 from PIL import Image
 
 from s21k.core.categories import CategoryMap
-from s21k.core.config import Config, load_config
-from s21k.core.distributed import start_distributed
-from s21k.core.errors import InputError, nearest, note, run_command
-from s21k.core.structures import Prediction, Sample, Target
-from s21k.core.words import known_words
-from s21k.data.augment_stage2 import ResizeShortestEdge
-from s21k.data.loaders import collate
+from s21k.core.config import load_config
+from s21k.core.errors import InputError, note, run_command
+from s21k.core.structures import Prediction
 from s21k.draw import contact_sheet, draw_boxes
-from s21k.files.image_files import PassedOver, images_below, is_image
 from s21k.files.images import read_image
-from s21k.models.detector import Detector, restore_detector
-from s21k.training.amp import autocast, note_precision, resolve_amp
-from s21k.training.checkpoint import read
-from s21k.training.run import trained
+from s21k.photos import Opened, find_categories, find_images, is_source, make_folder, open_detector, photo_batch
+from s21k.training.amp import autocast
 
 ON_SHEET = 40                                       # drawings on the contact sheet
 MAX_NAME = 200                                      # bytes of a drawing's name, of the 255 that most file systems allow
-
-
-def is_source(word: str) -> bool:
-    """A photo or a folder, not a word of the configuration.
-
-    A word of s21k/configs is that word, whatever the folder is called (tiny/ or ./tiny is the folder); YAML files and
-    key=value are of the configuration. Every other file, folder or path is a source, there or not.
-    """
-    if word in known_words():
-        if os.path.isdir(word):
-            note(
-                f"{word!r} is taken for the word of that name, not for the folder: write {word}{os.sep} for the folder"
-            )
-        return False
-    ending = os.path.splitext(word)[1].lower()
-    if os.path.isdir(word) or ending in (".yaml", ".yml"):
-        return os.path.isdir(word)
-    return os.path.isfile(word) or ("=" not in word and (os.sep in word or ending != ""))
-
-
-def find_images(sources: list[str]) -> list[Path]:
-    """All images below the folders, and the single ones. InputError: none, or one is not there or of a kind that is not
-    read."""
-    paths: list[Path] = []
-    for source in map(Path, sources):
-        if not os.path.exists(source):
-            beside = os.listdir(source.parent) if os.path.isdir(source.parent) else []
-            raise InputError(f"{source}: no such photo or folder{nearest(source.name, beside)}")
-        if source.is_dir():
-            passed = PassedOver()
-            paths += map(Path, images_below(source, passed))
-            passed.say(source)
-        elif not is_image(source.name):
-            raise InputError(
-                f"{source}: {source.suffix or 'a name without an ending'} is no image that Pillow reads, expected for "
-                f"example .jpg or .png"
-            )
-        else:
-            paths.append(source)
-    if not paths:
-        raise InputError(
-            f"no images in {' '.join(sources) or 'the command'}, expected a folder, or files such as .jpg or .png"
-        )
-    return paths
-
-
-def choose_categories(categories: CategoryMap, wanted: str | None) -> CategoryMap:
-    """Those named in a comma-separated list, by wnid or by any of a name's synonyms. InputError: one is unknown."""
-    if wanted is None:
-        return categories
-    positions: dict[str, list[int]] = {}
-    for position, (name, wnid) in enumerate(zip(categories.names, categories.wnids)):
-        for key in {*(part.strip().lower() for part in name.split(",")), name.lower(), wnid or name.lower()}:
-            positions.setdefault(key, []).append(position)
-    chosen: list[int] = []
-    for key in filter(None, (part.strip().lower() for part in wanted.split(","))):
-        if key not in positions:
-            raise InputError(f"--categories: {key!r} is none of the {len(categories)} categories"
-                             + nearest(key, positions))
-        chosen += positions[key]
-    return categories.subset(list(dict.fromkeys(chosen)))
 
 
 @torch.no_grad()
@@ -109,30 +41,20 @@ def main(argv: list[str]) -> None:
     sources = [word for word in a.words if is_source(word)]
     cfg = load_config([word for word in a.words if word not in sources])
     paths = find_images(sources)
-    if cfg.data.eval is None:
-        raise InputError("data.eval: missing, expected the categories JSON that names the classifiers' rows")
-    everything = CategoryMap.load(Path(cfg.data.root) / cfg.data.eval.categories)
-    world = start_distributed()
-    cfg = resolve_amp(cfg, world)
-    checkpoint = trained(cfg)
-    content = read(checkpoint)
-    note_precision(cfg, content.get("config", {}), checkpoint)
-    detector = restore_detector(cfg, content, everything).to(world.device)
-    categories = choose_categories(everything, a.categories).to(world.device)
-    out = a.out or Path(cfg.output_dir) / "predictions"
-    # not what an earlier call wrote
-    paths = [path for path in paths if out.resolve() not in path.resolve().parents]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error})") from None
-
+    opened = open_detector(cfg)
+    categories = opened.categories
+    if a.categories is not None:
+        categories = categories.subset(find_categories(categories, a.categories, "--categories"))
+    categories = categories.to(opened.device)
+    out = a.out or Path(opened.cfg.output_dir) / "predictions"
+    paths = [path for path in paths if out.resolve() not in path.resolve().parents]     # not what an earlier call wrote
+    make_folder(out)
     rows: list[dict] = []
     drawn: list[Image.Image] = []
     read_ones = 0
     try:
         for number, path in enumerate(paths):
-            drawing = detect(cfg, detector, categories, path, number, a.threshold, out, rows)
+            drawing = detect(opened, categories, path, number, a.threshold, out, rows)
             read_ones += drawing is not None
             drawn += [drawing] if drawing is not None and len(drawn) < ON_SHEET else []
     finally:  # what is done is not lost, whatever comes between
@@ -143,8 +65,7 @@ def main(argv: list[str]) -> None:
 
 
 def detect(
-    cfg: Config,
-    detector: Detector,
+    opened: Opened,
     categories: CategoryMap,
     path: Path,
     number: int,
@@ -159,15 +80,14 @@ def detect(
     except InputError as error:
         print(f"left out: {error}")
         return None
-    nothing, size = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), (image.height, image.width)
-    tensor, _, scale = ResizeShortestEdge(*cfg.eval.resize)(image, size, nothing)
-    batch = collate([Sample(tensor, nothing, number, scale, 0)]).to(categories.det_index.device)
-    with autocast(cfg.amp, batch.images.device):
-        prediction = next(detector.predict(batch, categories, cfg.eval))
-    found = above(prediction, threshold).in_image(scale, size).detections.to(torch.device("cpu"))
+    batch = photo_batch(opened, image, number)
+    with autocast(opened.cfg.amp, opened.device):
+        prediction = next(opened.detector.predict(batch, categories, opened.cfg.eval))
+    size = image.height, image.width
+    found = above(prediction, threshold).in_image(batch.scales[0], size).detections.to(torch.device("cpu"))
     names = [categories.names[label] for label in found.labels.tolist()]
     for place, (box, score, label, name) in enumerate(
-        zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names)
+        zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names, strict=True)
     ):
         x1, y1, x2, y2 = box
         rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
@@ -199,8 +119,8 @@ def drawing_name(number: int, path: Path) -> str:
 def above(prediction: Prediction, threshold: float) -> Prediction:
     """With the detections that have a score of at least threshold, alone."""
     kept = (prediction.detections.scores >= threshold).nonzero().squeeze(1).tolist()
-    return replace(prediction, detections=prediction.detections.pick(kept),
-                   masks=None if prediction.masks is None else prediction.masks[kept])
+    masks = None if prediction.masks is None else prediction.masks[kept]
+    return replace(prediction, detections=prediction.detections.pick(kept), masks=masks)
 
 
 if __name__ == "__main__":

@@ -326,8 +326,9 @@ def test_another_configuration_in_the_same_folder_is_refused(trained):
 def test_help_works_everywhere():
     for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
         assert script in run(script, "--help").stdout
-    for module in ("s21k.demo", "s21k.predict", "s21k.audit", "s21k.prepare.shapes", "s21k.prepare.tiny_imagenet",
-                   "s21k.prepare.imagenet", "s21k.prepare.imagenet_val", "s21k.prepare.lvis997",
+    for module in ("s21k.demo", "s21k.predict", "s21k.explain", "s21k.audit", "s21k.prepare.shapes",
+                   "s21k.prepare.tiny_imagenet", "s21k.prepare.imagenet", "s21k.prepare.imagenet_val",
+                   "s21k.prepare.lvis997",
                    "s21k.prepare.objects365", "s21k.prepare.in21k_benchmark", "s21k.prepare.own_data",
                    "s21k.evaluation.score"):
         assert module in run(module, "--help", module=True).stdout

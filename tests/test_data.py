@@ -21,7 +21,7 @@ from s21k.files.images import image_size, normalize, read_image, resize
 
 
 def gradient(w, h):
-    """A image whose red grows with x and green with y."""
+    """An image whose red grows with x and green with y."""
     x, y = np.meshgrid(np.linspace(0, 255, w), np.linspace(0, 255, h))
     return Image.fromarray(np.stack([x, y, np.full_like(x, 128)], -1).astype(np.uint8))
 

@@ -73,7 +73,7 @@ def test_the_gradient_of_a_loss_reaches_the_parts_that_the_figure_names_and_no_o
 
 
 def test_boxes_have_the_colour_of_their_origin():
-    """Stage II takes the encoder and g-hat from stage I; all else is new (P29)."""
+    """Stage II takes the encoder and g-hat from stage I; all else is new [P29]."""
     figure = Figure()
     for name in PARTS:
         figure.part(0, 0, 100, 30, name)

@@ -1,4 +1,4 @@
-"""Exact post-processing against the plain dense way."""
+"""Exact post-processing against the plain dense way (s21k/models/plain.py)."""
 import pytest
 import torch
 
@@ -6,26 +6,8 @@ from s21k.core.errors import InputError
 from s21k.core.structures import DenseScores
 from s21k.models import postprocess as walk
 from s21k.models.fused_scores import FusedScores
+from s21k.models.plain import plain_postprocess
 from s21k.models.postprocess import Ranking, postprocess
-
-
-def slow_postprocess(boxes, scores, threshold, iou_threshold, most, class_agnostic=False):
-    """Every score above the threshold, best first (ties: lower region, then category), greedy NMS per category."""
-    boxes = boxes.double().tolist()
-    candidates = sorted((-score, r, c) for r, row in enumerate(scores.tolist())
-                        for c, score in enumerate(row) if score > threshold)
-    kept, of_category = [], {}
-    for _score, r, c in candidates:
-        rivals = of_category.setdefault(0 if class_agnostic else c, [])
-        x1, y1, x2, y2 = boxes[r]
-        overlap = False
-        for a1, b1, a2, b2 in rivals:
-            inter = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
-            overlap |= inter > iou_threshold * ((x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - inter)
-        if not overlap:
-            kept.append((r, c))
-            rivals.append(boxes[r])
-    return kept if most < 0 else kept[:most]
 
 
 def case(seed):
@@ -60,10 +42,10 @@ def test_detections_and_their_order_equal_the_dense_way(monkeypatch, seed):
     for threshold, most, class_agnostic in ((0.0, 20, False), (1e-4, 100, False), (1e-4, 5, True),
                                             (-1.0, 5, False)) + ((1e-4, -1, False),) * (scores.numel() < 5000):
         found = postprocess(ranking, threshold, 0.5, most, class_agnostic)
-        expected = slow_postprocess(boxes, scores, threshold, 0.5, most, class_agnostic)
-        assert [scores[r, c].item() for r, c in expected] == found.scores.tolist()
-        assert [c for _, c in expected] == found.labels.tolist()
-        assert [boxes[r].tolist() for r, _ in expected] == found.boxes.tolist()
+        expected = plain_postprocess(boxes, scores, threshold, 0.5, most, class_agnostic)
+        assert expected.scores.tolist() == found.scores.tolist()
+        assert expected.labels.tolist() == found.labels.tolist()
+        assert expected.boxes.tolist() == found.boxes.tolist()
 
 
 def test_scores_asked_for_alone_are_those_of_whole_rows():

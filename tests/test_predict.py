@@ -14,7 +14,8 @@ from s21k import predict
 from s21k.core import errors
 from s21k.core.errors import InputError, run_command
 from s21k.draw import LONGEST, SMALLEST, contact_sheet, draw_boxes
-from s21k.predict import drawing_name, find_images, is_source
+from s21k.photos import find_images, is_source
+from s21k.predict import drawing_name
 from tests.toy import run, words, write_toy
 
 

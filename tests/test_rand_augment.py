@@ -34,7 +34,7 @@ def photos(count, size):
 
 
 def drawn(seed):
-    """A image of another height than width: stripes, edges and noise in a narrow range of levels."""
+    """An image of another height than width: stripes, edges and noise in a narrow range of levels."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(30, 200, (57, 83, 3))
     pixels[10:30, 20:60] = (200, 60, 90)

@@ -1,6 +1,7 @@
 import torch
 from torchvision.ops.poolers import LevelMapper
 
+from s21k.models.plain import plain_roi_align
 from s21k.models.roi_pool import level_shares, pool_regions, roi_levels
 
 
@@ -28,33 +29,6 @@ def test_most_jittered_pictures_pool_from_p5_at_the_papers_size():
     assert level_shares(torch.tensor([224.0])) == "P4 100 %"
 
 
-def slow_roi_align(features, box, scale, out):
-    """RoIAlign by its definition: aligned pixels, ceil(bin size) samples a bin and direction, bilinear."""
-    import math
-    c, h, w = features.shape
-    x1, y1, x2, y2 = (float(v) * scale - 0.5 for v in box)
-    bin_h, bin_w = (y2 - y1) / out, (x2 - x1) / out
-    n_h, n_w = math.ceil(bin_h), math.ceil(bin_w)
-    result = torch.zeros(c, out, out)
-
-    def at(y, x):
-        if y < -1 or y > h or x < -1 or x > w:
-            return torch.zeros(c)
-        y, x = max(y, 0.0), max(x, 0.0)
-        y0, x0 = min(int(y), h - 1), min(int(x), w - 1)
-        y1_, x1_ = min(y0 + 1, h - 1), min(x0 + 1, w - 1)
-        fy, fx = (y - y0 if y0 < h - 1 else 0.0), (x - x0 if x0 < w - 1 else 0.0)
-        return ((1 - fy) * (1 - fx) * features[:, y0, x0] + (1 - fy) * fx * features[:, y0, x1_]
-                + fy * (1 - fx) * features[:, y1_, x0] + fy * fx * features[:, y1_, x1_])
-
-    for i in range(out):
-        for j in range(out):
-            samples = [at(y1 + (i + (a + 0.5) / n_h) * bin_h, x1 + (j + (b + 0.5) / n_w) * bin_w) for a in range(n_h)
-                       for b in range(n_w)]
-            result[:, i, j] = sum(samples) / len(samples)
-    return result
-
-
 def test_pooling_a_5_by_5_map_drawn_here():
     """G14: features[y, x] = x at stride 4; an aligned box over columns 1 to 3 (pixels 4 to 16) has the means 1.5, 2,
     2.5 - 0.5."""
@@ -75,7 +49,7 @@ def test_pooling_equals_a_slow_loop_on_every_level():
     assert len(set(levels.tolist())) > 2
     for i, (image, box) in enumerate([(0, b) for b in boxes[0]] + [(1, b) for b in boxes[1]]):
         level = int(levels[i])
-        expected = slow_roi_align(pyramid[level - 2][image], box, 1 / 2**level, 7)
+        expected = plain_roi_align(pyramid[level - 2][image], box.tolist(), 2**level)
         torch.testing.assert_close(pooled[i], expected, rtol=1e-4, atol=1e-4)
 
 

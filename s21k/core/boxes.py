@@ -1,4 +1,6 @@
-"""Boxes: (x1, y1, x2, y2), float, in pixels of the network's input; width = x2 - x1, no +1.
+"""Plain twin: plain_iou and plain_whole_image in s21k/models/plain.py; read it first.
+
+Boxes: (x1, y1, x2, y2), float, in pixels of the network's input; width = x2 - x1, no +1.
 
 Sizes are always (h, w). Deltas follow R-CNN: (dx, dy, dw, dh), the centre relative to the
 source's side, the sides as logarithms, each times a weight.

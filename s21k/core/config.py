@@ -1,4 +1,4 @@
-"""The configuration: frozen dataclasses, and an experiment as a sum of small YAML files.
+"""The configuration: frozen dataclasses, and an experiment as a list of small YAML files.
 
     load_config(["r18", "tiny", "no_reform", "stage2.lr=3e-4"])
 

@@ -18,7 +18,7 @@ from s21k.core.packed import Packed, ranges
 
 @dataclass(frozen=True)
 class Outline:
-    """One object in a image of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE
+    """One object in an image of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE
     counts."""
     size: tuple[int, int]
     polygons: tuple[np.ndarray, ...]
@@ -249,7 +249,7 @@ def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[in
 
 
 def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
-    """The mask (m, m) predicted in a box, as the RLE of a image of size (h, w): where, interpolated, it is >= 0.5.
+    """The mask (m, m) predicted in a box, as the RLE of an image of size (h, w): where, interpolated, it is >= 0.5.
 
     A pixel's value is read at its centre; outside of the m x m cells it falls to zero.
     """

@@ -1,6 +1,6 @@
 """Weak augmentation of stage II, the same for both kinds of images [P17, P54-P56], and the test resize.
 
-Each takes a image, the size it was annotated at, and a Target in those pixels; it returns
+Each takes an image, the size it was annotated at, and a Target in those pixels; it returns
 (3, h, w) uint8 without padding, the Target in the new pixels, and the scale (x, y).
 """
 import math

@@ -1,7 +1,7 @@
-"""Average precision as COCO defines it [E1-E26], equal to pycocotools.
+"""Plain twin: plain_average_precision in s21k/evaluation/plain.py; read it first.
 
-Plain twin: s21k/evaluation/plain.py, as a textbook has it, with a loop over images and categories. Here there is none:
-at 21,841 categories and ten million detections it would take hours.
+Average precision as COCO defines it [E1-E26], equal to pycocotools. The twin loops over images and categories; here
+there is no such loop: at 21,841 categories and ten million detections it would take hours.
 
 A *cell* is one (image, category). Only a detection that overlaps a box of its own cell can be right. Such pairs are
 few, and are matched for all cells at once. Every other detection only pushes the right ones down the ranking of its

@@ -1,4 +1,6 @@
-"""Localization accuracy of Sec. 4.3 [P73, P74, P83, E38-E44, G27], for images of one category each.
+"""Plain twin: plain_localization in s21k/evaluation/plain.py; read it first.
+
+Localization accuracy of Sec. 4.3 [P73, P74, P83, E38-E44, G27], for images of one category each.
 
 An answer is right when its category is the image's and its box has IoU > 0.5 with one of the
 image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of ILSVRC's kit and wsolevaluation [E42].

@@ -1,4 +1,6 @@
-"""LVIS's average precision [E27-E34, G29]: federated truth, a budget of detections for each image.
+"""Plain twin: plain_lvis in s21k/evaluation/plain.py; read it first.
+
+LVIS's average precision [E27-E34, G29]: federated truth, a budget of detections for each image.
 
 An image is judged for a category only where that category has a box in it or was checked to be
 absent; of categories that were not boxed completely, unmatched detections are not wrong.

@@ -1,12 +1,10 @@
-"""Does the paper hold? Its claims on real images, small enough for two CPU cores, with the alternatives in the same
-run.
+"""Does the paper hold? Its claims on real images, on two CPU cores, with the alternatives in the same run.
 
     python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip --out data/tiny40 --classes 40
-    python -m s21k.experiments run [--seeds 0 1 2] [--rows full no_stage1 ..]     all rows, seed by seed; continues
-    where it was stopped python -m s21k.experiments choices [--seeds 0]                            the open choices,
-    each at a part of the budget python -m s21k.experiments table                                          the tables
-    and verdicts of what has been run python -m s21k.experiments repeat --seeds 0 --rows full                   a row
-    again, beside the committed figures; writes none
+    python -m s21k.experiments run [--seeds 0 1 2] [--rows full no_stage1 ..]   all rows, seed by seed; continues
+    python -m s21k.experiments choices [--seeds 0]             the open choices, each at a part of the budget
+    python -m s21k.experiments table                           the tables and verdicts of what has been run
+    python -m s21k.experiments repeat --seeds 0 --rows full    a row again, beside the committed figures; writes none
 
 40 classes of Tiny ImageNet, half of them without boxes. Each finished row is a line of
 s21k/experiments/results/tiny40.jsonl or choices.jsonl (row, seed, words, figures, minutes); a row that is there is not

@@ -36,12 +36,12 @@ BINS = 10                                           # of the overlap, from 0 to 
 FEWEST = 20                                         # proposals of a bin that is shown
 # overlaps that differ by less are not told apart; those below are beside the object
 APART, LEAST = 0.2, 0.3
-SIDE = 128                                          # of a image on the sheet
+SIDE = 128                                          # of an image on the sheet
 
 
 class Failure(NamedTuple):
-    """A image whose best detection is wrong: its id, the category found, the box in original pixels, its score, what is
-    wrong."""
+    """An image whose best detection is wrong: its id, the category found, the box in original pixels, its score, what
+    is wrong."""
     image_id: int
     label: int
     box: Tensor

@@ -1,4 +1,4 @@
-"""Opening a image safely: the one place where image files become RGB.
+"""Opening an image safely: the one place where image files become RGB.
 
 Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 10 to 16 bits a channel, one-bit, a gzip file in a
 image's place. Refused in one line: what is no image, truncated files, and sizes that are absurd.
@@ -27,7 +27,7 @@ from s21k.files.deep_images import (
 )
 
 MAX_PIXELS = 120_000_000                            # larger images are refused before they are decoded
-MAX_BYTES = 256_000_000                             # of a image file that was gzipped
+MAX_BYTES = 256_000_000                             # of an image file that was gzipped
 MEAN = (123.675, 116.28, 103.53)                    # ImageNet, RGB, of values 0..255 [G23]
 STD = (58.395, 57.12, 57.375)
 END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -118,7 +118,7 @@ def check_image(source: Source, tail: bytes) -> tuple[int, int]:
 
 
 def read_image(source: Source, at_least: int | None = None, expected: tuple[int, int] | None = None) -> Image.Image:
-    """A image as RGB, upright.
+    """An image as RGB, upright.
 
     expected: the (h, w) that its annotation was made on. Another size is refused: the boxes would
     lie elsewhere. Where the file's own rows and columns fit but the rotated ones don't, it is not rotated.

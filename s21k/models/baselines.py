@@ -1,8 +1,8 @@
 """For comparison only: what a reader would ask about, on the same encoder, RPN and heads (s21k.experiments).
 
   max_size, max_score, image   Detic's image losses (Zhou et al., 2022): g-hat learns, by binary cross-entropy, from the
-                               largest proposal of a
-                               labelled image, from the one that scores its label highest, or from the entire image
+                               largest proposal of a labelled image, from the one that scores its label highest, or
+                               from the entire image
   softmax                      one softmax over C + 1 in place of f and g, beside the paper's g-hat
   CAM                          class activation maps of the pooled classifier (Zhou et al., 2016): no boxes in training
                                at all

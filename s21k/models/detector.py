@@ -71,19 +71,24 @@ class Detector(nn.Module):
         return self.encoder.regions(pyramid, chosen_boxes(self.chooses, self, pyramid, cls))
 
     @torch.no_grad()
+    def region_features(self, batch: Batch) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+        """Of each image at test time: its pyramid P2..P6, each (1, C, H/s, W/s), proposals (R, 4) and their x (R,
+        d)."""
+        pyramid = self.encoder.pyramid(normalize(batch.images, batch.sizes))         # P2..P6
+        proposals, _ = self.rpn(pyramid, batch.sizes)                                # B times (R, 4)
+        for i, boxes in enumerate(proposals):
+            levels = [level[i:i + 1] for level in pyramid]
+            yield levels, boxes, self.encoder.regions(levels, [boxes])
+
+    @torch.no_grad()
     def predict(self, batch: Batch, categories: CategoryMap, test: EvalConfig) -> Iterator[Prediction]:
         """One Prediction an image, in network pixels; of the (R, K) scores some rows exist at a time.
 
         categories (on the model's device) say which rows of g and g-hat to use: the classification
         branch is gone, except g-hat's linear layer [P32].
         """
-        images = normalize(batch.images, batch.sizes)
-        pyramid = self.encoder.pyramid(images)                                       # P2..P6
-        proposals, _ = self.rpn(pyramid, batch.sizes)                                # B times (R, 4)
-        for i, size in enumerate(batch.sizes):
-            levels = [level[i:i + 1] for level in pyramid]
-            x = self.encoder.regions(levels, [proposals[i]])                         # (R, d)
-            regions = self.box_head.region_scores(x, proposals[i], size, categories.det_index, categories.cls_index,
+        for size, (levels, proposals, x) in zip(batch.sizes, self.region_features(batch), strict=True):
+            regions = self.box_head.region_scores(x, proposals, size, categories.det_index, categories.cls_index,
                                                   test.fusion, test.fusion_exponent)
             ranking = Ranking(regions)
             found = postprocess(ranking, test.threshold, test.nms, test.max_detections, test.class_agnostic_nms)

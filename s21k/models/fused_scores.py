@@ -1,6 +1,7 @@
-"""All final scores of an image's regions, made where they are asked for: at 21,841 categories hardly any are.
+"""Plain twin: plain_parts and plain_scores in s21k/models/plain.py; read it first.
 
-Plain twin: `plain_scores` in s21k/models/plain.py. The equations are those of s21k/models/scores.py.
+All final scores of an image's regions, made where they are asked for: at 21,841 categories hardly any are. The
+equations are those of s21k/models/scores.py.
 
 R regions    C and C^ categories of the detection and the classification data    K evaluated categories
 """

@@ -1,4 +1,6 @@
-"""From the scores of one image's regions to its detections: threshold, NMS per category, the best.
+"""Plain twin: plain_postprocess in s21k/models/plain.py; read it first.
+
+From the scores of one image's regions to its detections: threshold, NMS per category, the best.
 
 Exact: the result is that of the plain way (every score above the threshold, NMS per category,
 the best of all), in the order score, then lower region, then lower category. But NMS of a

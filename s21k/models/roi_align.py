@@ -1,4 +1,6 @@
-"""RoIAlign (He et al., 2017) as two matrix products, for runs on CUDA that must repeat bit for bit.
+"""Plain twin: plain_roi_align in s21k/models/plain.py; read it first.
+
+RoIAlign (He et al., 2017) as two matrix products, for runs on CUDA that must repeat bit for bit.
 
 torchvision's CUDA kernel adds gradients in an order that changes from run to run. RoIAlign is separable: the samples of
 a region form a grid, a bilinear weight is a product of one weight in y and one in x, and a bin's value is the mean of

@@ -1,4 +1,6 @@
-"""RoI pooling from a pyramid: Eq. 1 of the FPN paper chooses the level, RoIAlign reads it.
+"""Plain twin: plain_level and plain_pool in s21k/models/plain.py; read it first.
+
+RoI pooling from a pyramid: Eq. 1 of the FPN paper chooses the level, RoIAlign reads it.
 
 R regions of all images. Strides are 4, 8, 16, 32 for P2..P5.
 """

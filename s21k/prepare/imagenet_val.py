@@ -1,8 +1,8 @@
 """ImageNet-1K's validation set as it is distributed -> a list, its boxes, and the categories of localization [P40-P42].
 
-    python -m s21k.prepare.imagenet_val --index data/imagenet1k/train --images ILSVRC2012_img_val --boxes
-    ILSVRC2012_bbox_val_v3 \\
-        [--truth ILSVRC2012_validation_ground_truth.txt] [--wordnet /usr/share/wordnet] --out data/imagenet1k
+    python -m s21k.prepare.imagenet_val --index data/imagenet1k/train --images ILSVRC2012_img_val
+        --boxes ILSVRC2012_bbox_val_v3 [--truth ILSVRC2012_validation_ground_truth.txt]
+        [--wordnet /usr/share/wordnet] --out data/imagenet1k
 
 --index: that of the training images, whose classes are the rows of g-hat. --images: the folder of
 ILSVRC2012_val_*.JPEG, flat or sorted into class folders. --boxes: the XML files, anywhere below it; one names each

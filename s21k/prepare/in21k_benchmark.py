@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--index", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("data/imagenet21k"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-pictures", action="store_true")
+    parser.add_argument("--no-images", action="store_true")
     a = parser.parse_args(argv)
     index = ImageIndex.load(a.index)
     index = replace(index, root=index.root.resolve())
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     index.take(np.flatnonzero(~chosen)).save(a.out / "train")
     wnids = [index.class_names[row] for row in index.label[rows]]
     try:
-        names = ([f"{wnid}/{index.names[i]}" for wnid, i in zip(wnids, rows.tolist())] if a.no_pictures
+        names = ([f"{wnid}/{index.names[i]}" for wnid, i in zip(wnids, rows.tolist())] if a.no_images
                  else copy_images(index, rows, a.out))
         present = {wnid: i for i, wnid in enumerate(dict.fromkeys(wnids), start=1)}
         (a.out / "val.tsv").write_text("".join(f"val/{name}\t{wnid}\n" for name, wnid in zip(names, wnids)))

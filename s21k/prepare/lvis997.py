@@ -1,7 +1,7 @@
 """LVIS and the categories it shares with ImageNet-21K [P6, P36-P39, T11]: 997, of which 720 have boxes in training.
 
-    python -m s21k.prepare.lvis997 --train lvis_v1_train.json --val lvis_v1_val.json --wordnet /usr/share/wordnet --out
-    data/lvis
+    python -m s21k.prepare.lvis997 --train lvis_v1_train.json --val lvis_v1_val.json
+        --wordnet /usr/share/wordnet --out data/lvis
 
 An LVIS category and an ImageNet class are one where their WordNet 3.0 synsets are. base: LVIS's "common" and
 "frequent", novel: its "rare" ones [P37]. For training, annotations of novel and of unmatched categories go; their

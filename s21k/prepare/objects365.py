@@ -1,10 +1,9 @@
 """Objects365 v2 as it is distributed -> a packed table, and its overlap with ImageNet-21K [P43, G9].
 
-    python -m s21k.prepare.objects365 --train zhiyuan_objv2_train.json --images data/objects365/train --wordnet
-    /usr/share/wordnet \\
-        [--reviewed reviewed.tsv] --out data/objects365
+    python -m s21k.prepare.objects365 --train zhiyuan_objv2_train.json --images data/objects365/train
+        --wordnet /usr/share/wordnet [--reviewed reviewed.tsv] --out data/objects365
 
---images holds patch0/, patch1/, ..; a image's name in the JSON is cut down to its patch and its file. The 6 GB of
+--images holds patch0/, patch1/, ..; an image's name in the JSON is cut down to its patch and its file. The 6 GB of
 JSON are read once, in pieces. Mended: boxes that reach outside are cut, those outside or below a pixel and second
 copies go, missing images go with their boxes; crowd boxes stay, marked. Writes train_boxes/ (the table) and faults.tsv.
 

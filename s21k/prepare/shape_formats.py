@@ -52,7 +52,7 @@ FEW = {"n02164464": 3, "n02790996": 6}
 
 def _draw(seed: int, things: list[Thing], size: int,
           scale: tuple[float, float]) -> tuple[Image.Image, list[tuple[Thing, list[float], np.ndarray]]]:
-    """A image of these things, and (thing, box [x, y, w, h], mask (h, w)) of each that found a place."""
+    """An image of these things, and (thing, box [x, y, w, h], mask (h, w)) of each that found a place."""
     image, boxes, placed, masks = draw_image(seed, [LOOKS[thing] for thing in things], size, scale)
     return image, [(things[number], box, mask) for number, box, mask in zip(placed, boxes, masks)]
 

@@ -1,9 +1,10 @@
 """The embedded toy world: images of textured shapes, in the formats of real data.
 
     python -m s21k.prepare.shapes --out data/shapes [--categories 24] [--images-per-category 250]
-    python -m s21k.prepare.shapes --format lvis|imagenet|objects365 --out data/mini     a miniature in the form of the
-    paper's data python -m s21k.prepare.shapes --annotate data/mini/imagenet21k/val_images.json --truth
-    data/mini/imagenet21k_tars_truth.json
+    python -m s21k.prepare.shapes --format lvis|imagenet|objects365 --out data/mini
+                    a miniature in the form of the paper's data
+    python -m s21k.prepare.shapes --annotate data/mini/imagenet21k/val_images.json
+                    --truth data/mini/imagenet21k_tars_truth.json
 
 A category is shape x fill x texture ("red striped triangle"); any number up to 21,952 can be asked
 for. Half of them, the base categories, have boxes in the detection set; the novel half never does.

@@ -1,4 +1,4 @@
-"""Tiny ImageNet (200 classes, 64 x 64 pixels, one box a image) -> lists, boxes and categories.
+"""Tiny ImageNet (200 classes, 64 x 64 pixels, one box an image) -> lists, boxes and categories.
 
     python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip [--out data/tiny-imagenet] [--classes 40]
 

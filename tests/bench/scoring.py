@@ -1,12 +1,12 @@
 """Scoring at the size of the 21,000-category benchmark, and how pycocotools, lvis and ours grow.
 
-    python -m tests.bench.scoring write [--images 101625 --categories 21077 --out runs/in21k-synthetic]   seeded; --json
-    as well python -m tests.bench.scoring score [--out ..] [--json]      s21k.evaluation.score --metric in21k on one
-    core: time and memory python -m tests.bench.scoring check [--out ..]               20 random categories over all
-    images with pycocotools python -m tests.bench.scoring growth                         three sizes, each tool in a
-    process of its own
+    python -m tests.bench.scoring write [--images 101625 --categories 21077 --out runs/in21k-synthetic]
+                                                             seeded; --json as well
+    python -m tests.bench.scoring score [--out ..] [--json]  s21k.evaluation.score --metric in21k: time and memory
+    python -m tests.bench.scoring check [--out ..]           20 random categories over all images with pycocotools
+    python -m tests.bench.scoring growth                     three sizes, each tool in a process of its own
 
-A image has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
+An image has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
 """
 import argparse
 import contextlib

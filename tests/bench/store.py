@@ -1,11 +1,10 @@
-"""A store of 21,841 synsets: indexing, splitting and serving it, and packing a JSON of millions of boxes. Linux only
-(/proc).
+"""A store of 21,841 synsets: indexing, splitting and serving it, and packing a JSON of millions of boxes. Linux only.
 
-    python -m tests.bench.store write [--out runs/store] [--synsets 21841]      tiny JPEGs, real wnids, one tar each and
-    the same as folders python -m tests.bench.store index [--out ..]          s21k.prepare.imagenet and in21k_benchmark:
-    seconds, sizes, resident memory python -m tests.bench.store serve [--out ..]          images a second from tars and
-    from folders; memory of 0, 2 and 4 loader processes python -m tests.bench.store boxes [--out ..] [--boxes 5000000]  
-       seconds and peak memory of packing COCO's JSON
+    python -m tests.bench.store write [--out runs/store] [--synsets 21841]
+                                                   tiny JPEGs, real wnids, one tar each and the same as folders
+    python -m tests.bench.store index [--out ..]   s21k.prepare.imagenet and in21k_benchmark: seconds, sizes, memory
+    python -m tests.bench.store serve [--out ..]   images/s from tars and from folders; memory of loader processes
+    python -m tests.bench.store boxes [--out ..] [--boxes 5000000]   seconds and peak memory of packing COCO's JSON
 
 A synset has 1 to 30 images of 64 px; the figures are those of a warm disk cache.
 """
@@ -131,7 +130,7 @@ def serve_one(out: Path, part: str, workers: int, start: str) -> None:
 
 
 def boxes(out: Path, count: int) -> None:
-    """17 boxes a image, as in Objects365."""
+    """17 boxes an image, as in Objects365."""
     path = out / "boxes.json"
     if not path.exists():
         rng, images = np.random.default_rng(0), count // 17

@@ -3,7 +3,7 @@
     python -m tests.bench.vocabulary [--images 100] [--out runs/vocabulary]
 
 The toy world is drawn with that many categories, a step of each stage is trained (learning is not the point), and 100
-images are evaluated: seconds a image, and how much memory.
+images are evaluated: seconds an image, and how much memory.
 """
 import argparse
 import json
@@ -54,7 +54,7 @@ def main() -> None:
         whole, half = (command("evaluate.py", *words, f"data.eval.annotations=shapes/val{count}.json")[0]
                        for count in (a.images, a.images // 2))
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-        print(f"{num} categories: {1000 * (whole - half) / (a.images - a.images // 2):.0f} ms a image of 1,000 "
+        print(f"{num} categories: {1000 * (whole - half) / (a.images - a.images // 2):.0f} ms an image of 1,000 "
               f"regions, {half - (whole - half):.1f} s to start and to score, "
               f"{memory:.2f} GB at most so far", flush=True)
         seconds, said = command("-m", "s21k.predict", *words, *(
