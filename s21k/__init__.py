@@ -6,9 +6,8 @@ Five layers; imports only go down (tests/test_floors.py checks it).
   commands     s21k/{demo,predict,explain,plan,audit}.py; photos.py: what predict and explain share; evidence.py: what
                explain speaks of
   packages     models/  data/  training/  evaluation/  prepare/   none imports another; experiments/ uses all of them
-  files        images image_files deep_images archives annotations annotation_parts annotation_faults json_pieces
-               tables:
-               how data lies on disk; and draw.py: boxes, names, contact sheets
+  files        images image_files deep_images archives annotations annotation_table annotation_parts annotation_faults
+               json_pieces tables: how data lies on disk; and draw.py: boxes, names, contact sheets
   core         structures boxes masks packed categories config words trees names errors randomness transfer distributed:
                what every layer uses
 

@@ -163,7 +163,7 @@ def plan_stage1(cfg: Config) -> None:
                  f"{total} of {s.batch} images, {s.epochs:g} epochs of {per_epoch}: {plan.seen(total * s.batch, n)}")
         plan.say("learning rate",
                  f"{s.optimizer} {s.rate(s.lr):g}, linear in {round(s.warmup_epochs * per_epoch)} steps, "
-                                  f"then half a cosine to {s.rate(s.min_lr):g}")
+                 f"then half a cosine to {s.rate(s.min_lr):g}")
     else:
         plan.say("steps", f"{s.epochs:g} epochs of batches of {s.batch}; how many images there are is not known")
     plan.say("whole-image RoI", f"{s.size} px, by FPN's rule {level_shares(torch.tensor([float(s.size)]))}; "

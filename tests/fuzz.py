@@ -140,7 +140,7 @@ class World:
         n = len(found)
         return ImageIndex(tars, ["n02691156", "n99999999"], ["n02691156.tar"], np.zeros(n, np.int32),
                           PackedStrings([m.name for m in found]), np.zeros(n, np.int32),
-                            np.array([m.offset for m in found]), np.array([m.size for m in found]),
+                          np.array([m.offset for m in found]), np.array([m.size for m in found]),
                           np.full(n, 9, np.int32), np.full(n, 9, np.int32))
 
     def trained(self) -> tuple[dict, list[str]]:

@@ -196,7 +196,7 @@ def test_paths_that_leave_the_data_are_refused(world, tmp_path, name):
 
 @pytest.mark.parametrize("error, code, says", [
     (OSError(errno.ENOSPC, "No space left on device", "log.jsonl"), 3, "No space left on device"),
-    (KeyboardInterrupt(), 130, "the last checkpoint stands"),
+    (KeyboardInterrupt(), 130, "the last checkpoint is kept"),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 3, "a loader process died")])
 def test_trouble_of_the_machine_is_one_line(monkeypatch, capsys, error, code, says):
     def main(argv):
@@ -232,7 +232,7 @@ def test_a_log_that_cannot_be_written_ends_every_process_with_one_line(tmp_path)
     monitor.check({"loss": torch.tensor(1.0)}, [batch(2)], 0)
     log.write({"step": 1})
     with pytest.raises(TrainingFault,
-                       match="step 1: .*log.jsonl cannot be written .*No such file.*; the last checkpoint stands"):
+                       match="step 1: .*log.jsonl cannot be written .*No such file.*; the last checkpoint is kept"):
         monitor.check({"loss": torch.tensor(1.0)}, [batch(2)], 1)
     with pytest.raises(TrainingFault, match="the checkpoint is whole"):
         log.close()

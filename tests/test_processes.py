@@ -31,7 +31,8 @@ from s21k.data.loaders import (
     stage2_batches,
 )
 from s21k.evaluation.parts import open_parts
-from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.annotation_table import AnnotationTable
+from s21k.files.annotations import load_annotations
 from s21k.files.archives import ImageIndex
 from s21k.models.detector import Detector
 from tests.bench import kills
@@ -132,7 +133,7 @@ def test_data_on_an_index_or_a_table_is_opened_again_not_sent(tmp_path):
     ones = np.ones(n, dtype=np.int64)
     ImageIndex(tmp_path, [f"n{i:08d}" for i in range(classes)], ["tar"], np.zeros(n, np.int32), names, label, 0 * ones,
                ones, ones.astype(np.int32),
-                 ones.astype(np.int32)).save(tmp_path / "index")
+               ones.astype(np.int32)).save(tmp_path / "index")
     data = ClassificationData(tmp_path / "index")
     rng = np.random.default_rng(0)
     image = rng.integers(0, n, boxes).astype(np.int32)

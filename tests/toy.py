@@ -89,4 +89,4 @@ def batch(num_images: int, objects: int = 2, size: int = 64, seed: int = 0, firs
         targets.append(Target(torch.cat([corner, corner + sides], 1),
                               torch.randint(0, 2, (objects,), generator=generator), Masks(outlines)))
     return Batch.pack(images, [(size, size)] * num_images, targets, list(range(num_images)), [(1.0, 1.0)] * num_images,
-                 list(range(first_seed, first_seed + num_images)))
+                      list(range(first_seed, first_seed + num_images)))

@@ -107,22 +107,22 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
         sys.exit(3)
     except KeyboardInterrupt:
         _end_children()
-        _one_line("interrupted", "the last checkpoint stands; the same words continue from it")
+        _one_line("interrupted", "the last checkpoint is kept; the same words continue from it")
         sys.exit(130)
     except RuntimeError as error:
         if "DataLoader timed out" in str(error):
             _end_children()
             _one_line("error",
                       f"the loader processes gave no batch ({str(error).splitlines()[0]}): does the disk answer? "
-                               "The key timeout sets the limit; the last checkpoint stands")
+                      "The key timeout sets the limit; the last checkpoint is kept")
             sys.exit(3)
         if "DataLoader worker (pid" in str(error):           # raised wherever the main process is when it hears of it
             _one_line("error", f"a loader process died ({str(error).splitlines()[0]}); often the memory ran out: try a "
-                      f"smaller data.workers; the last checkpoint stands")
+                      f"smaller data.workers; the last checkpoint is kept")
             sys.exit(3)
         if "WORLD_SIZE" not in os.environ or not any(words in str(error) for words in PEER_GONE):
             raise
         _one_line("error", f"another process is gone or does not answer ({str(error).splitlines()[0]:.200}); this one "
-                  f"gives up, the last checkpoint stands")
+                  f"gives up, the last checkpoint is kept")
         sys.stdout.flush()
         os._exit(3)                                     # leaving in order would wait for the others again

@@ -165,12 +165,10 @@ class PackedOutlines:
         parts = ranges(self.object_offsets[:-1][rows], polygons)
         lengths = (self.part_offsets[1:] - self.part_offsets[:-1])[parts]
         counts = self.counts.take(rows)
-        return PackedOutlines.of_columns(
-            {"corners": np.asarray(self.corners[ranges(self.part_offsets[:-1][parts], lengths)]),
-                                          "part_offsets": np.r_[0, np.cumsum(lengths)],
-             "object_offsets": np.r_[0, np.cumsum(polygons)],
-                                          "sizes": self.sizes[rows], "counts": counts.data,
-             "count_offsets": counts.offsets})
+        return PackedOutlines.of_columns({
+            "corners": np.asarray(self.corners[ranges(self.part_offsets[:-1][parts], lengths)]),
+            "part_offsets": np.r_[0, np.cumsum(lengths)], "object_offsets": np.r_[0, np.cumsum(polygons)],
+            "sizes": self.sizes[rows], "counts": counts.data, "count_offsets": counts.offsets})
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def collate(samples: list[Sample], canvas: int | None = None) -> Batch:
     for place, sample, (sh, sw) in zip(images, samples, sizes):
         place[:, :sh, :sw] = sample.image
     return Batch.pack(images, sizes, [s.target for s in samples], [s.image_id for s in samples],
-                 [s.scale for s in samples], [s.seed for s in samples], [s.faults for s in samples])
+                      [s.scale for s in samples], [s.seed for s in samples], [s.faults for s in samples])
 
 
 def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, first: int, canvas: int, workers: int,

@@ -11,7 +11,8 @@ from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, note
 from s21k.core.masks import PackedOutlines
 from s21k.files.annotation_faults import check_category_names, check_truth
-from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.annotation_table import AnnotationTable
+from s21k.files.annotations import load_annotations
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 
 from s21k.core.errors import InputError
 from s21k.core.names import canonical
-from s21k.files.annotations import AnnotationTable
+from s21k.files.annotation_table import AnnotationTable
 
 JUDGED = 1_000_000  # boxes of a file that are judged, evenly chosen: tens of millions would need gigabytes
 MOST = 0.5  # share of a file's boxes that makes it suspicious

@@ -214,7 +214,7 @@ def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, s
     label, container = (np.concatenate([np.zeros(0, np.int32), *column]) for column in (labels, place))
     return ImageIndex(root, wnids, [container for _, container in jobs], container,
                       PackedStrings(packed=Packed.join(names)), label,
-                        offset.copy(), size.copy(), heights.astype(np.int32), widths.astype(np.int32)), quarantined
+                      offset.copy(), size.copy(), heights.astype(np.int32), widths.astype(np.int32)), quarantined
 
 
 def write_reports(out: Path, wnids: list[str], counts: np.ndarray, quarantined: list[tuple[str, str, str]]) -> None:

@@ -19,7 +19,8 @@ import torch
 
 from s21k.core.categories import CategoryMap, imagenet21k_wnids
 from s21k.core.errors import InputError, run_command
-from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.annotation_table import AnnotationTable
+from s21k.files.annotations import load_annotations
 from s21k.prepare.wordnet import WordNet
 
 EXPECTED = (997, 720, 277)                          # [P36, P37]

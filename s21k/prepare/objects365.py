@@ -27,7 +27,8 @@ import torch
 from s21k.core.categories import CategoryMap, imagenet21k_wnids
 from s21k.core.errors import InputError, run_command
 from s21k.core.packed import PackedStrings
-from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.annotation_table import AnnotationTable
+from s21k.files.annotations import load_annotations
 from s21k.files.archives import leaves_root
 from s21k.prepare.wordnet import WordNet
 

@@ -21,7 +21,8 @@ from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, note, run_command
 from s21k.core.names import canonical, check_no_doubles, loose
 from s21k.files.annotation_faults import check_boxes, check_category_names, cut_boxes
-from s21k.files.annotations import AnnotationTable, load_annotations
+from s21k.files.annotation_table import AnnotationTable
+from s21k.files.annotations import load_annotations
 from s21k.files.archives import leaves_root
 from s21k.files.image_files import check_images, class_folders, find_file, sample_rows
 

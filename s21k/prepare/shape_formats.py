@@ -215,10 +215,10 @@ def write_imagenet(out: Path, per_class: int, det_images: int, val_images: int, 
         shown = "".join(
             f"<object><name>{things[k].wnid}</name><bndbox><xmin>{x:.0f}</xmin><ymin>{y:.0f}</ymin>"
             f"<xmax>{x + w - 1:.0f}</xmax>"
-                        f"<ymax>{y + h - 1:.0f}</ymax></bndbox></object>" for _, (x, y, w, h), _ in objects)
+            f"<ymax>{y + h - 1:.0f}</ymax></bndbox></object>" for _, (x, y, w, h), _ in objects)
         (boxes / f"{name}.xml").write_text(
             f"<annotation><folder>val</folder><filename>{name}</filename><size><width>{image.width}</width>"
-                                           f"<height>{image.height}</height><depth>3</depth></size>{shown}</annotation>")
+            f"<height>{image.height}</height><depth>3</depth></size>{shown}</annotation>")
     (out / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number}\n" for number in numbers))
     write_coco(out / "coco", det_images, size, seed)
     write_wordnet(out / "wordnet")

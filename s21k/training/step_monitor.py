@@ -64,7 +64,7 @@ class StepMonitor:
                 continue
             first = now if first is None else first
             if now > first + (SAME_SIGNAL if "WORLD_SIZE" in os.environ else 0.0):
-                end_at_once(128 + number[0], "a second signal ended this process; the last checkpoint stands")
+                end_at_once(128 + number[0], "a second signal ended this process; the last checkpoint is kept")
         os.close(heard)
 
     def __exit__(self, *error: object) -> None:
@@ -105,7 +105,7 @@ class StepMonitor:
             raise TrainingFault(f"step {step}: a loss is not finite on {int(bad_losses)} process(es); here {here}")
         if unwritten:
             raise TrainingFault(f"step {step}: {self.log.failure or 'the log cannot be written on rank 0'}; the last "
-                                f"checkpoint stands")
+                                f"checkpoint is kept")
         self.skipped += int(bad_gradients > 0)
         self._norm, self._before = torch.zeros_like(self._norm), here                    # counted once
         self.seen, self.faults, self.stop = self.seen + int(seen), self.faults + int(faults), asked > 0

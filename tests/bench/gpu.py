@@ -222,8 +222,7 @@ def stage2_steps(bench: Bench) -> dict:
         for boxes in (1, 2, 4):
             det, cls = (without_masks(b).to(bench.device)
                         for b in (batch(boxes, objects=2 if bench.small else 8, size=size),
-                                                                    batch(3 * boxes, objects=1, size=size,
-                                                                          first_seed=50)))
+                                  batch(3 * boxes, objects=1, size=size, first_seed=50)))
             run = training_step(bench, model, lambda det=det, cls=cls: sum(model(det, cls).values()))
             try:
                 seconds, memory = bench.seconds(run, 6), bench.peak_memory(run)

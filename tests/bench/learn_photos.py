@@ -39,10 +39,10 @@ def write_setup(out: Path, num_images: int) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / "truth.json").write_text(
         json.dumps({"images": images, "annotations": [a for a in annotations if a["category_id"] in present],
-                                                "categories": categories}))
+                    "categories": categories}))
     (out / "categories.json").write_text(
         json.dumps([{"name": c["name"], "wnid": None, "det": row, "cls": None, "group": "base"}
-                                                     for row, c in enumerate(categories)]))
+                    for row, c in enumerate(categories)]))
     setup = SETUP | {"output_dir": str(out / "run")}
     pictures = str((folder / "train2017").resolve())
     setup["data"] = SETUP["data"] | {"root": str(out), "det": {"annotations": "truth.json", "images": pictures,

@@ -148,7 +148,7 @@ def boxes(out: Path, count: int) -> None:
                 file.write("," * (first > 0)
                            + ",".join(f'{{"id": {first + k}, "iscrowd": 0, "isfake": 0, "area": {b[2] * b[3]}, '
                                       f'"isreflected": 0, "bbox": {b}, "image_id": {i}, "category_id": {c}}}'
-                                                        for k, (i, c, b) in enumerate(rows, start=1)))
+                                      for k, (i, c, b) in enumerate(rows, start=1)))
             file.write("]}")
     began = time.perf_counter()
     table = load_annotations(path)
