@@ -23,7 +23,7 @@ from s21k.core.distributed import World, on_all_ranks, print0, start_distributed
 from s21k.core.errors import InputError, note, run_command
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
-from s21k.draw import contact_sheet, draw_boxes
+from s21k.draw import Drawn, compare, contact_sheet
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.detections_file import with_ids, write_detections
@@ -54,8 +54,8 @@ METRICS: dict[str, tuple[Callable[[GroundTruth], Metric], str]] = {
 
 def draw_images(folder: Path, found: DetectionColumns, count: int, data: DetectionData, gt: GroundTruth,
                 categories: CategoryMap) -> None:
-    """pictures/<image id>.png of `count` images, ground truth beside the best detections, and contact_sheet.png of them
-    all.
+    """pictures/<image id>.png of `count` images, true boxes dashed, the best detections solid; and contact_sheet.png of
+    them all.
 
     found: image is an id, category a position."""
     folder.mkdir(exist_ok=True)
@@ -73,15 +73,14 @@ def draw_images(folder: Path, found: DetectionColumns, count: int, data: Detecti
         rows = np.arange(*np.searchsorted(found.image, [image_id, image_id + 1]))                # best first
         scores = found.scores[rows]
         best = rows[scores >= max(0.05, 0.5 * float(scores[0]))][:3] if len(rows) else rows
-        outlines = None if gt.masks is None else [gt.masks[i].rle() for i in np.flatnonzero(mine).tolist()]
         masks = None if found.masks is None else [found.masks[i] for i in best.tolist()]
-        pair = [draw_boxes(image, corners(gt.boxes[mine]), [names[c] for c in gt.category[mine]], None, outlines),
-                draw_boxes(image, corners(found.boxes[best]), [names[i] for i in found.category[best]],
-                           found.scores[best].tolist(), masks)]
-        tiles.append(contact_sheet(pair, columns=2, captions=["ground truth", "detections"]))
-        tiles[-1].save(folder / f"{image_id}.png")
+        truth = Drawn(corners(gt.boxes[mine]), [names[c] for c in gt.category[mine]])
+        detections = Drawn(corners(found.boxes[best]), [names[i] for i in found.category[best]],
+                           found.scores[best].tolist(), masks)
+        compare(image, truth, detections, side=640).save(folder / f"{image_id}.png")
+        tiles.append(compare(image, truth, detections, side=300))
     if tiles:
-        contact_sheet(tiles, columns=3).save(folder / "contact_sheet.png")
+        contact_sheet(tiles, columns=4).save(folder / "contact_sheet.png")
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Boxes, names, scores and legends on an image, and many images on a sheet (Pillow)."""
 import colorsys
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -88,13 +89,59 @@ def with_legend(image: Image.Image, entries: list[tuple[tuple[int, int, int] | N
     return sheet
 
 
+def tinted(image: Image.Image, names: list[str], masks: list[dict] | None) -> Image.Image:
+    """The image under n masks (RLE), each a tint of its name's colour; the first lies on top."""
+    for name, mask in reversed(list(zip(names, masks or []))):
+        tint = Image.new("RGB", image.size, color_of(name))
+        image = Image.composite(Image.blend(image, tint, 0.5), image, Image.fromarray(decode(mask) * np.uint8(255)))
+    return image
+
+
+def dashed(draw: ImageDraw.ImageDraw, x1: float, y1: float, x2: float, y2: float) -> None:
+    """A box of white dashes on black, which shows on every ground."""
+    draw.rectangle([x1, y1, x2, y2], outline=(0, 0, 0), width=2)
+    for begin in np.arange(0, x2 - x1, 9):
+        for y in (y1, y2 - 1):
+            draw.line([x1 + begin, y, min(x1 + begin + 5, x2), y], fill=(255, 255, 255), width=2)
+    for begin in np.arange(0, y2 - y1, 9):
+        for x in (x1, x2 - 1):
+            draw.line([x, y1 + begin, x, min(y1 + begin + 5, y2)], fill=(255, 255, 255), width=2)
+
+
+class Drawn(NamedTuple):
+    """Objects of an image: boxes (n, 4) xyxy in its pixels, n names, and scores and masks (RLE) where they exist."""
+    boxes: np.ndarray
+    names: list[str]
+    scores: list[float] | None = None
+    masks: list[dict] | None = None
+
+
+def compare(image: Image.Image, truth: Drawn, found: Drawn, side: int) -> Image.Image:
+    """The true boxes (dashed) and the detections (solid) in one square of side pixels, their names below it."""
+    image = tinted(image, found.names, found.masks)
+    factor = side / max(image.size)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    left, top = (side - size[0]) // 2, (side - size[1]) // 2
+    square = Image.new("RGB", (side, side), (235, 235, 235))
+    square.paste(image.resize(size, Image.Resampling.BICUBIC), (left, top))
+    draw = ImageDraw.Draw(square)
+    shift = np.array([left, top, left, top])
+    for position in reversed(range(len(found.names))):                   # the best one on top
+        x1, y1, x2, y2 = np.asarray(found.boxes[position]) * factor + shift
+        draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color_of(found.names[position]), width=3)
+    for box in truth.boxes:
+        x1, y1, x2, y2 = np.asarray(box) * factor + shift
+        dashed(draw, x1, y1, max(x1, x2), max(y1, y2))
+    names = [(None, f"truth: {name}") for name in dict.fromkeys(truth.names)]
+    return with_legend(square, names + [(color_of(name), f"{name} {score:.2f}")
+                                        for name, score in zip(found.names, found.scores or [])])
+
+
 def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None,
                masks: list[dict] | None = None) -> Image.Image:
     """A copy of image with boxes (n, 4) xyxy and their names, and n masks (RLE) as a tint; small images are enlarged
     first."""
-    for name, mask in reversed(list(zip(names, masks or []))):
-        tint = Image.new("RGB", image.size, color_of(name))
-        image = Image.composite(Image.blend(image, tint, 0.5), image, Image.fromarray(decode(mask) * np.uint8(255)))
+    image = tinted(image, names, masks)
     image, factor = enlarged(image, SMALLEST)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
     # The worst first, so that the best lies on top.

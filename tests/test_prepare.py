@@ -98,7 +98,7 @@ def test_tiny_imagenet_boxes_are_inclusive_pixels(tmp_path):
 
 def test_a_smaller_zip_is_taken_as_it_is_and_bad_ones_are_refused(tmp_path):
     assert prepare(tiny_zip(tmp_path / "t.zip", drop=True), tmp_path / "out")["training images"] == 4
-    with pytest.raises(InputError, match="not inside the picture"):
+    with pytest.raises(InputError, match="not inside the image"):
         prepare(tiny_zip(tmp_path / "t.zip", box="0 0 64 63"), tmp_path / "out")
     (tmp_path / "no.zip").write_bytes(b"no zip")
     with pytest.raises(InputError, match="not a readable zip"):
