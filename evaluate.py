@@ -68,7 +68,7 @@ def draw_images(folder: Path, found: DetectionColumns, count: int, data: Detecti
         try:
             image = read_image(data.path(position), expected=data.size(position))
         except InputError:
-            continue                                                     # it was told already
+            continue                                                     # it is in the list of faults
         mine = gt.image == position
         rows = np.arange(*np.searchsorted(found.image, [image_id, image_id + 1]))                # best first
         scores = found.scores[rows]
@@ -179,14 +179,14 @@ def detect(cfg: Config, world: World, task: Task, detector: Detector, folder: Pa
     parts.done(faults)
 
 
-def score(cfg: Config, task: Task, folder: Path) -> tuple[dict[str, float], DetectionColumns]:
+def score(task: Task, folder: Path) -> tuple[dict[str, float], DetectionColumns]:
     """The figures, and all detections in ascending image id, category a position. Reads the parts."""
     image_ids, found, noted = read_parts(folder)
     images = np.searchsorted(task.gt.image_ids, image_ids)
-    located = dataclasses.replace(found, image=np.searchsorted(task.gt.image_ids, found.image))
+    in_positions = dataclasses.replace(found, image=np.searchsorted(task.gt.image_ids, found.image))
     results: dict[str, float] = {}
     for name, metric in task.metrics.items():
-        metric.add_all(located, (images, noted[name]) if name in noted else None)
+        metric.add_all(in_positions, (images, noted[name]) if name in noted else None)
         results |= {METRICS[name][1] + key: value for key, value in metric.compute().items()}
         if name in ("localization", "in21k"):
             results |= box_baselines(metric if name == "localization" else metric.localization)
@@ -204,7 +204,7 @@ def report(cfg: Config, task: Task, folder: Path, results: dict[str, float], fou
     write_detections(folder, with_ids(found, gt.category_ids))
     draw_images(folder / "pictures", found, cfg.eval.pictures, task.data, gt, task.categories)
     print0(f"{len(gt.image_ids)} images, {len(task.categories)} categories; in per cent; localization: IoU > 0.5; AP "
-           f"as COCO defines it")
+           f"as COCO defines it, in rows that begin with lvis_ as LVIS does")
     if unreadable:
         print0(f"{len(unreadable)} images cannot be read and count with no detections; the first: {unreadable[0]}")
     for metric in task.metrics.values():
@@ -235,7 +235,7 @@ def main(words: list[str]) -> None:
         unreadable = wait_for_all(folder / "parts", world.size)
         if len(unreadable) == len(task.data):
             raise InputError(f"none of the {len(task.data)} images can be read; the first: {unreadable[0]}")
-        results, found = score(cfg, task, folder / "parts")
+        results, found = score(task, folder / "parts")
         report(cfg, task, folder, results, found, unreadable)
         shutil.rmtree(folder / "parts")
 

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
         (out / "detections.json").write_text(json.dumps(rows, indent=1), encoding="ascii")
     if drawn:
         contact_sheet(drawn, columns=5).save(out / "contact_sheet.png")
-    print(f"{read_ones} of {len(paths)} images, {len(rows)} detections above {a.threshold} -> {out}")
+    print(f"{read_ones} of {len(paths)} images, {len(rows)} detections of at least {a.threshold} -> {out}")
 
 
 def detect(
@@ -84,7 +84,7 @@ def detect(
     with autocast(opened.cfg.amp, opened.device):
         prediction = next(opened.detector.predict(batch, categories, opened.cfg.eval))
     size = image.height, image.width
-    found = above(prediction, threshold).in_image(batch.scales[0], size).detections.to(torch.device("cpu"))
+    found = at_least(prediction, threshold).in_image(batch.scales[0], size).detections.to(torch.device("cpu"))
     names = [categories.names[label] for label in found.labels.tolist()]
     for place, (box, score, label, name) in enumerate(
         zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names, strict=True)
@@ -116,7 +116,7 @@ def drawing_name(number: int, path: Path) -> str:
     return os.fsencode(f"{number:04d}-{path.stem}")[:MAX_NAME].decode(errors="ignore") + ".png"
 
 
-def above(prediction: Prediction, threshold: float) -> Prediction:
+def at_least(prediction: Prediction, threshold: float) -> Prediction:
     """With the detections that have a score of at least threshold, alone."""
     kept = (prediction.detections.scores >= threshold).nonzero().squeeze(1).tolist()
     masks = None if prediction.masks is None else prediction.masks[kept]

@@ -46,7 +46,7 @@ TABLE = {
          "test_scores.py::test_region_nll_equals_a_slow_loop"),
         ("G3", "normalizer if category_normalizer is None else category_normalizer", "normalizer",
          "test_scores.py::test_the_category_term_alone_follows_its_own_normalizer"),
-        ("G3", "torch.logaddexp(log_bg, log_fg + log_other)", "log_bg",
+        ("G3", "torch.logaddexp(log_bg, log_fg + log_not_category)", "log_bg",
          "test_scores.py::test_region_bce_equals_binary_cross_entropy_on_the_products"),
         ("P19", "reduction=\"sum\") / max(len(labels), 1)", "reduction=\"sum\")",
          "test_scores.py::test_image_nll_is_the_mean_negative_log_of_eq_3"),

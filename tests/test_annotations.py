@@ -185,3 +185,18 @@ def test_real_annotations_score_the_same_from_the_saved_table(tmp_path):
     one, two = GroundTruth.of_table(table, np.arange(len(table.category_ids)),
                                     {}), GroundTruth.load(tmp_path / "table", masks=True)
     same(one, two)
+
+
+def test_a_saved_table_whose_lists_name_categories_that_are_not_there_is_refused(tmp_path):
+    """Each column of pairs has its own bound: there may be more images than categories."""
+    content = {"images": [{"id": i, "file_name": f"{i}.jpg", "height": 9, "width": 9, "neg_category_ids": [1]}
+                          for i in range(1, 6)],
+               "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    load_annotations(tmp_path / "a.json").save(tmp_path / "table")
+    assert load_annotations(tmp_path / "table").negative.tolist() == [[i, 0] for i in range(5)]
+    column = np.load(tmp_path / "table" / "negative.npy")
+    column[3, 1] = 2                                                     # a position among images, none of categories
+    np.save(tmp_path / "table" / "negative.npy", column)
+    with pytest.raises(InputError, match="column negative names an image or a category that is not there"):
+        load_annotations(tmp_path / "table")

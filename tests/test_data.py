@@ -139,7 +139,7 @@ def test_annotations_are_in_ascending_ids_and_unlisted_ones_are_dropped(tmp_path
     (annotations(annotations=[{"id": 1, "image_id": "7", "category_id": 2, "bbox": [1, 2, 3, 4]}]), "image_id '7'"),
     (annotations(annotations=[{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]}] * 2),
      "id 1 appears twice"),
-    (annotations(images=[{"id": 7, "file_name": "a", "height": 0, "width": 4}]), "side below 1")])
+    (annotations(images=[{"id": 7, "file_name": "a", "height": 0, "width": 4}]), "image 7 is 4 x 0 pixels")])
 def test_a_malformed_annotation_file_is_refused_naming_the_entry(tmp_path, content, says):
     with pytest.raises(InputError, match=says):
         load_annotations(write(tmp_path, content))

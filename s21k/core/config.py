@@ -94,9 +94,9 @@ class Stage1Config:
     optimizer: Literal["sgd", "adamw"] = "sgd"                  # [P50, P52]
     lr: float = 0.1                         # of the batch that rates_per names [P50, G24]
     min_lr: float = 0.0                     # the last rate, likewise [G24]
-    # lr and min_lr are published for a step of so many images, and are scaled by
+    # lr and min_lr are published for a step of so many images, and are scaled by batch / rates_per (`rate`); 0: they
+    # hold for any batch [G24]
     rates_per: int = 0
-                                            # batch / rates_per (`rate`); 0: they hold for any batch [G24]
     momentum: float = 0.9                   # of SGD [G24]
     weight_decay: float = 1e-4              # [P50]
     warmup_epochs: float = 5.0              # [G24]
@@ -121,9 +121,8 @@ class Stage1Config:
 
 @dataclass(frozen=True)
 class Stage2Config:
-    # a checkpoint, or public weights for the backbone; None: this run's own stage I;
+    # a checkpoint, or public weights for the backbone; None: this run's own stage I; "scratch": none, "-stage I" [P68]
     init: str | None = None
-                                            # "scratch": none, "-stage I" [P68]
     # what stage II takes of init; backbone: the row "IN-21K" of Table 5 [G31]
     inherit: Literal["all", "backbone"] = "all"
     # the output layer that stage I trained, to all levels [G15]

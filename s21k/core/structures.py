@@ -1,4 +1,4 @@
-"""What passes between the rooms: small dataclasses of tensors.
+"""What passes between the packages: small dataclasses of tensors.
 
 B  images    M  objects of an image    R  regions    N  detections    K  evaluated categories
 
@@ -53,8 +53,7 @@ class Batch:
     images (B, 3, H, W) uint8 RGB (images.normalize makes the network's input of them);
     sizes  B times (h, w), the valid area; image_ids B ids of the data set;
     boxes  (A, 4), labels (A,): the objects of all images, image after image; counts: how many each has; masks: B Masks,
-           or
-           None each where they were not asked for. Three tensors in all, however many images: each one that crosses
+           or None each where they were not asked for. Three tensors in all, however many images: each one that crosses
            from a loader process costs a file descriptor, and a copy to the device;
     scales B times (x, y): input pixels per pixel of the original image;
     seeds  B integers, one for each place in its stream: all chance inside the network comes

@@ -52,9 +52,9 @@ def place_in_ranking(before: np.ndarray, counts_alone: np.ndarray, right: np.nda
                      category: np.ndarray) -> np.ndarray:
     """How many detections of its category stand at or above each matched one, itself included: (M,), M matched.
 
-    In ranking order. before: how many of the category stand above it if nothing were matched, counting those that
-    count when unmatched. counts_alone: does this one. right: is its box one that counts. A matched detection counts if
-    it is right; matched to an ignored box it does not count [E17, E18]. Five detections of one category:
+    All in ranking order. counts_alone: whether a detection would count if nothing were matched. before: how many of
+    the category would count above it then. right: whether its box is one that counts. A matched detection counts if
+    it is right, and does not if its box is ignored [E17, E18]. Five detections of one category:
 
         detection            1        2          3          4          5
         matched to           a box    ignored    nothing    a box      nothing
@@ -155,28 +155,29 @@ class AveragePrecision:
         by_cell = np.argsort(gt_cell, kind="stable")
         low = np.searchsorted(gt_cell[by_cell], self.cell, "left")
         count = np.searchsorted(gt_cell[by_cell], self.cell, "right") - low
-        det = np.repeat(np.arange(len(self.cell)), count)
-        within = np.arange(len(det)) - np.repeat(np.cumsum(count) - count, count)
+        near = np.repeat(np.arange(len(self.cell)), count)               # each once for every box of its cell
+        within = np.arange(len(near)) - np.repeat(np.cumsum(count) - count, count)
         box = by_cell[np.repeat(low, count) + within]
         if self.kind == "mask":
-            iou = self._mask_iou(det, box)
+            iou = self._mask_iou(near, box)
         else:
-            boxes = self.found.boxes[self.source[self.near]].astype(np.float64)
-            iou = iou_xywh(boxes[det], self.gt.boxes[box], self.crowd[box])
+            boxes = self.found.boxes[self.source[self.near]][near].astype(np.float64)
+            iou = iou_xywh(boxes, self.gt.boxes[box], self.crowd[box])
         enough = iou >= min(IOU_THRESHOLDS[0], 1 - 1e-10)
-        self.paired, self.pair_det = np.unique(det[enough], return_inverse=True)
+        self.paired, self.pair_det = np.unique(near[enough], return_inverse=True)
         self.pair_box, self.pair_iou = box[enough], iou[enough]
 
-    def _mask_iou(self, det: np.ndarray, box: np.ndarray) -> np.ndarray:
+    def _mask_iou(self, near: np.ndarray, box: np.ndarray) -> np.ndarray:
         """IoU of the masks of pairs (P,): every detection of a cell with every object of it, cell after cell."""
-        iou = np.zeros(len(det))
-        order = np.argsort(self.cell[det], kind="stable")
-        cells = self.cell[det[order]]
+        iou = np.zeros(len(near))
+        order = np.argsort(self.cell[near], kind="stable")
+        cells = self.cell[near[order]]
         begins = np.flatnonzero(np.r_[True, cells[1:] != cells[:-1]]) if len(cells) else []
         for pairs in np.split(order, begins[1:]) if len(cells) else []:
-            num_objects = int((det[pairs] == det[pairs[0]]).sum())
+            num_objects = int((near[pairs] == near[pairs[0]]).sum())
             objects = box[pairs[:num_objects]]
-            iou[pairs] = mask_iou([self.found.masks[row] for row in self.source[self.near[det[pairs[::num_objects]]]]],
+            rows = self.source[self.near[near[pairs[::num_objects]]]]
+            iou[pairs] = mask_iou([self.found.masks[row] for row in rows],
                                   [self.gt.masks[g].rle() for g in objects], self.crowd[objects]).reshape(-1)
         return iou
 
@@ -203,17 +204,18 @@ class AveragePrecision:
         det, box, iou = det[order], box[order], iou[order]
         taken = np.zeros((len(IOU_THRESHOLDS), len(gt_ignored)), dtype=bool)
         enough = iou >= np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]                # (T, P)
-        rounds = np.searchsorted(turn[det], np.arange(turn[det[-1]] + 2))
+        rounds = np.searchsorted(turn[det], np.arange(turn[det[-1]] + 2))             # det[-1] has the last turn
         for begin, end in zip(rounds[:-1], rounds[1:]):
-            here = slice(begin, end)
+            here, nothing = slice(begin, end), end - begin
             free = enough[:, here] & (~taken[:, box[here]] | self.crowd[box[here]])
-            # where each detection's pairs begin
-            runs = np.flatnonzero(np.r_[True, det[here][1:] != det[here][:-1]])
-            place = np.where(free, np.arange(end - begin), end - begin)
-            first = np.minimum.reduceat(place, runs, axis=1)                          # (T, detections of this round)
-            at_t, at_det = np.nonzero(first < np.append(runs[1:], end - begin))
+            starts_of_pairs = np.flatnonzero(np.r_[True, det[here][1:] != det[here][:-1]])   # of each detection
+            ends_of_pairs = np.append(starts_of_pairs[1:], nothing)
+            # The first free pair of each detection is its match, if it comes before the next detection's pairs.
+            free_pair = np.where(free, np.arange(nothing), nothing)
+            first = np.minimum.reduceat(free_pair, starts_of_pairs, axis=1)           # (T, detections of this round)
+            at_t, at_det = np.nonzero(first < ends_of_pairs)
             chosen = box[here][first[at_t, at_det]]
-            matched[at_t, det[here][runs][at_det]] = chosen
+            matched[at_t, det[here][starts_of_pairs][at_det]] = chosen
             taken[at_t, chosen] = True
         return matched
 
@@ -226,9 +228,9 @@ class AveragePrecision:
         num_boxes = np.bincount(self.gt.category[~gt_ignored], minlength=num_categories)                 # npig (K,)
         # unmatched, it is wrong [E18]
         counts_alone = (self.det_area >= low) & (self.det_area <= high) & ~self.excused
-        before = np.cumsum(counts_alone) - counts_alone
+        before = np.cumsum(counts_alone) - counts_alone                  # in the whole list, then in its category alone
         category_start = np.searchsorted(self.category, np.arange(num_categories))
-        before_category = np.append(before, counts_alone.sum())[category_start]
+        before_in_category = before - np.append(before, counts_alone.sum())[category_start][self.category]
         matched = self._match(gt_ignored)
         ap = np.full((len(IOU_THRESHOLDS), num_categories), -1.0)
         recalls = {n: np.full_like(ap, -1.0) for n in self.recall_at}
@@ -236,17 +238,16 @@ class AveragePrecision:
         for t in range(len(IOU_THRESHOLDS)):
             hit = np.flatnonzero(matched[t] >= 0)                                      # in ranking order
             right = ~gt_ignored[matched[t][hit]]
-            det, rank = self.near[self.paired[hit]], self.rank[self.paired[hit]]
-            category = self.category[det]
-            unmatched = before[det] - before_category[category]
-            place = place_in_ranking(unmatched, counts_alone[det], right, category)
+            source, rank = self.near[self.paired[hit]], self.rank[self.paired[hit]]
+            category = self.category[source]
+            place = place_in_ranking(before_in_category[source], counts_alone[source], right, category)
             rank, category, place = rank[right], category[right], place[right]
             hits = np.arange(len(rank)) - starts(category) + 1
             precision = hits / (place + np.spacing(1))
             ap[t, has_boxes] = self._interpolate(precision, category, num_boxes)[has_boxes]
             for n, recall in recalls.items():
-                found = np.bincount(category[rank < n], minlength=num_categories)
-                recall[t, has_boxes] = found[has_boxes] / num_boxes[has_boxes]
+                num_found = np.bincount(category[rank < n], minlength=num_categories)
+                recall[t, has_boxes] = num_found[has_boxes] / num_boxes[has_boxes]
         return ap, recalls
 
     @staticmethod
@@ -260,14 +261,13 @@ class AveragePrecision:
         num_categories = len(num_boxes)
         envelope = running_maximum_from_right(precision, category)
         begin = np.searchsorted(category, np.arange(num_categories))
-        found = np.bincount(category, minlength=num_categories)
+        num_found = np.bincount(category, minlength=num_categories)
         result = np.zeros(num_categories)
         for n in np.unique(num_boxes[num_boxes > 0]):
-            reached = np.arange(1, n + 1) / n                                          # recall after each hit
-            needed = np.searchsorted(reached, RECALLS, side="left")                    # hits - 1 for each recall point
-            chosen = np.flatnonzero((num_boxes == n) & (found > 0))
+            needed = np.searchsorted(np.arange(1, n + 1) / n, RECALLS, side="left")    # hits - 1 for each recall point
+            chosen = np.flatnonzero((num_boxes == n) & (num_found > 0))
             for part in np.array_split(chosen, -(-len(chosen) // 4096)) if len(chosen) else []:
-                there = needed[None, :] < found[part][:, None]
+                there = needed[None, :] < num_found[part][:, None]
                 at = np.where(there, begin[part][:, None] + needed[None, :], 0)
                 result[part] = np.where(there, envelope[at], 0.0).mean(axis=1)
         return result

@@ -26,22 +26,30 @@ class Part:
             if type(row) is not dict:
                 raise self.fail(position, f"is {row!r:.40}, expected an object")
 
-    def add(self, key: str, rows: list[dict], kinds: tuple[type, ...], default: object = None) -> None:
-        """rows[i][key] of every row; InputError names the first that is none of the kinds, exactly (true is no
-        number)."""
+    def values(self, key: str, rows: list[dict], allowed: tuple[type, ...], default: object = None) -> list:
+        """rows[i][key] of every row. InputError names the first whose type is not allowed; bool is not taken for int.
+
+        The first of the allowed types is the one that the message expects.
+        """
         values = [row.get(key, default) for row in rows]
-        if not set(map(type, values)) <= set(kinds):
-            bad = next(i for i, value in enumerate(values) if type(value) not in kinds)
+        if not set(map(type, values)) <= set(allowed):
+            bad = next(i for i, value in enumerate(values) if type(value) not in allowed)
             found = f"has {key} {values[bad]!r:.40}" if key in rows[bad] else f"has no {key}"
-            raise self.fail(bad, f"{found}, expected {kinds[0].__name__}")
-        if kinds[0] is str:
-            self.columns.setdefault(key, []).extend(values)
-            return
-        dtype = np.float64 if kinds[0] is float else np.int64
+            raise self.fail(bad, f"{found}, expected {allowed[0].__name__}")
+        return values
+
+    def numbers(self, key: str, rows: list[dict], allowed: tuple[type, ...] = (int,), dtype: type = np.int64,
+                default: object = None) -> None:
+        """A column of numbers."""
+        values = self.values(key, rows, allowed, default)
         try:
             self.columns.setdefault(key, []).append(np.array(values, dtype=dtype))
         except OverflowError:
             raise InputError(f"{self.path}: {self.name}: a value of {key} is too large") from None
+
+    def texts(self, key: str, rows: list[dict], allowed: tuple[type, ...] = (str,)) -> None:
+        """A column of strings."""
+        self.columns.setdefault(key, []).extend(self.values(key, rows, allowed))
 
     def boxes(self, rows: list[dict]) -> None:
         found = [row.get("bbox") for row in rows]
@@ -99,7 +107,7 @@ def _add_images(part: Part, rows: list[dict], masks: bool, files: bool) -> None:
             rows = [
                 row | {key: row[key] if type(row.get(key)) is int and 0 < row[key] < 1 << 31 else 0} for row in rows
             ]
-        part.add(key, rows, (int,))
+        part.numbers(key, rows)
     names = [_file_name(row) for row in rows]
     if files and None in names:
         raise part.fail(names.index(None), "has no file_name")
@@ -120,9 +128,9 @@ def read_first_images(path: Path, count: int) -> Part:
 
 
 def _add_categories(part: Part, rows: list[dict]) -> None:
-    part.add("name", rows, (str,))
+    part.texts("name", rows)
     for key in ("wnid", "frequency", "synset"):
-        part.add(key, rows, (str, type(None)))
+        part.texts(key, rows, (str, type(None)))
 
 
 def read_categories(path: Path) -> Part:
@@ -145,7 +153,7 @@ def read_parts(path: Path, masks: bool, files: bool) -> dict[str, Part]:
     for name, rows in read_object(path, tuple(parts)):
         part = parts[name]
         part.check_objects(rows)
-        part.add("id", rows, (int,))
+        part.numbers("id", rows)
         if name == "images":
             _add_images(part, rows, masks, files)
             for key in ("neg_category_ids", "not_exhaustive_category_ids"):
@@ -154,11 +162,11 @@ def read_parts(path: Path, masks: bool, files: bool) -> dict[str, Part]:
             _add_categories(part, rows)
         else:
             for key in ("image_id", "category_id"):
-                part.add(key, rows, (int,))
+                part.numbers(key, rows)
             part.boxes(rows)
-            part.add("area", rows, (float, int), float("nan"))
+            part.numbers("area", rows, (float, int), np.float64, default=float("nan"))
             for key in ("iscrowd", "ignore"):
-                part.add(key, rows, (int, bool), 0)
+                part.numbers(key, rows, (int, bool), default=0)
             if masks:
                 part.outlines(rows)
         part.first += len(rows)

@@ -114,13 +114,12 @@ COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "cat
 
 
 def _column_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec], dict[str, int]]:
-    """What the columns of a table must be, and the ends of those that rise."""
+    """What each column of a table must be; and of columns of offsets, which rise from 0, the last value."""
     def length(name: str) -> int:
         return len(columns.get(name, ()))
 
     images, categories, annotations = length("image_ids"), length("category_ids"), length("image_index")
     letters = length("file_names")
-    last = max(images, categories) - 1                          # pairs of an image and a category, in one column
     return {
         "image_ids": ColumnSpec("i", (images,)),
         "heights": ColumnSpec("i", (images,), 1, INF),
@@ -132,8 +131,8 @@ def _column_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec]
         "areas": ColumnSpec("f", (annotations,)),
         "crowd": ColumnSpec("b", (annotations,)),
         "ignore": ColumnSpec("b", (annotations,)),
-        "negative": ColumnSpec("i", (length("negative"), 2), 0, last),
-        "not_exhaustive": ColumnSpec("i", (length("not_exhaustive"), 2), 0, last),
+        "negative": ColumnSpec("i", (length("negative"), 2), 0, INF),
+        "not_exhaustive": ColumnSpec("i", (length("not_exhaustive"), 2), 0, INF),
         "file_names": ColumnSpec("u", (letters,)),
         "file_name_offsets": ColumnSpec("i", (images + 1,), 0, letters),
     }, {"file_name_offsets": letters}
@@ -165,6 +164,9 @@ def load_saved(folder: Path, masks: bool) -> AnnotationTable:
         rising |= mask_rising
     check_columns(folder, columns, specs, rising)
     num_categories, num_annotations = len(columns["category_ids"]), len(columns["image_index"])
+    for name in ("negative", "not_exhaustive"):                 # pairs of an image and a category
+        if (columns[name] >= [len(columns["image_ids"]), num_categories]).any():
+            raise InputError(f"{folder}: column {name} names an image or a category that is not there")
     lists = [about.get(name) for name in ("category_names", "category_wnids", "frequencies", "synsets")]
     if not all(isinstance(part, list) and len(part) == num_categories
                and all(isinstance(v, (str, type(None))) for v in part) for part in lists):

@@ -48,6 +48,13 @@ def _unlisted(
     return [line for line in lines if line]
 
 
+def _check_sizes(path: Path, image_ids: np.ndarray, heights: np.ndarray, widths: np.ndarray, least: int) -> None:
+    bad = (heights < least) | (widths < least) | (heights >= 1 << 31) | (widths >= 1 << 31)
+    if bad.any():
+        raise InputError(f"{path}: image {image_ids[bad][0]} is {widths[bad][0]} x {heights[bad][0]} pixels, "
+                         f"expected sides of at least {least}")
+
+
 def load_annotations(path: str | Path, masks: bool = False, files: bool = True) -> AnnotationTable:
     """Read a COCO-format file, or a folder that AnnotationTable.save wrote.
 
@@ -66,46 +73,44 @@ def load_annotations(path: str | Path, masks: bool = False, files: bool = True) 
     images, annotations, categories = parts["images"], parts["annotations"], parts["categories"]
     image_ids, category_ids = images.array("id"), categories.array("id")
     by_image, by_category = sort_by_id(images, image_ids), sort_by_id(categories, category_ids)
-    heights, widths = images.array("height")[by_image], images.array("width")[by_image]
     image_ids, category_ids = image_ids[by_image], category_ids[by_category]
-    least = 1 if files or masks else 0
-    if (small := (heights < least) | (widths < least) | (heights >= 1 << 31) | (widths >= 1 << 31)).any():
-        raise InputError(f"{path}: image {image_ids[small][0]} has a side below 1 pixel, or absurd")
-    rank = np.argsort(by_image)                                          # file position -> position by id
+    heights, widths = images.array("height")[by_image], images.array("width")[by_image]
+    _check_sizes(path, image_ids, heights, widths, least=1 if files or masks else 0)
+    position_by_id = np.argsort(by_image)                                # of the file's images, in its order
 
     def pairs(key: str) -> np.ndarray:
-        listed = images.array(key, (2,))
-        category = _index_of(category_ids, listed[:, 1])
-        return np.stack([rank[listed[:, 0]], category], axis=1)[category >= 0]
+        """(n, 2): positions of an image and of a category in its list `key`; unknown categories are dropped."""
+        image, category = images.array(key, (2,)).T
+        position = _index_of(category_ids, category)
+        return np.stack([position_by_id[image], position], axis=1)[position >= 0]
 
-    sort_by_id(annotations, annotations.array("id"))
+    sort_by_id(annotations, annotations.array("id"))                     # they must be unique; their order stays
     on_image, of_category = annotations.array("image_id"), annotations.array("category_id")
     image_index, category_index = _index_of(image_ids, on_image), _index_of(category_ids, of_category)
     unlisted_lines = _unlisted(on_image, image_index, of_category, category_index, category_ids)
-    written = len(on_image)
-    listed = (image_index >= 0) & (category_index >= 0)
-    rows = slice(None) if listed.all() else np.flatnonzero(listed)       # all: views, no copies
+    known = (image_index >= 0) & (category_index >= 0)
+    rows = slice(None) if known.all() else np.flatnonzero(known)         # all: views, no copies
     image_index, category_index = image_index[rows].astype(np.int32), category_index[rows].astype(np.int32)
-    outlines = PackedOutlines.join(annotations.columns.pop("segmentation", [])) if masks else None
-    if outlines is not None:
-        outlines = outlines if listed.all() else outlines.take(rows)
+    outlines = None
+    if masks:
+        outlines = PackedOutlines.join(annotations.columns.pop("segmentation", []))
+        outlines = outlines if known.all() else outlines.take(rows)
         bad = outlines.place(np.stack([heights, widths], axis=1)[image_index])
         if bad.any():
-            raise InputError(f"{path}: annotations[{np.flatnonzero(listed)[bad][0]}] has run lengths that do not cover "
+            raise InputError(f"{path}: annotations[{np.flatnonzero(known)[bad][0]}] has run lengths that do not cover "
                              f"its image's pixels")
-    boxes, areas = annotations.array("bbox", (4,))[rows], annotations.array("area").astype(np.float64)[rows]
-    crowd, ignore = annotations.array("iscrowd")[rows] != 0, annotations.array("ignore")[rows] != 0
-    in_order = [[categories.columns.get(key, [])[i] for i in by_category]
-                for key in ("name", "wnid", "frequency", "synset")]
-    names = Packed.join(images.columns.pop("file_name", []))
+    names, wnids, frequencies, synsets = ([categories.columns.get(key, [])[i] for i in by_category]
+                                          for key in ("name", "wnid", "frequency", "synset"))
+    file_names = Packed.join(images.columns.pop("file_name", [])).take(by_image)
     return AnnotationTable(
         path=str(path), image_ids=image_ids, heights=heights.astype(np.int32), widths=widths.astype(np.int32),
-        file_names=PackedStrings(packed=names.take(by_image)),
-        category_ids=category_ids, category_names=in_order[0], category_wnids=in_order[1], frequencies=in_order[2],
-        synsets=in_order[3],
-        image_index=image_index, category_index=category_index, boxes=boxes, areas=areas, crowd=crowd, ignore=ignore,
+        file_names=PackedStrings(packed=file_names),
+        category_ids=category_ids, category_names=names, category_wnids=wnids, frequencies=frequencies, synsets=synsets,
+        image_index=image_index, category_index=category_index,
+        boxes=annotations.array("bbox", (4,))[rows], areas=annotations.array("area").astype(np.float64)[rows],
+        crowd=annotations.array("iscrowd")[rows] != 0, ignore=annotations.array("ignore")[rows] != 0,
         masks=outlines, negative=pairs("neg_category_ids"), not_exhaustive=pairs("not_exhaustive_category_ids"),
-        written=written, unlisted=unlisted_lines)
+        written=len(on_image), unlisted=unlisted_lines)
 
 
 def first_images(path: Path, count: int) -> list[tuple[str, tuple[int, int]]]:

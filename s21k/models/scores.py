@@ -7,7 +7,7 @@ K  evaluated categories    C^  categories of the classification data
   Eq. 2   S_c    = softmax(g(x))_c    which category of the detection data                [P21]
   Eq. 3   S^_c   = softmax(g^(x))_c   which category of the classification data           [P22]
   Eq. 4   S'_c   = S_fg * S_c,  S^'_c = S_fg * S^_c                                       [P24]
-  Eq. 5   S'_c   = S_c^(2/3) * S^_c^(1/3)   where both classifiers know the category      [P33]
+  Eq. 5   final  = S'_c^(2/3) * S^'_c^(1/3)   where both classifiers know the category    [P33]
 """
 import torch
 import torch.nn.functional as F
@@ -49,14 +49,14 @@ def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
     """
     log_fg, log_bg = F.logsigmoid(fg_logits.float())[:, None], F.logsigmoid(-fg_logits.float())[:, None]     # (R, 1)
     log_category = F.log_softmax(logits.float(), dim=1)                                              # (R, C)
-    # log(1 - S_c): of the likeliest category, whose S_c may be 1 to the last bit, as the sum over all others.
+    # log(1 - S_c). For the likeliest category 1 - S_c could round to 0, so the other categories are added up.
     likeliest = F.one_hot(log_category.argmax(1), log_category.shape[1]).bool()
-    rest = log_category.masked_fill(likeliest, -1e4).logsumexp(1, keepdim=True)                      # (R, 1)
-    log_other = torch.where(likeliest, rest, torch.log(-torch.expm1(log_category.clamp(max=-1e-3))))
-    log_score, log_rest = log_fg + log_category, torch.logaddexp(log_bg, log_fg + log_other)         # (R, C)
-    wanted = labels[:, None] == torch.arange(log_score.shape[1], device=labels.device)               # (R, C)
-    wanted = wanted.float()
-    return -(wanted * log_score + (1 - wanted) * log_rest).sum() / normalizer
+    log_others = log_category.masked_fill(likeliest, -1e4).logsumexp(1, keepdim=True)                # (R, 1)
+    log_not_category = torch.where(likeliest, log_others, torch.log(-torch.expm1(log_category.clamp(max=-1e-3))))
+    log_score = log_fg + log_category                                                                # (R, C)
+    log_not_score = torch.logaddexp(log_bg, log_fg + log_not_category)                               # (R, C)
+    wanted = (labels[:, None] == torch.arange(log_score.shape[1], device=labels.device)).float()     # (R, C)
+    return -(wanted * log_score + (1 - wanted) * log_not_score).sum() / normalizer
 
 
 def image_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ from s21k.core.structures import Batch
 from s21k.core.transfer import to_device
 from s21k.training.log import Log
 
-ALWAYS_BORNE = 10                                   # unreadable images, however few were seen
+ALWAYS_TOLERATED = 10                                   # unreadable images, however few were seen
 SAME_SIGNAL = 5.0                                   # seconds in which a signal to a group of processes may arrive twice
 
 
 def too_many_faults(faults: int, seen: int, max_faults: float) -> bool:
     """Whether so many unreadable images of those seen end a run: more than the share max_faults, and more than a
     few."""
-    return faults > ALWAYS_BORNE + max_faults * seen
+    return faults > ALWAYS_TOLERATED + max_faults * seen
 
 
 class StepMonitor:
