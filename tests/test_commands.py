@@ -291,7 +291,7 @@ def test_a_detector_is_not_evaluated_with_another_model_than_it_was_trained_with
 
 
 def test_scores_do_not_depend_on_the_evaluation_batch(trained, tmp_path):
-    """Pictures of different sizes, group norm: each is padded as if it were alone."""
+    """Images of different sizes, group norm: each is padded as if it were alone."""
     found = []
     for size in (1, 5):
         folder = tmp_path / str(size)

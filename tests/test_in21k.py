@@ -15,7 +15,7 @@ from tests.toy import run
 
 
 def benchmark(seed, per_image):
-    """Pictures of one category each, detections of any, some unknown, ties among the scores."""
+    """Images of one category each, detections of any, some unknown, ties among the scores."""
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, images=12, categories=5, crowds=False)
     first = {a["image_id"]: a["category_id"] for a in reversed(truth["annotations"])}

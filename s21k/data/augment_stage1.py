@@ -12,7 +12,7 @@ from s21k.files.images import MEAN, STD, to_tensor
 
 
 class TrainAugment:
-    """Picture -> (3, size, size) uint8, at random (torch's global generator)."""
+    """Image -> (3, size, size) uint8, at random (torch's global generator)."""
 
     def __init__(self, size: int, crop_scale: tuple[float, float], color_jitter: float, rand_augment: bool,
                  erasing: float) -> None:
@@ -44,7 +44,7 @@ def erase(image: Tensor) -> Tensor:
 
 
 class ValidateResize:
-    """Picture -> (3, size, size) uint8: the shorter side to size / crop, then the centre [G24]."""
+    """Image -> (3, size, size) uint8: the shorter side to size / crop, then the centre [G24]."""
 
     def __init__(self, size: int, crop: float) -> None:
         self.size = size

@@ -1,4 +1,4 @@
-"""Pictures of textured shapes: what a category of the toy world is, and how one image is drawn.
+"""Images of textured shapes: what a category of the toy world is, and how one image is drawn.
 
 A category is shape x fill x texture. Pillow and numpy; objects are drawn larger and shrunk.
 """
