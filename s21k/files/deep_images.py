@@ -82,8 +82,9 @@ def low_byte_tiles(image: Image.Image) -> list | None:
     read.
     """
     tiles = []
-    for tile in getattr(image, "tile", []):
-        mode, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    for tile in getattr(image, "tile", None) or []:
+        codec, extents, offset, args = tile
+        mode, *others = args if isinstance(args, tuple) else (args,)
         kind, _, ending = str(mode).partition(";")
         if mode == GREY_ALPHA:
             swapped = "RGBA"  # the same 32 bits, a byte a channel: grey high and low, alpha high and low
@@ -91,7 +92,8 @@ def low_byte_tiles(image: Image.Image) -> list | None:
             swapped = f"{kind};{SWAPPED[ending]}"
         else:
             return None
-        tiles.append(tile._replace(args=(swapped, *others) if isinstance(tile.args, tuple) else swapped))
+        changed = codec, extents, offset, (swapped, *others) if isinstance(args, tuple) else swapped
+        tiles.append(type(tile)._make(changed) if hasattr(tile, "_make") else changed)       # a plain tuple before 11.0
     return tiles or None
 
 
@@ -110,6 +112,6 @@ def colours(high: Image.Image, low: Image.Image, said: int | None) -> Image.Imag
 def decode_low(image: Image.Image, tiles: list) -> Image.Image:
     """The image, not read yet, of the low bytes of its channels."""
     image.tile = tiles
-    image.info[GREY_ALPHA] = any("RGBA" in (tile.args, *tile.args[:1]) for tile in tiles)
+    image.info[GREY_ALPHA] = any("RGBA" in (args, *args[:1]) for *_, args in tiles)
     image.load()
     return image
