@@ -16,8 +16,8 @@ import torch
 from tests.toy import ROOT, words, write_toy
 
 STEPS, CUTS = 12, (4, 8, 12)
-# The script with one addition: the images and losses that StepMonitor sees are written down, and the run ends after so many
-# steps.
+# The script with one addition: the images and losses that StepMonitor sees are written down, and the run ends after so
+# many steps.
 SPY = """
 import json, os, runpy, sys
 from s21k.training import step_monitor
