@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--categories")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--out", type=Path)
-    a = parser.parse_args(argv)
+    a = parser.parse_intermixed_args(argv)
     sources = [word for word in a.words if is_source(word)]
     cfg = load_config([word for word in a.words if word not in sources])
     paths = find_images(sources)

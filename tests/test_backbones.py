@@ -208,3 +208,9 @@ def test_a_new_backbone_needs_its_row_alone(monkeypatch):
 def test_an_unknown_backbone_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="model.backbone: 'resnet5O' is none of .*did you mean 'resnet50'"):
         build_detector(load_config(["toy", "model.backbone=resnet5O"]))
+
+
+@pytest.mark.parametrize("norm, again", [("bn", False), ("frozen_bn", True), ("gn", True)])
+def test_activations_are_not_computed_again_where_batch_norm_is_trained(norm, again):
+    """G17, G19: its statistics would count the batch twice."""
+    assert resnet.resnet18(norm, checkpoint=True).checkpoint is again

@@ -240,3 +240,13 @@ def test_all_images_below_folders_are_found(here, capsys):
         "lone.jfif",
     ]
     assert "passed over 1 hidden or system files" in capsys.readouterr().out
+
+
+def test_options_may_stand_between_the_photos(monkeypatch):
+    """As in `predict toy --threshold 0 a.jpg`: the photos are found wherever they are."""
+    seen = []
+    monkeypatch.setattr(predict, "find_images", lambda sources: seen.append(sources) or [])
+    monkeypatch.setattr(predict, "open_detector", lambda cfg: (_ for _ in ()).throw(InputError("far enough")))
+    with pytest.raises(InputError, match="far enough"):
+        predict.main(["toy", "a.jpg", "--threshold", "0", "b.jpg"])
+    assert seen == [["a.jpg", "b.jpg"]]
