@@ -196,6 +196,7 @@ def test_the_place_in_the_ranking_on_the_five_detections_of_its_docstring():
     place = place_in_ranking(np.array([0, 1, 3]), np.array([True, True, False]), np.array([True, False, True]),
                              np.array([0, 0, 0]))
     assert place[[0, 2]].tolist() == [1, 3]
-    twice = place_in_ranking(np.tile([0, 1, 3], 2), np.tile([True, True, False], 2), np.tile([True, False, True], 2),
-                             np.repeat([4, 7], 3))
-    assert twice[[0, 2, 3, 5]].tolist() == [1, 3, 1, 3]
+    # A category before it whose corrections add up to -1: they are no matter of the next one.
+    after = place_in_ranking(np.array([0, 1, 0, 1, 3]), np.array([True, True, True, True, False]),
+                             np.array([True, False, True, False, True]), np.array([4, 4, 7, 7, 7]))
+    assert after[[0, 2, 4]].tolist() == [1, 1, 3]
