@@ -28,14 +28,7 @@ from s21k.training.amp import autocast, resolve_amp
 from s21k.training.checkpoint import check_categories, is_ours
 from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups, set_learning_rate
-from s21k.training.run import (
-    Identity,
-    initial_state,
-    no_sync_except_last,
-    open_run,
-    set_backend_flags,
-    wrap_ddp,
-)
+from s21k.training.run import Identity, initial_state, no_sync_except_last, open_run, set_backend_flags, wrap_ddp
 from s21k.training.schedule import warmup_steps
 from s21k.training.step_monitor import StepMonitor
 

@@ -50,9 +50,8 @@ def draw_regions(image: Image.Image, boxes: list[list[float]], colors: list[tupl
     return image
 
 
-def draw_tagged(
-    image: Image.Image, boxes: list[list[float]], colors: list[tuple[int, int, int]], tags: list[str]
-) -> Image.Image:
+def draw_tagged(image: Image.Image, boxes: list[list[float]], colors: list[tuple[int, int, int]],
+                tags: list[str]) -> Image.Image:
     """A copy of image with thick boxes (n, 4) xyxy, the first on top, and short tags above them, side by side."""
     image, font = image.copy(), ImageFont.load_default(12)
     draw = ImageDraw.Draw(image)

@@ -68,9 +68,8 @@ def look(opened: Opened, image: Image.Image) -> Evidence:
                     result, batch.sizes[0])
 
 
-def draw_evidence(
-    image: Image.Image, evidence: Evidence, names: list[str], shown: list[Pair], asked: list[Pair]
-) -> dict[str, Image.Image]:
+def draw_evidence(image: Image.Image, evidence: Evidence, names: list[str], shown: list[Pair],
+                  asked: list[Pair]) -> dict[str, Image.Image]:
     """Drawings by name: proposals coloured by S_fg, by pyramid level, and detections with the boxes that they removed.
 
     shown: (region, category) of the detections, best first; asked: others that lost, and are drawn beside them.

@@ -210,9 +210,8 @@ def main(argv: list[str]) -> None:
     explain(opened, image, paths[0], wanted, a.top, a.threshold, out)
 
 
-def explain(
-    opened: Opened, image: Image.Image, path: Path, wanted: list[int], top: int, threshold: float, out: Path
-) -> None:
+def explain(opened: Opened, image: Image.Image, path: Path, wanted: list[int], top: int, threshold: float,
+            out: Path) -> None:
     """Print and write explanation.txt and the drawings. wanted: categories to explain besides the best detections."""
     evidence = look(opened, image)
     explainer = Explainer(evidence, opened, threshold)

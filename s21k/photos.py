@@ -33,9 +33,8 @@ def is_source(word: str) -> bool:
     """
     if word in known_words():
         if os.path.isdir(word):
-            note(
-                f"{word!r} is taken for the word of that name, not for the folder: write {word}{os.sep} for the folder"
-            )
+            note(f"{word!r} is taken for the word of that name, not for the folder: write {word}{os.sep} for the "
+                 "folder")
         return False
     ending = os.path.splitext(word)[1].lower()
     if os.path.isdir(word) or ending in (".yaml", ".yml"):
@@ -56,16 +55,13 @@ def find_images(sources: list[str]) -> list[Path]:
             paths += map(Path, images_below(source, passed))
             passed.say(source)
         elif not is_image(source.name):
-            raise InputError(
-                f"{source}: {source.suffix or 'a name without an ending'} is no image that Pillow reads, expected for "
-                f"example .jpg or .png"
-            )
+            raise InputError(f"{source}: {source.suffix or 'a name without an ending'} is no image that Pillow reads, "
+                             "expected for example .jpg or .png")
         else:
             paths.append(source)
     if not paths:
-        raise InputError(
-            f"no images in {' '.join(sources) or 'the command'}, expected a folder, or files such as .jpg or .png"
-        )
+        raise InputError(f"no images in {' '.join(sources) or 'the command'}, expected a folder, or files such as .jpg "
+                         "or .png")
     return paths
 
 

@@ -147,10 +147,9 @@ def plan_stage1(cfg: Config) -> None:
     if cfg.data.cls is None:
         raise InputError("data.cls: null, and stage I needs images with labels")
     plan, s = Plan(cfg), cfg.stage1
-    plan.say("stage I",
-             f"{cfg.model.backbone}, "
-             f"{'one whole-image RoI' if cfg.model.reformulated else 'average pooling (-reform.)'} -> "
-             f"{cfg.output_dir}/stage1.pt")
+    plan.say("stage I", f"{cfg.model.backbone}, "
+                        f"{'one whole-image RoI' if cfg.model.reformulated else 'average pooling (-reform.)'} -> "
+                        f"{cfg.output_dir}/stage1.pt")
     n = plan.stream("labelled images", lambda: open_classification(cfg, "train"), "cls", ("train",))
     if cfg.data.cls.val and plan.there("cls", ("val",)):
         plan.look_at(lambda: open_classification(cfg, "val", plan.class_names))
@@ -161,9 +160,8 @@ def plan_stage1(cfg: Config) -> None:
         total = max(1, round(s.epochs * per_epoch))
         plan.say("steps",
                  f"{total} of {s.batch} images, {s.epochs:g} epochs of {per_epoch}: {plan.seen(total * s.batch, n)}")
-        plan.say("learning rate",
-                 f"{s.optimizer} {s.rate(s.lr):g}, linear in {round(s.warmup_epochs * per_epoch)} steps, "
-                 f"then half a cosine to {s.rate(s.min_lr):g}")
+        plan.say("learning rate", f"{s.optimizer} {s.rate(s.lr):g}, linear in {round(s.warmup_epochs * per_epoch)} "
+                                  f"steps, then half a cosine to {s.rate(s.min_lr):g}")
     else:
         plan.say("steps", f"{s.epochs:g} epochs of batches of {s.batch}; how many images there are is not known")
     plan.say("whole-image RoI", f"{s.size} px, by FPN's rule {level_shares(torch.tensor([float(s.size)]))}; "

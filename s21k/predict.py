@@ -64,15 +64,8 @@ def main(argv: list[str]) -> None:
     print(f"{read_ones} of {len(paths)} images, {len(rows)} detections of at least {a.threshold} -> {out}")
 
 
-def detect(
-    opened: Opened,
-    categories: CategoryMap,
-    path: Path,
-    number: int,
-    threshold: float,
-    out: Path,
-    rows: list[dict],
-) -> Image.Image | None:
+def detect(opened: Opened, categories: CategoryMap, path: Path, number: int, threshold: float, out: Path,
+           rows: list[dict]) -> Image.Image | None:
     """Detect in one photo: rows gets its detections, out a drawing of it, which is returned small. None, and a line: it
     cannot be read."""
     try:
@@ -86,28 +79,23 @@ def detect(
     size = image.height, image.width
     found = at_least(prediction, threshold).in_image(batch.scales[0], size).detections.to(torch.device("cpu"))
     names = [categories.names[label] for label in found.labels.tolist()]
-    for place, (box, score, label, name) in enumerate(
-        zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names, strict=True)
-    ):
+    for place, (box, score, label, name) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(),
+                                                          found.labels.tolist(), names, strict=True)):
         x1, y1, x2, y2 = box
         rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
                      "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
         if found.masks is not None:
-            rows[-1]["segmentation"] = {
-                "size": found.masks[place]["size"],
-                "counts": found.masks[place]["counts"].decode(),
-            }
-    drawing = draw_boxes(
-        image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(), found.masks
-    )
+            rows[-1]["segmentation"] = {"size": found.masks[place]["size"],
+                                        "counts": found.masks[place]["counts"].decode()}
+    drawing = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(),
+                         found.masks)
     try:
         drawing.save(out / drawing_name(number, path))
     except OSError as error:
         note(f"{out}: drawings cannot be written, detections.json will be tried ({error.strerror})")
     drawing.thumbnail((320, 320), Image.Resampling.LANCZOS)
-    print(
-        f"{path}: {len(found.scores)} detections" + (f", best {names[0]} {float(found.scores[0]):.2f}" if names else "")
-    )
+    print(f"{path}: {len(found.scores)} detections"
+          + (f", best {names[0]} {float(found.scores[0]):.2f}" if names else ""))
     return drawing
 
 

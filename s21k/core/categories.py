@@ -54,24 +54,20 @@ class CategoryMap:
         by_wnid = {canonical(wnid): [position] for position, wnid in enumerate(wnids) if wnid is not None}
         found = []
         for name, wnid in zip(self.names, self.wnids):
-            places = [
-                by_wnid.get(canonical(key)) or by_name.get(canonical(key)) for key in (wnid, name) if key is not None
-            ]
+            places = [by_wnid.get(canonical(key)) or by_name.get(canonical(key)) for key in (wnid, name)
+                      if key is not None]
             at = next(filter(None, places), [-1])
             if len(at) > 1:
-                raise InputError(
-                    f"{where}: {len(at)} categories are called {name!r}, expected a wnid, or other names, to tell them "
-                    f"apart"
-                )
+                raise InputError(f"{where}: {len(at)} categories are called {name!r}, expected a wnid, or other names, "
+                                 "to tell them apart")
             found.append(at[0])
         absent = [name for name, at in zip(self.names, found) if at < 0]
         spelled = {loose(name): name for position, name in enumerate(names) if position not in set(found)}
         close = [(name, spelled[loose(name)]) for name in absent if loose(name) in spelled]
         hint = f" (did you mean {close[0][1]!r} by {close[0][0]!r}?)" if close else nearest(self.names[0], names)
         if len(absent) == len(self):
-            raise InputError(
-                f"{where}: has none of the {len(self)} categories, the first being {self.names[0]!r}{hint}"
-            )
+            raise InputError(f"{where}: has none of the {len(self)} categories, the first being "
+                             f"{self.names[0]!r}{hint}")
         if close:
             note(f"{where}: {len(close)} categories are there by another spelling only, and are not found{hint}")
         return found

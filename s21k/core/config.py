@@ -20,9 +20,8 @@ from s21k.core.words import add_words, known_words, word_to_tree
 
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
 NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.workers", "data.max_faults", "data.eval.",
-           "data.det.expected", "data.cls.expected",
-           "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every",
-           "stage2.save_every", "stage2.log_every")
+           "data.det.expected", "data.cls.expected", "model.checkpoint_activations", "stage1.save_every",
+           "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
 # Keys that change stage II alone: runs that differ in these share their stage I.
 STAGE2_ONLY = ("stage2.", "model.rpn_")
 

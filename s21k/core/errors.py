@@ -50,8 +50,7 @@ def unlisted(wrong: np.ndarray, ids: Sequence, things: str, kind: str, where: st
 
 # What torch.distributed says, as a RuntimeError from deep inside, where another process is gone or does not answer.
 PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe",
-             "Timed out waiting", "timed out",
-             "remote process exited", "collective operation timeout")
+             "Timed out waiting", "timed out", "remote process exited", "collective operation timeout")
 
 
 def _one_line(kind: str, text: str) -> None:
@@ -112,9 +111,8 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
     except RuntimeError as error:
         if "DataLoader timed out" in str(error):
             _end_children()
-            _one_line("error",
-                      f"the loader processes gave no batch ({str(error).splitlines()[0]}): does the disk answer? "
-                      "The key timeout sets the limit; the last checkpoint is kept")
+            _one_line("error", f"the loader processes gave no batch ({str(error).splitlines()[0]}): does the disk "
+                               "answer? The key timeout sets the limit; the last checkpoint is kept")
             sys.exit(3)
         if "DataLoader worker (pid" in str(error):           # raised wherever the main process is when it hears of it
             _one_line("error", f"a loader process died ({str(error).splitlines()[0]}); often the memory ran out: try a "

@@ -136,8 +136,7 @@ class PackedOutlines:
 
         counts = Packed.join([p.counts for p in parts])
         return cls.of_columns({"corners": np.concatenate([np.zeros(0), *(p.corners for p in parts)]),
-                               "part_offsets": offsets("part_offsets"),
-                               "object_offsets": offsets("object_offsets"),
+                               "part_offsets": offsets("part_offsets"), "object_offsets": offsets("object_offsets"),
                                "sizes": np.concatenate([np.zeros((0, 2), np.int32), *(p.sizes for p in parts)]),
                                "counts": counts.data, "count_offsets": counts.offsets})
 

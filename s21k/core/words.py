@@ -70,8 +70,7 @@ def add_words(words: list[str]) -> dict[str, Any]:
             other, before = said.setdefault(key, (word, value))
             if before != value and key not in settled:
                 raise InputError(f"{other!r} and {word!r} do not go together: {key} is {before} in one, {value} in the "
-                                 f"other; "
-                                 f"expected one of the two, or {key}=.. beside them")
+                                 f"other; expected one of the two, or {key}=.. beside them")
         tree = merge(tree, word_to_tree(word))
     return _with_recipe(merge(tree, over))
 

@@ -21,9 +21,8 @@ def _from_folder(root: Path) -> tuple[list[str], list[str]]:
     passed.say(root)
     if double := check_no_doubles(folders, f"class folders of {root}"):
         raise InputError(double)
-    return [path for paths in folders.values() for path in paths], [
-        name for name, paths in folders.items() for _ in paths
-    ]
+    images = [(path, name) for name, paths in folders.items() for path in paths]
+    return [path for path, _ in images], [name for _, name in images]
 
 
 def _from_list(path: Path) -> tuple[list[str], list[str]]:
@@ -67,10 +66,8 @@ class ClassificationData:
         if class_names is not None and class_names != classes:
             row = {canonical(name): i for i, name in enumerate(class_names)}
             if unknown := [name for name in classes if canonical(name) not in row]:
-                raise InputError(
-                    f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} "
-                    f"known{nearest(unknown[0], class_names)}"
-                )
+                raise InputError(f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} "
+                                 f"known{nearest(unknown[0], class_names)}")
             self.class_names, self.labels = (
                 class_names,
                 np.array([row[canonical(name)] for name in classes], dtype=np.int32)[labels],

@@ -29,13 +29,9 @@ def first_look(data: ClassificationData | DetectionData, what: str) -> None:
 def check_folder(what: str, annotations: Path, images: Path) -> None:
     """InputError: none of the file's first images can be used from that folder. The boxes are not read."""
     found = first_images(annotations, SAMPLE)
-    check_images(
-        f"{what} {images}",
-        (
-            (InputError(f"{name!r:.80} leads out of it") if leaves_root(name) else find_file(images, name), size)
-            for name, size in found
-        ),
-    )
+    check_images(f"{what} {images}",
+                 ((InputError(f"{name!r:.80} leads out of it") if leaves_root(name) else find_file(images, name), size)
+                  for name, size in found))
 
 
 def look_ahead(cfg: Config, *parts: str, tell: Callable[[str], None] = note) -> None:
@@ -48,11 +44,8 @@ def look_ahead(cfg: Config, *parts: str, tell: Callable[[str], None] = note) -> 
         section = getattr(cfg.data, part)
         if section is None:
             continue
-        paths = {
-            name: Path(cfg.data.root) / getattr(section, name)
-            for name in ("annotations", "images", "categories")
-            if hasattr(section, name)
-        }
+        paths = {name: Path(cfg.data.root) / getattr(section, name) for name in ("annotations", "images", "categories")
+                 if hasattr(section, name)}
         if absent := [f"data.{part}.{name} {path}" for name, path in paths.items() if not path.exists()]:
             tell(f"not there yet, and needed later: {', '.join(absent)}")
             continue

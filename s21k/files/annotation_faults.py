@@ -50,11 +50,9 @@ def _first(table: AnnotationTable, rows: np.ndarray) -> str:
 def left_out(table: AnnotationTable, boxes: Boxes) -> list[str]:
     """A line for each reason for which annotations are not trained on."""
     lines, rest = list(table.unlisted), ~boxes.usable
-    for what, rows in (
-        ("crowd regions", table.crowd),
-        ("boxes of a width or height that is 0 or negative", (table.boxes[:, 2:] <= 0).any(axis=1)),
-        ("boxes of which less than a pixel lies inside the image", rest),
-    ):
+    for what, rows in (("crowd regions", table.crowd),
+                       ("boxes of a width or height that is 0 or negative", (table.boxes[:, 2:] <= 0).any(axis=1)),
+                       ("boxes of which less than a pixel lies inside the image", rest)):
         rows = rows & rest
         if rows.any():
             lines.append(f"{int(rows.sum())} {what} {_first(table, rows)}")
@@ -82,16 +80,11 @@ def suspicions(table: AnnotationTable) -> list[str]:
     if fraction.sum() > MOST * count:
         say(fraction, "look like fractions of the image's sides, and are read as pixels")
     elif outside.sum() > 0.1 * count and corners.sum() > 0.9 * count:
-        say(
-            outside,
-            "reach outside of their image, and all but a few would lie inside as corners [x1, y1, x2, y2]: they are "
-            "read as [x, y, w, h]",
-        )
+        say(outside, "reach outside of their image, and all but a few would lie inside as corners [x1, y1, x2, y2]: "
+                     "they are read as [x, y, w, h]")
     elif outside.sum() > MOST * count:
-        say(
-            outside,
-            "reach outside of their image, as if they were corners [x1, y1, x2, y2] or of images of another size",
-        )
+        say(outside, "reach outside of their image, as if they were corners [x1, y1, x2, y2] or of images of another "
+                     "size")
     return lines
 
 
@@ -100,10 +93,8 @@ def check_boxes(table: AnnotationTable, boxes: Boxes) -> list[str]:
     and none is left."""
     reasons, doubts = left_out(table, boxes), suspicions(table)
     if table.written and not boxes.usable.any():
-        raise InputError(
-            f"{table.path}: none of its {table.written} annotations is left: {'; '.join([*reasons, *doubts])}; "
-            f"{EXPECTED}"
-        )
+        raise InputError(f"{table.path}: none of its {table.written} annotations is left: "
+                         f"{'; '.join([*reasons, *doubts])}; {EXPECTED}")
     notes = [f"{table.path}: left out of {table.written} annotations: {'; '.join(reasons)}"] if reasons else []
     return notes + [f"{table.path}: {line}" for line in doubts]
 
@@ -117,16 +108,12 @@ def check_truth(table: AnnotationTable, with_crowds: bool) -> list[str]:
     lines = list(table.unlisted)
     empty = (table.boxes[:, 2:] <= 0).any(axis=1)
     if empty.any():
-        lines.append(
-            f"{int(empty.sum())} boxes of a width or height that is 0 or negative can hardly be found "
-            f"{_first(table, empty)}"
-        )
+        lines.append(f"{int(empty.sum())} boxes of a width or height that is 0 or negative can hardly be found "
+                     f"{_first(table, empty)}")
     if table.written and not counted:
         crowds = [f"{len(table.boxes)} are crowd regions {_first(table, table.crowd)}"] if len(table.boxes) else []
-        raise InputError(
-            f"{table.path}: none of its {table.written} annotations can be found: {'; '.join(lines + crowds)}; "
-            f"{EXPECTED}"
-        )
+        raise InputError(f"{table.path}: none of its {table.written} annotations can be found: "
+                         f"{'; '.join(lines + crowds)}; {EXPECTED}")
     return [f"{table.path}: {line}" for line in [*lines, *suspicions(table)]]
 
 
@@ -136,8 +123,5 @@ def check_category_names(table: AnnotationTable) -> None:
     seen: dict[str, int] = {}
     for row, key in enumerate(map(canonical, table.category_keys())):
         if (before := seen.setdefault(key, row)) != row:
-            raise InputError(
-                f"{table.path}: categories {table.category_ids[before]} and {table.category_ids[row]} are both "
-                f"{key!r}, "
-                "expected each name (or wnid) once: give both one id, or rename one"
-            )
+            raise InputError(f"{table.path}: categories {table.category_ids[before]} and {table.category_ids[row]} are "
+                             f"both {key!r}, expected each name (or wnid) once: give both one id, or rename one")

@@ -104,9 +104,8 @@ def _file_name(row: dict) -> str | None:
 def _add_images(part: Part, rows: list[dict], masks: bool, files: bool) -> None:
     for key in ("height", "width"):
         if not (files or masks):
-            rows = [
-                row | {key: row[key] if type(row.get(key)) is int and 0 < row[key] < 1 << 31 else 0} for row in rows
-            ]
+            rows = [row | {key: row[key] if type(row.get(key)) is int and 0 < row[key] < 1 << 31 else 0}
+                    for row in rows]
         part.numbers(key, rows)
     names = [_file_name(row) for row in rows]
     if files and None in names:

@@ -62,9 +62,8 @@ class AnnotationTable:
 
         rows = np.flatnonzero(kept)
         return replace(table, image_ids=self.image_ids[rows], heights=self.heights[rows], widths=self.widths[rows],
-                       file_names=self.file_names.take(rows),
-                       image_index=position[table.image_index].astype(np.int32), negative=moved(self.negative),
-                       not_exhaustive=moved(self.not_exhaustive))
+                       file_names=self.file_names.take(rows), image_index=position[table.image_index].astype(np.int32),
+                       negative=moved(self.negative), not_exhaustive=moved(self.not_exhaustive))
 
     def with_categories(self, kept: np.ndarray, wnids: list[str | None] | None = None) -> "AnnotationTable":
         """The categories of kept (C,) bool, and the annotations of these; all images stay. wnids: C of them, in place
@@ -87,8 +86,7 @@ class AnnotationTable:
     def take(self, rows: np.ndarray) -> "AnnotationTable":
         """These annotations, in this order; images and categories stay."""
         return replace(self, image_index=self.image_index[rows], category_index=self.category_index[rows],
-                       boxes=self.boxes[rows], areas=self.areas[rows],
-                       crowd=self.crowd[rows], ignore=self.ignore[rows],
+                       boxes=self.boxes[rows], areas=self.areas[rows], crowd=self.crowd[rows], ignore=self.ignore[rows],
                        masks=None if self.masks is None else self.masks.take(rows))
 
     def by_image(self) -> "AnnotationTable":

@@ -33,13 +33,8 @@ def sort_by_id(part: Part, ids: np.ndarray) -> np.ndarray:
     return order
 
 
-def _unlisted(
-    image_ids: np.ndarray,
-    image_index: np.ndarray,
-    category_ids: np.ndarray,
-    category_index: np.ndarray,
-    known: np.ndarray,
-) -> list[str]:
+def _unlisted(image_ids: np.ndarray, image_index: np.ndarray, category_ids: np.ndarray, category_index: np.ndarray,
+              known: np.ndarray) -> list[str]:
     """A line for each way in which annotations are of what the file does not list. known (C,): its category ids."""
     lines = [unlisted(image_index < 0, image_ids, "annotations", "on images", "the file does"),
              unlisted(category_index < 0, category_ids, "annotations", "of categories", "the file does")]
@@ -117,10 +112,8 @@ def first_images(path: Path, count: int) -> list[tuple[str, tuple[int, int]]]:
     """(file name, (h, w)) of the first images of a file or table, in its order. A JSON is read no further than that."""
     if is_table(path):
         table = load_saved(path, masks=False)
-        return [
-            (table.file_names[i], (int(table.heights[i]), int(table.widths[i])))
-            for i in range(min(count, len(table.image_ids)))
-        ]
+        return [(table.file_names[i], (int(table.heights[i]), int(table.widths[i])))
+                for i in range(min(count, len(table.image_ids)))]
     try:
         images = read_first_images(path, count)
     except (OSError, UnicodeDecodeError) as error:

@@ -21,29 +21,16 @@ from s21k.files.images import image_size, stored_size
 # Pillow knows these formats and does not decode them: it only holds a place, or would run another program (Ghostscript
 # for EPS).
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
-SYSTEM_NAMES = {
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "__macosx",
-    "__pycache__",
-    "@eadir",
-    "$recycle.bin",
-    "system volume information",
-    "lost+found",
-}
+SYSTEM_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir",
+                "$recycle.bin", "system volume information", "lost+found"}
 SAMPLE = 8  # images of a data set that are opened at the start of a command
 
 
 @functools.cache
 def endings() -> frozenset[str]:
     """The endings of image files, in lower case: ".jpg", ".jfif", ".tiff", .."""
-    known = {
-        ending.lower()
-        for ending, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in NOT_DECODED
-    }
+    known = {ending.lower() for ending, kind in Image.registered_extensions().items()
+             if kind in Image.OPEN and kind not in NOT_DECODED}
     return frozenset(known | {".mpo"})  # several JPEGs in one: opened as a JPEG
 
 
@@ -85,11 +72,8 @@ def walk(root: str | Path, passed: PassedOver) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     seen: set[str] = set()
     waiting = [str(root)]
-    above = {
-        os.path.realpath(folder)
-        for place in (os.path.abspath(root), os.path.realpath(root))
-        for folder in Path(place).parents
-    }
+    above = {os.path.realpath(folder) for place in (os.path.abspath(root), os.path.realpath(root))
+             for folder in Path(place).parents}
 
     def fault(error: OSError) -> None:
         passed.add("folders that cannot be listed", str(error.filename))
@@ -121,10 +105,8 @@ def images_below(root: str | Path, passed: PassedOver) -> list[str]:
                 images.append(os.path.join(folder, name))
             else:
                 ending = os.path.splitext(name)[1].lower()[:12]
-                passed.add(
-                    f"{ending} files, which are no images" if ending else "files without an ending",
-                    os.path.join(folder, name),
-                )
+                passed.add(f"{ending} files, which are no images" if ending else "files without an ending",
+                           os.path.join(folder, name))
     return images
 
 

@@ -16,15 +16,7 @@ from torch import Tensor
 
 from s21k.core.errors import InputError
 from s21k.core.transfer import constant
-from s21k.files.deep_images import (
-    DARK,
-    colours,
-    decode_low,
-    grey_of_floats,
-    low_byte_tiles,
-    said_depth,
-    to_eight_bits,
-)
+from s21k.files import deep_images as deep
 
 MAX_PIXELS = 120_000_000                            # larger images are refused before they are decoded
 MAX_BYTES = 256_000_000                             # of an image file that was gzipped
@@ -128,8 +120,8 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
     """
     image = _open(source)
     try:                                            # before the orientation, for which Pillow reads a PNG to its end
-        low = low_byte_tiles(image)
-        said = said_depth(image) if low or image.mode.startswith("I") else None
+        low = deep.low_byte_tiles(image)
+        said = deep.said_depth(image) if low or image.mode.startswith("I") else None
     except Exception as error:                      # as above
         raise InputError(f"{source}: cannot be decoded ({error})") from None
     rotated = _orientation(image)
@@ -144,8 +136,8 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
             image.draft("RGB", (int(image.width / factor), int(image.height / factor)))
         image.load()
         turn = ImageOps.exif_transpose if rotated != 1 else lambda turned: turned
-        if low and max(high for _, high in image.getextrema()[:3]) < DARK:
-            image = colours(turn(image), turn(decode_low(_open(source), low)), said)
+        if low and max(high for _, high in image.getextrema()[:3]) < deep.DARK:
+            image = deep.colours(turn(image), turn(deep.decode_low(_open(source), low)), said)
         else:
             image = turn(image)
         return _to_rgb(image, said)
@@ -158,9 +150,9 @@ def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):                              # 16-bit grey: Pillow would clip, not scale
-        return Image.fromarray(to_eight_bits(np.asarray(image), said)).convert("RGB")
+        return Image.fromarray(deep.to_eight_bits(np.asarray(image), said)).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(grey_of_floats(np.asarray(image))).convert("RGB")
+        return Image.fromarray(deep.grey_of_floats(np.asarray(image))).convert("RGB")
     if image.mode in ("P", "PA", "LA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         layered = image.convert("RGBA")                         # transparent pixels hold any colour: show grey there
         return Image.alpha_composite(Image.new("RGBA", image.size, (128, 128, 128, 255)), layered).convert("RGB")

@@ -32,8 +32,7 @@ class Detector(nn.Module):
     """Faster R-CNN with an FPN, its category classifier decoupled into f, g and g-hat; with a mask head, Mask R-CNN."""
 
     def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead | SoftmaxHead, mask_head: MaskHead | None,
-                 regions_per_image: int,
-                 chooses: str | None = None) -> None:
+                 regions_per_image: int, chooses: str | None = None) -> None:
         """chooses: a baseline's region of a labelled image (baselines.chosen_boxes); None: the entire image, the
         method."""
         super().__init__()

@@ -31,11 +31,8 @@ class LoadReport:
         def some(names: list[str]) -> str:
             return f"{len(names)} ({', '.join(names[:4])}{', ..' if len(names) > 4 else ''})" if names else "none"
         below = f" (below {self.prefix!r}, which is taken off)" if self.prefix else ""
-        return (
-            f"{self.source} weights{below}: {len(self.taken)} tensors, {100 * self.share:.1f} % of the backbone's "
-            f"parameters; "
-            f"missing: {some(self.missing)}; not used: {some(self.unexpected)}"
-        )
+        return (f"{self.source} weights{below}: {len(self.taken)} tensors, {100 * self.share:.1f} % of the backbone's "
+                f"parameters; missing: {some(self.missing)}; not used: {some(self.unexpected)}")
 
 
 def microsoft_22k_order() -> list[str]:
@@ -83,27 +80,20 @@ def find_tensors(content: dict) -> dict[str, Tensor]:
     """The tensors by name in a file's content: its own, or those of its one entry that holds some. InputError: none, or
     several entries do."""
     def tensors(part: object) -> dict[str, Tensor]:
-        return (
-            {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
-            if isinstance(part, dict)
-            else {}
-        )
+        return ({name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
+                if isinstance(part, dict) else {})
 
     inner = {str(key): tensors(part) for key, part in content.items() if tensors(part)}
     for key in ("model", "state_dict"):
         if key in inner:
             return inner[key]
     if len(inner) > 1 and not tensors(content):
-        raise InputError(
-            f"weights: {', '.join(inner)} all hold tensors, expected one of them saved alone, or called 'model' or "
-            f"'state_dict'"
-        )
+        raise InputError(f"weights: {', '.join(inner)} all hold tensors, expected one of them saved alone, or called "
+                         "'model' or 'state_dict'")
     found = tensors(content) or next(iter(inner.values()), {})
     if not found:
-        raise InputError(
-            f"weights: no tensors in it, it holds {', '.join(sorted(map(str, content))[:5]) or 'nothing'}; expected a "
-            f"state_dict"
-        )
+        raise InputError("weights: no tensors in it, it holds "
+                         f"{', '.join(sorted(map(str, content))[:5]) or 'nothing'}; expected a state_dict")
     return found
 
 
@@ -116,13 +106,10 @@ def find_source(state: dict[str, Tensor]) -> tuple[str, Callable[[str], str], st
         if "" in prefixes or len(prefixes) == 1:
             return kind, rename, "" if "" in prefixes else prefixes[0]
         if prefixes:
-            raise InputError(
-                f"{kind} weights more than once, below {', '.join(map(repr, prefixes[:4]))}: expected one of them "
-                f"saved alone"
-            )
-    raise InputError(
-        f"weights of no known source ({', '.join(kind for kind, _, _ in SOURCES)}); keys start {sorted(state)[:3]}"
-    )
+            raise InputError(f"{kind} weights more than once, below {', '.join(map(repr, prefixes[:4]))}: expected one "
+                             "of them saved alone")
+    raise InputError(f"weights of no known source ({', '.join(kind for kind, _, _ in SOURCES)}); keys start "
+                     f"{sorted(state)[:3]}")
 
 
 def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
@@ -145,8 +132,7 @@ def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
     for name in taken:
         if renamed[name][1].shape != own[name].shape:
             raise InputError(f"{kind} weights: {renamed[name][0]} is {tuple(renamed[name][1].shape)}, the backbone's "
-                             f"{name} is "
-                             f"{tuple(own[name].shape)}")
+                             f"{name} is {tuple(own[name].shape)}")
     backbone.load_state_dict({name: renamed[name][1] for name in taken}, strict=False)
     parameters = dict(backbone.named_parameters())
     filled = sum(p.numel() for name, p in parameters.items() if name in renamed)

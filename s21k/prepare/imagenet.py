@@ -38,9 +38,8 @@ from s21k.files.images import check_image
 TAIL = 2048                                         # bytes at a file's end in which its end mark is looked for
 WNID = re.compile(r"n\d{8}")
 COMPRESSED = re.compile(r"n\d{8}\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|zip)")
-UNPACK = (
-    "images are read in place, which a compressed file does not allow; unpack it, for example gunzip n01440764.tar.gz"
-)
+UNPACK = ("images are read in place, which a compressed file does not allow; unpack it, for example gunzip "
+          "n01440764.tar.gz")
 
 
 def read_wnids(source: str | None, found: list[str]) -> list[str]:
@@ -78,9 +77,8 @@ def find_containers(root: Path) -> tuple[dict[str, str], list[str]]:
         elif COMPRESSED.fullmatch(entry.name):
             compressed.append(entry.name)
     if not found and compressed:
-        raise InputError(
-            f"{root}: its {len(compressed)} tars are compressed ({compressed[0]}), expected plain ones: {UNPACK}"
-        )
+        raise InputError(f"{root}: its {len(compressed)} tars are compressed ({compressed[0]}), expected plain ones: "
+                         f"{UNPACK}")
     if not found:
         raise InputError(f"{root}: no n<8 digits>/ and no n<8 digits>.tar in it")
     return found, [name for name in compressed if name[:9] not in found]
@@ -97,10 +95,8 @@ def _listing(path: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, st
                     rows.append((name, -1, os.path.getsize(path / name)))
                 except OSError as error:            # a link to nowhere, ..
                     faults.append((name, f"cannot be read ({error.strerror})"))
-        faults += [
-            (os.path.relpath(passed.first[kind], path), f"the first of {count} {kind}")
-            for kind, count in passed.counts.items()
-        ]
+        faults += [(os.path.relpath(passed.first[kind], path), f"the first of {count} {kind}")
+                   for kind, count in passed.counts.items()]
     else:
         try:
             rows.extend(members(path))
@@ -138,11 +134,8 @@ class _Named(BufferedReader):
 def _stamp(path: Path) -> bytes:
     """What changes when a container does: of a tar its size and time, of a folder those of every file below it."""
     seen = hashlib.blake2b(digest_size=16)
-    places = (
-        [os.path.join(folder, f) for folder, files in walk(path, PassedOver()) for f in files]
-        if path.is_dir()
-        else [str(path)]
-    )
+    places = ([os.path.join(folder, f) for folder, files in walk(path, PassedOver()) for f in files] if path.is_dir()
+              else [str(path)])
     places.sort()
     for place in places:
         state = os.lstat(place)
@@ -240,31 +233,22 @@ def main(argv: list[str]) -> None:
     wnids = read_wnids(a.wnids, list(containers))
     compressed = [name for name in compressed if a.wnids is None or name[:9] in set(wnids)]
     if compressed:
-        note(
-            f"{a.source}: {len(compressed)} compressed tars are passed over "
-            f"({', '.join(compressed[:3])}{', ..' if len(compressed) > 3 else ''}): {UNPACK}"
-        )
+        note(f"{a.source}: {len(compressed)} compressed tars are passed over "
+             f"({', '.join(compressed[:3])}{', ..' if len(compressed) > 3 else ''}): {UNPACK}")
     try:
         index, quarantined = build_index(a.source, a.out, wnids, containers, a.processes)
         write_reports(a.out, wnids, np.bincount(index.label, minlength=len(wnids)), quarantined)
     except OSError as error:
         raise InputError(f"--out {a.out}: cannot be written, or {a.source} cannot be read ({error})") from None
     if len(index) == 0:
-        first = (
-            f"; the first of {len(quarantined)} faults: {quarantined[0][0]}: {quarantined[0][2]} (see "
-            f"{a.out.name}.quarantine.tsv)"
-            if quarantined
-            else ""
-        )
+        first = (f"; the first of {len(quarantined)} faults: {quarantined[0][0]}: {quarantined[0][2]} (see "
+                 f"{a.out.name}.quarantine.tsv)" if quarantined else "")
         raise InputError(f"{a.source}: has no good images of the {len(wnids)} synsets wanted{first}")
     index.save(a.out)
     counts = np.bincount(index.label, minlength=len(wnids))
     missing = [wnid for wnid in wnids if wnid not in containers]
-    print(
-        f"{a.out}: {len(index)} images of {int((counts > 0).sum())} synsets of {len(wnids)}; "
-        f"{int(counts[counts > 0].min())} to {int(counts.max())} each; "
-        f"{len(quarantined)} in quarantine"
-    )
+    print(f"{a.out}: {len(index)} images of {int((counts > 0).sum())} synsets of {len(wnids)}; "
+          f"{int(counts[counts > 0].min())} to {int(counts.max())} each; {len(quarantined)} in quarantine")
     if missing:
         print(f"{len(missing)} synsets are not in {a.source}: "
               f"{', '.join(missing[:5])}{', ..' if len(missing) > 5 else ''}")

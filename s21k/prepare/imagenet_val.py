@@ -105,10 +105,8 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     if not images.is_dir() or not boxes.is_dir():
         raise InputError(f"{images if not images.is_dir() else boxes}: no such folder")
     passed = PassedOver()
-    image_names = sorted(
-        (os.path.relpath(path, images) for path in images_below(images, passed)),
-        key=lambda name: (os.path.basename(name), name),
-    )
+    image_names = sorted((os.path.relpath(path, images) for path in images_below(images, passed)),
+                         key=lambda name: (os.path.basename(name), name))
     passed.say(images)
     files = {path.stem: path for path in boxes.rglob("*.xml")}
     if not image_names or not files:
@@ -141,9 +139,8 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     return write(found, faults, classes, images, names, out)
 
 
-def write(
-    found: Found, faults: list[tuple[str, str]], classes: list[str], images: Path, names: dict[str, str], out: Path
-) -> dict[str, int]:
+def write(found: Found, faults: list[tuple[str, str]], classes: list[str], images: Path, names: dict[str, str],
+          out: Path) -> dict[str, int]:
     """The four files; counts by name. classes: the rows of g-hat, in order."""
     row = {wnid: i for i, wnid in enumerate(classes)}
     out.mkdir(parents=True, exist_ok=True)
@@ -161,8 +158,7 @@ def write(
          "annotations": [{"id": i, **box} for i, box in enumerate(rows, start=1)],
          "categories": [{"id": i + 1, "name": names.get(wnid, wnid), "wnid": wnid} for wnid, i in row.items()]}))
     CategoryMap([names.get(wnid, wnid) for wnid in classes], list(classes), ["all"] * len(classes),
-                torch.full((len(classes),), -1),
-                torch.arange(len(classes))).save(out / "categories.json")
+                torch.full((len(classes),), -1), torch.arange(len(classes))).save(out / "categories.json")
     (out / "val.faults.tsv").write_text("file\treason\n"
                                         + "".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in faults))
     return {"images": len(found), "boxes": len(rows), "classes": len({wnid for _, wnid, _, _ in found}),

@@ -65,8 +65,7 @@ def prepare(train: AnnotationTable, val: AnnotationTable, wordnet: WordNet, out:
     val.save(out / "val")
     count = len(train.category_names)
     CategoryMap(train.category_names, [None] * count, [FREQUENCIES[letter] for letter in train.frequencies],
-                torch.arange(count),
-                torch.full((count,), -1)).save(out / "categories.json")
+                torch.arange(count), torch.full((count,), -1)).save(out / "categories.json")
     return int(matched.sum()), int(base.sum()), int((matched & ~base).sum())
 
 
@@ -84,8 +83,7 @@ def main(argv: list[str]) -> None:
     found = (len(groups), groups.count("base"), groups.count("novel"))
     if found != EXPECTED and not a.partial:         # before hours are spent on it
         raise InputError(f"{a.train}: {found[0]} categories match, {found[1]} base and {found[2]} novel; expected "
-                         f"{EXPECTED[0]}, {EXPECTED[1]} and "
-                         f"{EXPECTED[2]} of LVIS v1 (--partial takes other numbers)")
+                         f"{EXPECTED[0]}, {EXPECTED[1]} and {EXPECTED[2]} of LVIS v1 (--partial takes other numbers)")
     counts = prepare(train, load_annotations(a.val, masks=True), wordnet, a.out)
     unmatched = [name for name, wnid in zip(train.category_names, wnids) if wnid is None]
     print(f"{a.out}: {counts[0]} of {len(wnids)} categories are in ImageNet-21K: {counts[1]} base, {counts[2]} novel "

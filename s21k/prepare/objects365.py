@@ -37,8 +37,7 @@ DECISIONS = ("lemma", "reviewed", "ambiguous", "none")
 MEANT = {"Moniter/TV": "Monitor/TV", "Bakset": "Basket", "Dinning Table": "Dining Table", "Tea pot": "Teapot",
          "Extention Cord": "Extension Cord", "Hotair ballon": "Hot air balloon", "Hamimelon": "Hami melon",
          "Mushroon": "Mushroom", "Tape Measur/ Ruler": "Tape Measure/ Ruler", "Campel": "Camel",
-         "Meat ball": "Meatball",
-         "Buttefly": "Butterfly", "Table Teniis paddle": "Table Tennis paddle"}
+         "Meat ball": "Meatball", "Buttefly": "Butterfly", "Table Teniis paddle": "Table Tennis paddle"}
 HEADER = "name\tdecision\twnid\tcandidates\n"
 
 

@@ -34,13 +34,8 @@ def make_categories(folders: list[str], boxed: list[str]) -> CategoryMap:
     names = [*folders, *(name for name in boxed if canonical(name) not in cls_row)]
     keys = [canonical(name) for name in names]
     det = [det_row.get(key, -1) for key in keys]
-    return CategoryMap(
-        names,
-        [None] * len(names),
-        ["base" if row >= 0 else "novel" for row in det],
-        torch.tensor(det),
-        torch.tensor([cls_row.get(key, -1) for key in keys]),
-    )
+    return CategoryMap(names, [None] * len(names), ["base" if row >= 0 else "novel" for row in det], torch.tensor(det),
+                       torch.tensor([cls_row.get(key, -1) for key in keys]))
 
 
 def check_spelling(folders: list[str], boxed: list[str], boxes: Path) -> None:
@@ -48,17 +43,13 @@ def check_spelling(folders: list[str], boxed: list[str], boxes: Path) -> None:
     spaces only."""
     known, there = ({canonical(name) for name in names} for names in (boxed, folders))
     categories = {loose(name): name for name in boxed if canonical(name) not in there}
-    pairs = [
-        (name, categories[loose(name)])
-        for name in folders
-        if canonical(name) not in known and loose(name) in categories
-    ]
+    pairs = [(name, categories[loose(name)]) for name in folders
+             if canonical(name) not in known and loose(name) in categories]
     if pairs:
         folder, category = pairs[0]
-        raise InputError(
-            f"{boxes}: category {category!r} and folder {folder!r} would be two classes (did you mean {folder!r}?); "
-            f"{len(pairs)} names differ in their spelling only, expected one spelling in both"
-        )
+        raise InputError(f"{boxes}: category {category!r} and folder {folder!r} would be two classes (did you mean "
+                         f"{folder!r}?); {len(pairs)} names differ in their spelling only, expected one spelling in "
+                         "both")
 
 
 def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
@@ -74,10 +65,8 @@ def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
         note(line)
     if not images.is_dir():
         raise InputError(f"--{option} {images}: no such folder")
-    names = [
-        (table.file_names[row], (int(table.heights[row]), int(table.widths[row])))
-        for row in sample_rows(len(table.image_ids))
-    ]
+    names = [(table.file_names[row], (int(table.heights[row]), int(table.widths[row])))
+             for row in sample_rows(len(table.image_ids))]
     if outside := [name for name, _ in names if leaves_root(name)]:
         raise InputError(f"{path}: image {outside[0]!r:.80} leads out of its folder")
     check_images(f"--{option} {images}", ((find_file(images, name), size) for name, size in names))
@@ -113,22 +102,17 @@ def main(argv: list[str]) -> None:
         val = read_boxes(a.val_boxes or a.boxes, a.val_images or a.images, "val-images" if a.val_images else "images")
         found = set(categories.find(val.category_names, val.category_wnids, val.path))
         if others := [name for row, name in enumerate(val.category_names) if row not in found]:
-            note(
-                f"{val.path}: {len(others)} of its {len(val.category_names)} categories have neither photos nor boxes "
-                f"here, and are not looked for "
-                f"(first: {others[0]!r})"
-            )
+            note(f"{val.path}: {len(others)} of its {len(val.category_names)} categories have neither photos nor boxes "
+                 f"here, and are not looked for (first: {others[0]!r})")
     write_words(a, categories, folders, boxed, val)
 
 
-def write_words(
-    a: argparse.Namespace, categories: CategoryMap, folders: list[str], boxed: list[str], val: AnnotationTable
-) -> None:
+def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[str], boxed: list[str],
+                val: AnnotationTable) -> None:
     """The YAML file, and the categories beside it; what they hold is printed."""
     # Localization accuracy is for images of one category each [E44]; AP is for all.
-    one_category = all(
-        len(set(val.category_index[val.image_index == image])) <= 1 for image in np.unique(val.image_index)
-    )
+    one_category = all(len(set(val.category_index[val.image_index == image])) <= 1
+                       for image in np.unique(val.image_index))
     path = a.out.with_suffix(".categories.json")
     data = {
         "root": ".",
@@ -149,10 +133,8 @@ def write_words(
         raise InputError(f"--out {a.out}: cannot be written ({error})") from None
     known = {canonical(name) for name in boxed}
     both = [name for name in folders if canonical(name) in known]
-    print(
-        f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {len(both)} with both: "
-        f"{', '.join(both)[:200] or 'no name is in both'}"
-    )
+    print(f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {len(both)} with both: "
+          f"{', '.join(both)[:200] or 'no name is in both'}")
 
 
 if __name__ == "__main__":

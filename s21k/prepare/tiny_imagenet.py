@@ -55,15 +55,13 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, in
     return image_size(io.BytesIO(content))
 
 
-def _coco(images: list[tuple[str, tuple[int, int], str, list[float]]], wnids: list[str],
-          words: dict[str, str]) -> dict:
+def _coco(images: list[tuple[str, tuple[int, int], str, list[float]]], wnids: list[str], words: dict[str, str]) -> dict:
     """(file name, (h, w), wnid, box) of each image -> a COCO-format file; ids start at 1."""
     ids = {wnid: i for i, wnid in enumerate(wnids, start=1)}
     return {"images": [{"id": i, "file_name": name, "height": h, "width": w}
                        for i, (name, (h, w), _, _) in enumerate(images, start=1)],
             "annotations": [{"id": i, "image_id": i, "category_id": ids[wnid], "bbox": box, "area": box[2] * box[3],
-                             "iscrowd": 0}
-                            for i, (_, _, wnid, box) in enumerate(images, start=1)],
+                             "iscrowd": 0} for i, (_, _, wnid, box) in enumerate(images, start=1)],
             "categories": [{"id": ids[wnid], "name": words.get(wnid, wnid), "wnid": wnid} for wnid in wnids]}
 
 
@@ -116,8 +114,7 @@ def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str
                 torch.tensor([det_row.get(w, -1) for w in wnids]),
                 torch.arange(len(wnids))).save(out / "categories.json")
     return {"classes": len(wnids), "base classes": len(base), "training images": len(train),
-            "with boxes": len(with_boxes),
-            "validation images": len(val)}
+            "with boxes": len(with_boxes), "validation images": len(val)}
 
 
 def main(argv: list[str]) -> None:

@@ -74,10 +74,8 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
         # torch's reader raises whatever damaged bytes lead it to
         raise InputError(f"checkpoint {path}: cannot be read: {_why(path, error)}") from None
     if not isinstance(content, dict):
-        raise InputError(
-            f"checkpoint {path}: holds a {type(content).__name__}, expected a dict of tensors, as model.state_dict() "
-            f"gives"
-        )
+        raise InputError(f"checkpoint {path}: holds a {type(content).__name__}, expected a dict of tensors, as "
+                         "model.state_dict() gives")
     if is_ours(content):
         _check_ours(content, f"checkpoint {path}")
     return content
@@ -109,12 +107,9 @@ def _why(path: Path, error: Exception) -> str:
         objects = ["any kind, as a plain pickle does"]
     if objects:
         first = sorted(objects, key=lambda name: (name.startswith("torch."), name))[:3]  # those of torch say less
-        return (
-            f"it holds objects of {', '.join(first)}{', ..' if len(objects) > 3 else ''}, and reading them could run "
-            f"code; "
-            "expected tensors and plain values: save the weights alone, torch.save({'model': model.state_dict()}, "
-            "'weights.pt')"
-        )
+        return (f"it holds objects of {', '.join(first)}{', ..' if len(objects) > 3 else ''}, and reading them could "
+                "run code; expected tensors and plain values: save the weights alone, torch.save({'model': "
+                "model.state_dict()}, 'weights.pt')")
     if "TorchScript" in str(error):
         return ("a TorchScript archive; expected its weights alone: "
                 "torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')")

@@ -206,8 +206,7 @@ def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
             print0(f"warning: {place} is unfinished: {content['step']} of {content['total']} steps")
         return place, content
     raise InputError(f"no stage-I checkpoint at {' or '.join(map(str, places))}: run train_stage1.py with the same "
-                     f"words, "
-                     "or give stage2.init=PATH (or stage2.init=scratch for none)")
+                     "words, or give stage2.init=PATH (or stage2.init=scratch for none)")
 
 
 def trained(cfg: Config) -> Path:

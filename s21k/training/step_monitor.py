@@ -121,5 +121,4 @@ class StepMonitor:
             self.log.write({"stage": self.log.name, "step": step, "unreadable": fault})
         if too_many_faults(self.faults, self.seen, self.max_faults):
             raise TrainingFault(f"step {step}: {self.faults} of {self.seen} images cannot be read, more than "
-                                f"data.max_faults={self.max_faults} "
-                                f"allows; the last: {faults[-1]}")
+                                f"data.max_faults={self.max_faults} allows; the last: {faults[-1]}")
