@@ -62,8 +62,7 @@ def numbers(text: str) -> set[str]:
 
 
 def read_ledger(path: Path) -> dict[str, Line]:
-    """The rows "| number | statement.. | status | .." of audit.md. InputError: a number is missing, or a row is not of
-    that form."""
+    """The rows "| number | statement.. | status | .." of audit.md. InputError: one is missing, or of another form."""
     lines: dict[str, Line] = {}
     for text in path.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in text.strip().strip("|").split("|")]
@@ -79,8 +78,7 @@ def read_ledger(path: Path) -> dict[str, Line]:
 
 
 def remarks(source: str) -> list[tuple[int, str]]:
-    """(first line, text) of every docstring and every comment; comments on lines of their own that follow one another
-    are one."""
+    """(first line, text) of every docstring and comment; comments on successive lines of their own are one."""
     found = [(node.body[0].lineno, node.body[0].value.value) for node in ast.walk(ast.parse(source))
              if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)]
     continued = 0                                       # the line on which a comment would go on

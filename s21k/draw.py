@@ -138,8 +138,7 @@ def compare(image: Image.Image, truth: Drawn, found: Drawn, side: int) -> Image.
 
 def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None,
                masks: list[dict] | None = None) -> Image.Image:
-    """A copy of image with boxes (n, 4) xyxy and their names, and n masks (RLE) as a tint; small images are enlarged
-    first."""
+    """A copy of image, enlarged where small, with boxes (n, 4) xyxy, their names, and n masks (RLE) as a tint."""
     image = tinted(image, names, masks)
     image, factor = enlarged(image, SMALLEST)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
@@ -158,8 +157,7 @@ def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: 
 
 
 def contact_sheet(images: list[Image.Image], columns: int, captions: list[str] | None = None) -> Image.Image:
-    """All images on one sheet, row by row, each at the top left of its place, at most LONGEST pixels long; a caption
-    above each where given."""
+    """All images on one sheet, row by row, each at most LONGEST pixels long; a caption above each where given."""
     images = [_fitted(image) for image in images]
     above = 16 if captions else 0
     width, height = max(i.width for i in images) + 6, max(i.height for i in images) + 6 + above

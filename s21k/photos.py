@@ -1,7 +1,6 @@
 """One's own photos in front of a trained detector: what s21k.predict and s21k.explain share.
 
-Which words of a command are photos, the images below them, the detector of the other words, the categories asked for,
-and one photo as a batch.
+Which words of a command are photos, the images below them, the detector, the categories asked for, a photo as a batch.
 """
 import os
 from dataclasses import dataclass
@@ -43,8 +42,7 @@ def is_source(word: str) -> bool:
 
 
 def find_images(sources: list[str]) -> list[Path]:
-    """All images below the folders, and the single ones. InputError: none, or one is not there or of a kind that is not
-    read."""
+    """All images below the folders, and the single ones. InputError: none, or one is not there or of another kind."""
     paths: list[Path] = []
     for source in map(Path, sources):
         if not os.path.exists(source):

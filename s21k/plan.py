@@ -88,8 +88,7 @@ class Plan:
 
 
 def saved_bytes(backbone: nn.Module, fpn: nn.Module | None, size: int) -> int:
-    """Bytes that the backward pass of backbone and FPN keeps of one size x size image, float32, counted on shapes
-    alone."""
+    """Bytes that backbone and FPN keep of one size x size image for the backward pass, float32, counted on shapes."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:

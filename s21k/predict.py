@@ -4,9 +4,8 @@
     python -m s21k.predict r18 tiny photos/ --categories dog,n02084071  only these, by name or wnid
     python -m s21k.predict r18 tiny photos/ --threshold 0.3 --out DIR
 
-The words are those of training, key=value included; every other file, folder or path is a source of photos (write
-./tiny for a folder that is called like a word). Default --out: predictions/ in the run's folder. What was detected
-before an interruption is written.
+The words are those of training, key=value included; every other file, folder or path is a source of photos (./tiny
+is the folder, tiny the word). Default --out: predictions/ in the run's folder. An interruption loses nothing.
 """
 import argparse
 import json
@@ -66,8 +65,7 @@ def main(argv: list[str]) -> None:
 
 def detect(opened: Opened, categories: CategoryMap, path: Path, number: int, threshold: float, out: Path,
            rows: list[dict]) -> Image.Image | None:
-    """Detect in one photo: rows gets its detections, out a drawing of it, which is returned small. None, and a line: it
-    cannot be read."""
+    """One photo's detections into rows, a drawing into out, returned small. None, and a line: it is unreadable."""
     try:
         image = read_image(path)
     except InputError as error:

@@ -42,11 +42,9 @@ class CategoryMap:
         return replace(self, det_index=self.det_index.to(device), cls_index=self.cls_index.to(device))
 
     def find(self, names: list[str], wnids: list[str | None], where: str | Path) -> list[int]:
-        """Of each category, its position among those of a file: by its wnid or, failing that, its name, in whatever
-        Unicode form; -1: none.
+        """Of each category, its position in a file: by wnid or, failing that, name, in whatever Unicode form; -1: none.
 
-        A category that is not there, and has there another spelling, is noted. InputError: none is there, or a name is
-        two of the file's.
+        One that is there in another spelling only is noted. InputError: none is there, or a name is two of the file's.
         """
         by_name: dict[str, list[int]] = {}
         for position, name in enumerate(names):

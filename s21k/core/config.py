@@ -283,8 +283,7 @@ def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
 
 
 def training_difference(config: Config, before: dict[str, Any], ignore: str | tuple[str, ...]) -> list[str]:
-    """Keys that change training, do not start with `ignore`, and differ from a resolved configuration given as a
-    tree."""
+    """Keys that change training, do not start with `ignore`, and differ from a resolved configuration (a tree)."""
     new = training_view(config)
     # a key that came after the run had its default there
     plain = training_view(Config())

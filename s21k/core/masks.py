@@ -18,8 +18,7 @@ from s21k.core.packed import Packed, ranges
 
 @dataclass(frozen=True)
 class Outline:
-    """One object in an image of size (h, w): polygons, each (2n,) as x, y, x, y .., or, where there are none, RLE
-    counts."""
+    """One object in an image of size (h, w): polygons, each (2n,) as x, y, x, y .., or, without any, RLE counts."""
     size: tuple[int, int]
     polygons: tuple[np.ndarray, ...]
     counts: bytes = b""
@@ -32,11 +31,9 @@ class Outline:
 
 
 def parse_outline(segmentation: object) -> Outline:
-    """COCO's `segmentation` in its three forms: polygons, RLE with a list of counts, compressed RLE [E37]. ValueError
-    says what is wrong.
+    """COCO's `segmentation`: polygons, RLE with a list of counts, compressed RLE [E37]. ValueError: what is wrong.
 
-    A polygon does not say its image's size: it is (0, 0) then. Whether compressed counts cover their image is for
-    `broken_counts` to say.
+    Polygons do not say their image's size: it is (0, 0). `broken_counts` says whether counts cover their image.
     """
     if isinstance(segmentation, dict):
         counts, size = segmentation.get("counts"), segmentation.get("size")
@@ -141,8 +138,7 @@ class PackedOutlines:
                                "counts": counts.data, "count_offsets": counts.offsets})
 
     def place(self, sizes: np.ndarray) -> np.ndarray:
-        """Put the objects on images of sizes (A, 2); (A,) bool: which were drawn on another size, or have counts that
-        do not cover it."""
+        """Put the objects on images of sizes (A, 2); (A,) bool: drawn on another size, or counts not covering it."""
         drawn = np.diff(self.object_offsets) == 0
         bad = drawn & (self.sizes != sizes).any(axis=1)
         rows = np.flatnonzero(drawn & ~bad)
@@ -197,8 +193,7 @@ class Masks:
         return x1, (box[1] - ty) / sy, x2, (box[3] - ty) / sy
 
     def crop(self, index: int, box: list[float], side: int) -> Tensor:
-        """Object `index` inside a box of the network's image (x1, y1, x2, y2 with a size), on a side x side grid:
-        bool."""
+        """Object `index` in a box of the network's image (x1, y1, x2, y2 with a size), on a side x side grid: bool."""
         outline = self.outlines[index]
         if outline.polygons:
             origin, extent = np.array(box[:2]), np.array(box[2:]) - np.array(box[:2])
@@ -212,8 +207,7 @@ class Masks:
         return inside.flip(-1) if self.scale[0] < 0 else inside
 
     def seen_box(self, index: int, size: tuple[int, int]) -> list[float] | None:
-        """x1, y1, x2, y2 around the part of the object that lies in the image of size (h, w), to a pixel of the
-        annotation; None: nothing does."""
+        """x1, y1, x2, y2 around what lies in the image of size (h, w), to an annotated pixel; None: nothing does."""
         h, w = size
         x1, y1, x2, y2 = (int(v) for v in np.round(self._annotated([0.0, 0.0, w, h])).clip(min=0))
         seen = decode(self.outlines[index].rle())[y1:y2, x1:x2]
@@ -237,8 +231,7 @@ def decode(rle: dict) -> np.ndarray:
 
 
 def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[int, int, Tensor]:
-    """(first, end, (end - first, cells)): linear interpolation from `cells` cells between low and high to the pixels
-    there."""
+    """(first, end, (end - first, cells)): linear interpolation from `cells` cells in low..high to the pixels there."""
     first = max(0, int(np.floor(low)))
     end = max(first, min(length, int(np.ceil(high))))
     place = (torch.arange(first, end, dtype=torch.float32) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5

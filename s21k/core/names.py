@@ -19,24 +19,21 @@ def loose(name: str) -> str:
 
 
 def spellings(path: str) -> list[str]:
-    """The path as written, then in the forms that another system may have given it: "/" for "\\\\", Unicode forms C and
-    D."""
+    """The path as written, then as another system may have it: "/" for "\\\\", Unicode forms C and D."""
     forms = [path, path.replace("\\", "/")]
     forms += [unicodedata.normalize(form, p) for form in ("NFC", "NFD") for p in forms[:2]]
     return list(dict.fromkeys(forms))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'lr'?)", or nothing where no known name is close. A name that differs in its spelling only comes
-    first."""
+    """ " (did you mean 'lr'?)", or nothing where no known name is close. One of another spelling only comes first."""
     known, wanted = list(known), loose(str(name))
     close = [other for other in known if loose(other) == wanted][:1] or difflib.get_close_matches(str(name), known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def check_no_doubles(names: Iterable[str], what: str) -> str:
-    """The first name that appears twice, in whatever Unicode form, as a line that begins with `what`; "" where there is
-    none."""
+    """The first name that appears twice, in whatever Unicode form, as a line that begins with `what`; "": none."""
     seen: set[str] = set()
     for name in map(canonical, names):
         if name in seen:

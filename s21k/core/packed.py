@@ -8,8 +8,7 @@ BLOCK = 1 << 16                                                          # strin
 
 
 def ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """begins[0], begins[0] + 1, .. (lengths[0] of them), begins[1], ..: positions of many ranges, one after the
-    other."""
+    """begins[0], begins[0] + 1, .. (lengths[0] of them), begins[1], ..: positions of ranges, one after the other."""
     ends = np.cumsum(lengths)
     return np.repeat(begins - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 

@@ -53,8 +53,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def uniform(seeds: list[int], count: int, device: torch.device) -> Tensor:
-    """(len(seeds), count) numbers in [0, 1), float32, the same on every device: number i of a row is a hash of (its
-    seed, i)."""
+    """(len(seeds), count) float32 in [0, 1), the same on every device: number i of a row is a hash of (its seed, i)."""
     golden = -7046029254386353131                                       # 2^64 / golden ratio, as int64
     begins = to_device(_mix(torch.tensor(seeds, dtype=torch.int64)), device)                 # (S,)
     index = torch.arange(1, count + 1, dtype=torch.int64, device=device)

@@ -117,8 +117,7 @@ class Regions:
 
 
 def object_rows(regions: list[Regions], device: torch.device) -> Tensor:
-    """Which rows hold an object when all images' regions stand one after the other. No wait: the host knows the
-    numbers."""
+    """Which rows of all images' regions, one after the other, hold an object. No wait: the host knows the numbers."""
     rows, begin = [], 0
     for r in regions:
         rows += range(begin, begin + r.num_objects)
@@ -174,8 +173,7 @@ class DenseScores(RegionScores):
 
 @dataclass
 class Detections:
-    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K); masks: N compressed RLE of the original image,
-    where there is a mask head."""
+    """boxes (N, 4), scores (N,) best first, labels (N,) in [0, K); with a mask head masks, N RLE of the image."""
     boxes: Tensor
     scores: Tensor
     labels: Tensor
@@ -200,8 +198,7 @@ class Prediction:
     masks: Tensor | None = None
 
     def in_image(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
-        """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one at a
-        time."""
+        """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one by one."""
         divisor = torch.tensor([*scale, *scale], device=self.regions.boxes.device)
         found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
         if self.masks is not None:

@@ -7,8 +7,7 @@ from torch import Tensor
 
 
 def to_device(values: Tensor | Sequence, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor of host values on the device; the copy is queued. `torch.tensor(values, device=...)` would wait for
-    it."""
+    """Host values as a tensor on the device; the copy is queued: `torch.tensor(values, device=...)` would wait."""
     host = torch.as_tensor(values, dtype=dtype)
     if device.type == "cuda" and torch.cuda.is_available():
         host = host.pin_memory()                        # a copy from pageable memory may wait

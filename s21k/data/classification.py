@@ -1,5 +1,4 @@
-"""Images with one category each: a folder per class, a list file of "path<TAB>class" lines, or an index
-(s21k.files.archives)."""
+"""Images of one category each: a folder a class, a list of "path<TAB>class" lines, an index (s21k.files.archives)."""
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,9 +43,8 @@ def _from_list(path: Path) -> tuple[list[str], list[str]]:
 class ClassificationData:
     """N images and their labels, packed: paths in one byte array or an index, labels (N,) int32.
 
-    class_names: the ordered categories, one for each row of g-hat; None: those of this source,
-    sorted (an index says its own; some may have no image). InputError: no images, or a class that is not among
-    class_names.
+    class_names: one for each row of g-hat; None: those of this source, sorted (an index says its own; some may have
+    no image). InputError: no images, or a class that is not among class_names.
     """
 
     def __init__(self, source: str | Path, class_names: list[str] | None = None) -> None:

@@ -53,8 +53,7 @@ class DetectionData:
         self.begins = np.searchsorted(self.table.image_index, np.arange(len(self.image_ids) + 1))
 
     def __getstate__(self) -> dict | tuple:
-        """For a loader process that is not a fork of this one: a saved table is opened and mapped there again, not
-        sent."""
+        """For a loader process that is no fork of this one: a saved table is opened and mapped again, not sent."""
         return self.opened_from if is_table(Path(self.opened_from[0])) else self.__dict__
 
     def __setstate__(self, state: dict | tuple) -> None:

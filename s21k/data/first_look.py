@@ -1,8 +1,6 @@
-"""The first look at data, before a command does anything: what is odd about it is said, and some of its images are
-opened.
+"""The first look at data, before a command does anything: what is odd is said, and some images are opened.
 
-A command also looks at the data of the commands that come after it, so that a wrong folder is not found after weeks of
-stage I.
+A command also looks at the data of later commands, so that a wrong folder is not found after weeks of stage I.
 """
 
 from collections.abc import Callable
@@ -19,8 +17,7 @@ from s21k.files.image_files import SAMPLE, check_images, find_file
 
 
 def first_look(data: ClassificationData | DetectionData, what: str) -> None:
-    """Say what is odd about the data; InputError: none of the images tried can be used. what: its key in the
-    configuration."""
+    """Say what is odd about the data. what: its key in the configuration. InputError: no image tried is good."""
     for line in getattr(data, "notes", []):
         note(line)
     check_images(what, data.sample())
@@ -37,8 +34,7 @@ def check_folder(what: str, annotations: Path, images: Path) -> None:
 def look_ahead(cfg: Config, *parts: str, tell: Callable[[str], None] = note) -> None:
     """A look at data.det or data.eval, which a later command will read. tell: is given what is not there yet.
 
-    InputError: what is there is wrong: none of the images tried can be used, or no category of data.eval is among the
-    evaluated ones.
+    InputError: none of the images tried can be used, or no category of data.eval is among the evaluated ones.
     """
     for part in parts:
         section = getattr(cfg.data, part)

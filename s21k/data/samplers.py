@@ -17,12 +17,10 @@ class Order(Protocol):
 
 
 def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
-    """How often each of N images is to be seen in an epoch, >= 1 (Gupta et al., 2019: repeat-factor sampling) [P90,
-    G23].
+    """How often each of N images comes in an epoch, >= 1: repeat-factor sampling (Gupta et al., 2019) [P90, G23].
 
-    categories (A,) of the boxes, image after image, those of image i at offsets[i]:offsets[i + 1]. A category that a
-    share f of the images shows asks for max(1, sqrt(threshold / f)); an image takes the most that one of its categories
-    asks for.
+    categories (A,) of the boxes, those of image i at offsets[i]:offsets[i + 1]. A category that a share f of the images
+    shows asks for max(1, sqrt(threshold / f)); an image takes the most that one of its categories asks for.
     """
     num_images = len(offsets) - 1
     image = np.repeat(np.arange(num_images), np.diff(offsets))
@@ -37,8 +35,7 @@ def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float
 class EpochShuffle:
     """Endless: every image once an epoch, each epoch in an order of its own.
 
-    factors (N,): image i comes factors[i] times an epoch on average, its fraction being drawn for each epoch anew
-    [G23].
+    factors (N,): image i comes factors[i] times an epoch on average, its fraction drawn anew for each epoch [G23].
     """
 
     def __init__(self, length: int, seed: int, stream: str, factors: np.ndarray | None = None) -> None:

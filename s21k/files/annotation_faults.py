@@ -1,8 +1,6 @@
-"""What is wrong with the boxes of an annotation file: counted by reason, with the first of each; the one place that
-says it.
+"""What is wrong with the boxes of an annotation file: counted by reason, with the first of each. Nothing else says it.
 
-A annotations of a table; boxes are [x, y, w, h] in pixels, and only they say so: a file of fractions or of corners
-looks alike.
+A annotations of a table; boxes are [x, y, w, h] in pixels, which only they say: fractions or corners look alike.
 """
 
 from dataclasses import dataclass, replace
@@ -20,8 +18,7 @@ EXPECTED = "expected boxes [x, y, w, h] in pixels, w and h above 0, of the categ
 
 @dataclass(frozen=True)
 class Boxes:
-    """corners (A, 4) xyxy, cut at the images; usable (A,): no crowd region, and at least a pixel wide and high inside
-    its image."""
+    """corners (A, 4) xyxy, cut at the images; usable (A,): no crowd, at least a pixel wide and high in its image."""
 
     corners: np.ndarray
     usable: np.ndarray
@@ -38,8 +35,7 @@ def cut_boxes(table: AnnotationTable, rows: slice = slice(None)) -> Boxes:
 
 
 def _first(table: AnnotationTable, rows: np.ndarray) -> str:
-    """How many, and the first: "3 ... (first: [5, 5, -2, 9] on a.jpg)". rows (A,) bool, of which at least one is
-    true."""
+    """The first of rows (A,) bool, of which one is true: "(first: [5, 5, -2, 9] on a.jpg)"."""
     row = int(rows.argmax())
     image = int(table.image_index[row])
     name = table.file_names[image] if len(table.file_names) else ""
@@ -61,8 +57,7 @@ def left_out(table: AnnotationTable, boxes: Boxes) -> list[str]:
 
 
 def suspicions(table: AnnotationTable) -> list[str]:
-    """Lines about a file whose boxes are probably not [x, y, w, h] in pixels. Images without a size say nothing of
-    corners."""
+    """Lines about boxes that are probably not [x, y, w, h] in pixels. Images without a size say nothing of corners."""
     if len(table.boxes) > JUDGED:
         table = replace(table, masks=None).take(np.linspace(0, len(table.boxes) - 1, JUDGED).astype(np.int64))
     sizes = np.stack([table.widths, table.heights], axis=1)[table.image_index].astype(np.float64)  # (A, 2)
@@ -89,8 +84,7 @@ def suspicions(table: AnnotationTable) -> list[str]:
 
 
 def check_boxes(table: AnnotationTable, boxes: Boxes) -> list[str]:
-    """Notes about boxes that are to be trained on or looked for by a detector. InputError: the file has annotations,
-    and none is left."""
+    """Notes about boxes to be trained on or looked for. InputError: the file has annotations, and none is left."""
     reasons, doubts = left_out(table, boxes), suspicions(table)
     if table.written and not boxes.usable.any():
         raise InputError(f"{table.path}: none of its {table.written} annotations is left: "
@@ -118,8 +112,7 @@ def check_truth(table: AnnotationTable, with_crowds: bool) -> list[str]:
 
 
 def check_category_names(table: AnnotationTable) -> None:
-    """InputError: two categories of one wnid, or without wnids of one name, in whatever Unicode form: labels are told
-    apart by it."""
+    """InputError: two categories of one wnid, or without wnids one name, in any Unicode form: it tells labels apart."""
     seen: dict[str, int] = {}
     for row, key in enumerate(map(canonical, table.category_keys())):
         if (before := seen.setdefault(key, row)) != row:

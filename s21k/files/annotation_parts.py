@@ -1,5 +1,4 @@
-"""The three lists of a COCO-format JSON as columns: each field's type is checked where it enters, with its place in the
-file."""
+"""The three lists of a COCO-format JSON as columns: types are checked where they enter, with the place in the file."""
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +92,7 @@ class Part:
 
 
 def _file_name(row: dict) -> str | None:
-    """file_name, else the end of LVIS's coco_url: "train2017/000000391895.jpg", for its val images lie in both of
-    COCO's folders."""
+    """file_name, else the end of LVIS's coco_url, "train2017/000000391895.jpg": its val images lie in two folders."""
     name, url = row.get("file_name"), row.get("coco_url")
     if isinstance(name, str) and name:
         return name
@@ -145,8 +143,7 @@ def read_categories(path: Path) -> Part:
 def read_parts(path: Path, masks: bool, files: bool) -> dict[str, Part]:
     """The three lists of the file as columns.
 
-    files: every image must have a file_name and a size; else these are optional: "" and 0 where they are missing.
-    Masks need sizes.
+    files: every image must have a file_name and a size; else "" and 0 where they are missing. Masks need sizes.
     """
     parts = {name: Part(path, name) for name in ("images", "annotations", "categories")}
     for name, rows in read_object(path, tuple(parts)):

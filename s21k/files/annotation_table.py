@@ -22,8 +22,7 @@ class AnnotationTable:
     category_index into the above, boxes (A, 4), areas (A,) (nan where the file has none: E7), crowd (A,) and ignore
     (A,) bool [E6]; masks: A outlines, None when not asked for. LVIS only: negative and not_exhaustive (n, 2), pairs of
     image and category positions that were checked to be absent, or not boxed completely [E30, E31]. written: how many
-    annotations the file has; unlisted: a line for each way in which some of them were dropped, of images or categories
-    that the file does not list [E3].
+    annotations the file has; unlisted: a line for each kind of those that were dropped as not listed [E3].
     """
     path: str
     image_ids: np.ndarray
@@ -66,8 +65,7 @@ class AnnotationTable:
                        negative=moved(self.negative), not_exhaustive=moved(self.not_exhaustive))
 
     def with_categories(self, kept: np.ndarray, wnids: list[str | None] | None = None) -> "AnnotationTable":
-        """The categories of kept (C,) bool, and the annotations of these; all images stay. wnids: C of them, in place
-        of the file's."""
+        """The categories of kept (C,) bool and their annotations; all images stay. wnids: C, in place of the file's."""
         position = np.cumsum(kept) - 1
         table = self.take(np.flatnonzero(kept[self.category_index]))
 

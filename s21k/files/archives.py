@@ -1,8 +1,7 @@
 """Labelled images where they lie: in folders, or in one tar per class that is read in place and never unpacked.
 
 An index is a table of (class, container, place, size of the file, size of the image), made once by
-s21k.prepare.imagenet. Python's own tarfile reads the headers (GNU LongLink and pax names included); images are then
-read by place.
+s21k.prepare.imagenet. Python's tarfile reads the headers (also GNU LongLink, pax); images are read by place.
 """
 import io
 import os
@@ -44,8 +43,7 @@ def leaves_root(name: str) -> bool:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """The regular files of a tar, in order. InputError: no tar, or where it goes wrong or is cut off; what came before
-    is good.
+    """The regular files of a tar, in order. InputError: no tar, damaged or cut off; what came before is good.
 
     Links, devices and folders are passed over; names are as written (leaves_root).
     """

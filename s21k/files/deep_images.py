@@ -1,5 +1,4 @@
-"""Images of more than 8 bits a channel -> 8 bits, scaled by the range that their content has, not by that of their
-file.
+"""Images of more than 8 bits a channel -> 8 bits, scaled by the range of their content, not by that of their file.
 
 Cameras and scanners write 10, 12 or 14 bits into files of 16: taken for 16 bits, such an image is nearly black. The
 file's own word counts where it has one that its content keeps to (PNG's sBIT, TIFF's BitsPerSample and
@@ -19,8 +18,7 @@ TIFF_BITS, TIFF_MAX = 258, 281  # tags
 
 
 def said_depth(image: Image.Image) -> int | None:
-    """The bits of a channel that the file says it has, where that is less than the 16 that are stored. To be asked
-    before the pixels are read."""
+    """The bits of a channel by the file's own word, if less than the 16 stored. Asked before the pixels are read."""
     if image.format == "PNG":
         said = _sbit(image)
     elif image.format == "TIFF":
@@ -32,8 +30,7 @@ def said_depth(image: Image.Image) -> int | None:
 
 
 def _sbit(image: Image.Image) -> int | None:
-    """The largest number in a PNG's sBIT chunk, which comes before the pixels; None where there is none. The file's
-    place is kept."""
+    """The largest number in a PNG's sBIT chunk, which comes before the pixels, or None. The file's place is kept."""
     file, at = image.fp, image.fp.tell()
     try:
         file.seek(8)
@@ -65,8 +62,7 @@ def to_eight_bits(values: np.ndarray, said: int | None) -> np.ndarray:
 
 
 def grey_of_floats(values: np.ndarray) -> np.ndarray:
-    """Real numbers -> uint8: of 0..1 as shares of white, up to 255 as they are, above by their depth. What is no number
-    is black."""
+    """Real numbers -> uint8: 0..1 as shares of white, to 255 as they are, above by their depth; nan: black."""
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     highest = values.max(initial=0)
     if highest <= 1:
@@ -75,11 +71,9 @@ def grey_of_floats(values: np.ndarray) -> np.ndarray:
 
 
 def low_byte_tiles(image: Image.Image) -> list | None:
-    """How to decode the low byte of each channel in place of the high one; None where colours have not 16 bits a
-    channel.
+    """How to decode the low byte of each channel in place of the high one; None: not colours of 16 bits a channel.
 
-    Pillow keeps the high byte of such colours, which of 12 bits is nearly nothing. To be asked before the pixels are
-    read.
+    Pillow keeps the high byte, which of 12 bits is nearly nothing. To be asked before the pixels are read.
     """
     tiles = []
     for tile in getattr(image, "tile", None) or []:

@@ -1,8 +1,7 @@
 """Which files are images, which folders are classes, and where a named image lies: the one place that decides it.
 
-An image is a file whose ending Pillow reads. What an operating system or another program leaves behind (hidden files,
-Thumbs.db, __MACOSX, ..) is passed over, and so is every other file; what is passed over is counted and named. Linked
-folders are followed.
+An image is a file whose ending Pillow reads. What an operating system or a program leaves behind (hidden files,
+Thumbs.db, ..) and every other file is passed over, counted and named. Linked folders are followed.
 """
 
 import functools
@@ -46,8 +45,7 @@ def is_system(name: str) -> bool:
 
 @dataclass
 class PassedOver:
-    """What a search did not take: system files, other files by ending, and whatever else, each with the first of its
-    kind."""
+    """What a search did not take: system files, other files by ending, and so on, each with the first of its kind."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
@@ -64,8 +62,7 @@ class PassedOver:
 
 
 def walk(root: str | Path, passed: PassedOver) -> list[tuple[str, list[str]]]:
-    """(folder, names of its files), sorted, of root and all folders below it but system ones; names of system files are
-    left out.
+    """(folder, names of its files), sorted, of root and all folders below it, without system folders and files.
 
     Links to folders are followed, each real folder once, but none that leads back to a folder above.
     """
@@ -111,8 +108,7 @@ def images_below(root: str | Path, passed: PassedOver) -> list[str]:
 
 
 def class_folders(root: Path) -> tuple[dict[str, list[str]], PassedOver]:
-    """name -> its images, relative to root, of every folder in root that is a class: one that holds an image and is no
-    system folder."""
+    """name -> its images, relative to root, of each folder in root that is a class: no system folder, with an image."""
     classes: dict[str, list[str]] = {}
     passed = PassedOver()
     for entry in sorted(root.iterdir()):

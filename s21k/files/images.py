@@ -99,8 +99,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 def check_image(source: Source, tail: bytes) -> tuple[int, int]:
     """(h, w) as read_image would give it, of a file that looks whole. tail: its last kilobyte or more.
 
-    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: it is no image, or
-    truncated.
+    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: no image, or truncated.
     """
     image = _open(source)
     size = _upright_size(image)
@@ -161,8 +160,7 @@ def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:
 
 def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int] | None = None,
            mirror: bool = False) -> Tensor:
-    """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at another size (h, w): (3, h, w) uint8, bilinear
-    with antialiasing.
+    """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at size (h, w): (3, h, w), bilinear, antialiased.
 
     As Pillow's to a level, and three times as fast. The memory stays row by row of pixels (channels last), which is how
     images are decoded and how `collate` lays them down.

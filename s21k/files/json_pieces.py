@@ -62,8 +62,7 @@ class _Text:
 
 
 def _one_by_one(source: _Text, done: int, part: str, final: bool) -> tuple[list, int]:
-    """The complete entries at the start of the text, and where they end. InputError: it goes wrong, or (final) is cut
-    off."""
+    """The complete entries at the start of the text, and where they end. InputError: damaged, or (final) cut off."""
     decoder, rows, at, text = json.JSONDecoder(), [], 0, source.text
     while text[at:at + 1] != "]":
         try:
@@ -82,8 +81,7 @@ def _one_by_one(source: _Text, done: int, part: str, final: bool) -> tuple[list,
 
 
 def _entries(source: _Text, part: str) -> Iterator[list]:
-    """The entries of the list whose [ comes next, some at a time; at least one piece, perhaps empty. Its ] is read,
-    too."""
+    """The entries of the list whose [ comes next, and its ]: some at a time, at least one piece, perhaps empty."""
     source.take("[", part)
     done = 0
     while True:
@@ -126,8 +124,7 @@ def read_list(path: Path, part: str) -> Iterator[list]:
 
 
 def read_object(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, list]]:
-    """(key, entries) of an object, entries of the keys in `lists` some at a time, in file order; other values are
-    passed over.
+    """(key, entries) of an object in file order, of the keys in `lists`, some at a time; others are passed over.
 
     InputError: not an object, not JSON, one of these keys holds no list, is missing, or appears twice.
     """

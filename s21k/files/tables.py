@@ -1,5 +1,4 @@
-"""A table on disk: a folder of .npy columns and table.json, mapped into memory, so that all processes of a machine
-share it."""
+"""A table on disk: a folder of .npy columns and table.json, mapped into memory that a machine's processes share."""
 import json
 import os
 import shutil

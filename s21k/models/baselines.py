@@ -24,12 +24,10 @@ NUM_PROPOSALS = 128                                 # of a labelled image, the b
 
 
 class SigmoidHead(BoxHead):
-    """f, g and boxes as ours; g-hat's categories are independent: S^_c = sigmoid(g-hat_c - log(C^ - 1)), as Detic
-    trains its classifier.
+    """f, g and boxes as ours; g-hat's categories are independent, as Detic's: S^_c = sigmoid(g-hat_c - log(C^ - 1)).
 
     The constant is the prior of one category in C^, as Detic has one in its bias. Stage I's g-hat is that of a softmax:
-    without the constant this loss would start at ten times ours (24 against 2.5 on 40 classes), with it at less than
-    twice.
+    without it this loss would start at ten times ours (24 against 2.5 on 40 classes), with it at less than twice.
     """
 
     def sigmoid_logits(self, x: Tensor) -> Tensor:
@@ -52,8 +50,7 @@ class SigmoidHead(BoxHead):
 
 
 class SoftmaxLabelHead(BoxHead):
-    """One softmax over C + 1 outcomes, whose foreground probability takes the place of S_fg for g-hat's categories,
-    too.
+    """One softmax over C + 1, whose foreground probability takes the place of S_fg, also for g-hat's categories.
 
     With logits z_1 .. z_C and z_0 of the background it is sigmoid(logsumexp(z_1..C) - z_0) times softmax(z_1..C): the
     same form as Eq. 4, but f is no classifier of its own.
@@ -84,8 +81,7 @@ def chosen_boxes(kind: str, detector: nn.Module, pyramid: list[Tensor], cls: Bat
 def cam_maps(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """images (B, 3, H, W) normalised, a PooledClassifier -> maps (B, C^, H/32, W/32), logits (B, C^).
 
-    A map is the last layer's weights of a class times the features at each place; its mean, plus the bias, is the
-    logit."""
+    A map is a class's last weights times the features at each place; its mean plus the bias is the logit."""
     features = classifier.backbone(images, None)[-1]                                                     # (B, c5, h, w)
     maps = torch.einsum("bchw,kc->bkhw", features, classifier.cls_classifier.weight)
     return maps, maps.mean(dim=(2, 3)) + classifier.cls_classifier.bias

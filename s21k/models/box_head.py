@@ -34,8 +34,7 @@ class BoxHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, d) -> f (R,), g (R, C), deltas (R, 4), in float32 also under autocast: scores and boxes are not
-        rounded."""
+        """x (R, d) -> f (R,), g (R, C), deltas (R, 4), also under autocast in float32: nothing is rounded."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             return self.foreground(x).squeeze(1), self.det_classifier(x), self.box_regressor(x)
@@ -73,8 +72,7 @@ class BoxHead(nn.Module):
 
     def region_scores(self, x: Tensor, boxes: Tensor, size: tuple[int, int], det_index: Tensor, cls_index: Tensor,
                       fusion: str = "geometric", exponent: float = 2 / 3) -> RegionScores:
-        """One image at test time: x (R, d), proposals (R, 4), its valid (h, w) -> boxes (R, 4) and the scores of K
-        categories."""
+        """One image at test time: x (R, d), proposals (R, 4), valid (h, w) -> boxes (R, 4), scores of K categories."""
         fg_logits, det_logits, deltas = self(x)
         decoded = B.clip(B.decode(deltas.float(), boxes, B.REGION_WEIGHTS), size)
         return FusedScores(decoded, fg_logits, det_logits, self.classify(x), det_index, cls_index, fusion, exponent)

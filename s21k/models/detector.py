@@ -1,8 +1,7 @@
 """Stage II: boxes and image labels trained together, and detection with both (Fig. 2b).
 
-One forward pass of the encoder serves the images with boxes and those with one label each; the
-RPN and the box losses see only the first [G12], the whole-image RoI only the second: no multi-instance
-learning, no pseudo boxes [P3].
+One forward pass of the encoder serves both kinds of images; the RPN and the box losses see only those with boxes [G12],
+the whole-image RoI only those with a label: no multi-instance learning, no pseudo boxes [P3].
 """
 import dataclasses
 import operator
@@ -33,8 +32,7 @@ class Detector(nn.Module):
 
     def __init__(self, encoder: RegionEncoder, rpn: RPN, box_head: BoxHead | SoftmaxHead, mask_head: MaskHead | None,
                  regions_per_image: int, chooses: str | None = None) -> None:
-        """chooses: a baseline's region of a labelled image (baselines.chosen_boxes); None: the entire image, the
-        method."""
+        """chooses: a baseline's region of a labelled image (baselines.chosen_boxes); None: all of it, the method."""
         super().__init__()
         self.chooses = chooses
         self.encoder, self.rpn, self.box_head, self.mask_head = encoder, rpn, box_head, mask_head
@@ -71,8 +69,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def region_features(self, batch: Batch) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
-        """Of each image at test time: its pyramid P2..P6, each (1, C, H/s, W/s), proposals (R, 4) and their x (R,
-        d)."""
+        """Of each image at test time: its P2..P6, each (1, C, H/s, W/s), proposals (R, 4) and their x (R, d)."""
         pyramid = self.encoder.pyramid(normalize(batch.images, batch.sizes))         # P2..P6
         proposals, _ = self.rpn(pyramid, batch.sizes)                                # B times (R, 4)
         for i, boxes in enumerate(proposals):
@@ -98,8 +95,7 @@ class Detector(nn.Module):
 
     def inherit(self, state: dict[str, Tensor], only: str = "all",
                 load_image_classifier: bool = True) -> tuple[list[str], list[str]]:
-        """Take over the parts of a checkpoint's model state that this detector shares with it, each strictly [P1, P5;
-        INHERITED].
+        """Take over the parts of a checkpoint's state that this detector has, each strictly [P1, P5; INHERITED].
 
         only: "backbone" takes no more than that. Returns the names of the parts taken, and of those that stay random;
         InputError when none is there, or when one does not fit.

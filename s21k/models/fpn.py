@@ -15,8 +15,7 @@ class FPN(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def copy_output(self, level: int) -> None:
-        """Every output convolution becomes that of P<level>: of stage I's whole-image RoI only one has learned
-        [G15]."""
+        """Every output convolution becomes that of P<level>: stage I's whole-image RoI trains only one [G15]."""
         for conv in self.output:
             conv.load_state_dict(self.output[level - 2].state_dict())
 

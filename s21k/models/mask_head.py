@@ -1,5 +1,4 @@
-"""The mask head of Mask R-CNN (He et al., 2017), class-agnostic: novel categories have no masks to learn from [P39,
-G2].
+"""Mask R-CNN's mask head (He et al., 2017), class-agnostic: novel categories have no masks to learn from [P39, G2].
 
 R positive regions    N detections    m = 28, the side of a predicted mask
 """
@@ -38,8 +37,7 @@ class MaskHead(nn.Module):
         return self.predictor(x).squeeze(1)                              # (R, 28, 28)
 
     def losses(self, pyramid: list[Tensor], regions: list[Regions], targets: list[Target]) -> dict[str, Tensor]:
-        """{"mask"}: binary cross-entropy, the mean over the cells of all regions that hold an object (of all
-        processes)."""
+        """{"mask"}: binary cross-entropy, the mean over the cells of all processes' regions that hold an object."""
         boxes = [r.boxes[:r.num_objects] for r in regions]
         logits = self(pyramid, boxes)                                    # (R, m, m)
         side = logits.shape[-1]

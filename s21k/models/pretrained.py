@@ -18,8 +18,7 @@ EMPTY_ROWS = {9205: "n03931044", 15027: "n09859684"}
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load took: names of ours filled, ours missing, theirs not used; share of the backbone's parameters
-    filled."""
+    """What a load took: names filled, ours missing, theirs not used; share of the backbone's parameters filled."""
     source: str
     taken: list[str]
     missing: list[str]
@@ -77,8 +76,7 @@ MAY_BE_MISSING = re.compile(r"^norm[012]\.")
 
 
 def find_tensors(content: dict) -> dict[str, Tensor]:
-    """The tensors by name in a file's content: its own, or those of its one entry that holds some. InputError: none, or
-    several entries do."""
+    """The tensors by name in a file's content, or in its one entry that has some. InputError: none, or several."""
     def tensors(part: object) -> dict[str, Tensor]:
         return ({name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
                 if isinstance(part, dict) else {})
@@ -98,8 +96,7 @@ def find_tensors(content: dict) -> dict[str, Tensor]:
 
 
 def find_source(state: dict[str, Tensor]) -> tuple[str, Callable[[str], str], str]:
-    """(what the weights are, their names -> ours, the prefix below which they all lie: "" or "module.", ..).
-    InputError: of no known source."""
+    """(what the weights are, their names -> ours, their prefix: "", "module.", ..). InputError: no known source."""
     for kind, mark, rename in SOURCES:
         prefixes = sorted(name.removesuffix(mark) for name in state if name.endswith(mark))
         prefixes = [prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")]
@@ -113,8 +110,7 @@ def find_source(state: dict[str, Tensor]) -> tuple[str, Callable[[str], str], st
 
 
 def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
-    """Fill the backbone from the content of a public file ({"model": ..}, {"state_dict": ..}, or the tensors
-    themselves).
+    """Fill the backbone from a public file's content ({"model": ..}, {"state_dict": ..}, or the tensors themselves).
 
     A common prefix of the names is taken off. InputError: of no known source, a parameter missing, or of another shape.
     """

@@ -15,11 +15,9 @@ REGIONS = 32                            # of one image at a time: the product in
 
 
 def bin_weights(low: Tensor, high: Tensor, out: int, length: int) -> Tensor:
-    """One direction: regions from low (R,) to high (R,), in cells -> (R, out, length), the share of each cell in each
-    bin.
+    """One direction: regions from low (R,) to high (R,), in cells -> (R, out, length), each cell's share in each bin.
 
-    A bin has ceil(its size) samples, one at least where it has a size. A sample further than one cell outside counts as
-    0.
+    A bin has ceil(its size) samples, at least one where it has a size. One further than a cell outside counts as 0.
     """
     size = (high - low) / out                                                            # (R,) of a bin
     samples = size.ceil().clamp(min=0)                                                   # (R,) in a bin

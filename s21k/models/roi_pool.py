@@ -26,8 +26,7 @@ def roi_levels(boxes: Tensor) -> Tensor:
 
 
 def level_shares(sides: Tensor) -> str:
-    """Where Eq. 1 sends square boxes of these sides (n,): "P4 21 %, P5 79 %". At small sizes it is not the paper's P4
-    and P5."""
+    """Where Eq. 1 sends square boxes of these sides (n,): "P4 21 %, P5 79 %". Small ones miss the paper's P4 and P5."""
     zero = torch.zeros_like(sides)
     levels = roi_levels(torch.stack([zero, zero, sides, sides], dim=1))
     return ", ".join(f"P{level} {100 * float((levels == level).float().mean()):.0f} %"
@@ -38,8 +37,7 @@ def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7, level
     """pyramid P2.., boxes B times (Ri, 4) -> (R, C, out, out), image after image.
 
     levels (R,) in 2..5 overrides Eq. 1; on the CPU where they are known there: then nothing waits for the device.
-    aligned=True and as many samples as the bin has pixels (sampling_ratio=0): torchvision's own pooler has neither by
-    default [G14].
+    aligned=True and samples by the bin's size (sampling_ratio=0): torchvision's pooler has neither by default [G14].
     """
     flat = torch.cat(boxes)
     image = torch.cat([torch.full_like(b[:, :1], number) for number, b in enumerate(boxes)])

@@ -18,8 +18,7 @@ LOW, HIGH = 0.3, 0.7                    # [G11]
 
 
 class RPN(nn.Module):
-    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: rescue_above of `match`
-    [G11]."""
+    """pre_nms, post_nms: (training, test); batch: sampled anchors an image; rescue_iou: of `match` [G11]."""
 
     def __init__(self, channels: int, anchor_scale: float = 8.0, batch: int = 256,
                  pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (1000, 1000),
@@ -79,8 +78,7 @@ class RPN(nn.Module):
 
     def propose(self, anchors: list[Tensor], logits: list[Tensor], deltas: list[Tensor],
                 sizes: list[tuple[int, int]]) -> list[Tensor]:
-        """The best anchors of each level, moved by their deltas, clipped, NMS within a level, the best of all
-        levels."""
+        """The best anchors of each level, moved by their deltas, clipped, NMS within a level, the best of all."""
         pre_nms, post_nms = (setting[0 if self.training else 1] for setting in (self.pre_nms, self.post_nms))
         boxes, scores, levels = [], [], []
         for level, (level_anchors, level_logits, level_deltas) in enumerate(zip(anchors, logits, deltas)):

@@ -6,8 +6,7 @@
 
 DIR has one folder or one tar for each synset (n01440764/ or n01440764.tar). Nothing is unpacked. --wnids: the classes
 in the order of g-hat's rows, a file of one wnid a line, or imagenet21k for the 21,841; without it, those found. Only
-headers and ends of files are read. Started again after an interruption, it continues; a synset whose folder or tar has
-changed is read anew.
+headers and ends of files are read. Started again, it continues; a synset that has changed is read anew.
 
 Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out and why), <out>.report.tsv (images of
 each synset) and <out>.parts/ (what a later run need not read again).
@@ -62,8 +61,7 @@ def read_wnids(source: str | None, found: list[str]) -> list[str]:
 
 
 def find_containers(root: Path) -> tuple[dict[str, str], list[str]]:
-    """wnid -> its folder or tar below root, of both the tar; and compressed tars, which are not read. InputError: no
-    such folder, or none in it."""
+    """wnid -> its folder or tar below root (of both the tar); and compressed tars, not read. InputError: none."""
     if root.is_file():
         raise InputError(f"{root}: a file, expected a folder with a folder or a tar for each synset; of the outer tar: "
                          "tar -xf FILE -C FOLDER gives one tar a synset, which is read as it is")
@@ -177,8 +175,7 @@ def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
 
 def build_index(root: Path, out: Path, wnids: list[str], containers: dict[str, str],
                 processes: int) -> tuple[ImageIndex, list[tuple[str, str, str]]]:
-    """The index of the wnids' images, and (wnid, name, reason) of what was left out. Parts are kept below
-    <out>.parts."""
+    """The index of the wnids' images, and (wnid, name, reason) of what was left out. Parts stay in <out>.parts."""
     parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     jobs = [(wnid, containers[wnid]) for wnid in wnids if wnid in containers]

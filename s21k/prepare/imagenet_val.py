@@ -6,9 +6,8 @@
 
 --index: that of the training images, whose classes are the rows of g-hat. --images: the folder of
 ILSVRC2012_val_*.JPEG, flat or sorted into class folders. --boxes: the XML files, anywhere below it; one names each
-object's wnid, and may have several. --truth: the development kit's list, a line for each image in order, of class
-numbers or wnids: it must agree with the XML. Box corners are pixels that belong to the object, so a width is x2 - x1 +
-1.
+object's wnid, and may have several. --truth: the development kit's list, a line an image in order, of class numbers or
+wnids: it must agree with the XML. Box corners are pixels that belong to the object: a width is x2 - x1 + 1.
 
 Writes val.tsv (image and wnid, for stage I's accuracy), val_boxes.json (COCO's format), categories.json (g-hat only:
 the label sets of boxes and of labels are not joined, P41), and val.faults.tsv (what was left out, and why).
@@ -33,8 +32,7 @@ MAX_XML = 1 << 20                                   # bytes; a real one has abou
 
 
 def read_xml(path: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]]:
-    """The (h, w) that the boxes were drawn on, and (wnid, [x1, y1, x2, y2]) of each object. InputError: not XML of this
-    form."""
+    """The (h, w) boxes were drawn on, and (wnid, [x1, y1, x2, y2]) of each object. InputError: of another form."""
     if path.stat().st_size > MAX_XML:
         raise InputError(f"{path}: {path.stat().st_size} bytes, expected a small XML file")
     try:
@@ -61,8 +59,7 @@ def inside(corners: list[float], size: tuple[int, int]) -> list[float] | None:
 
 
 def check_truth(path: Path, image_names: list[str], wnids: list[str]) -> None:
-    """The kit's list says of each image, in order, what the XML says. InputError names the first image where it does
-    not."""
+    """The kit's list says of each image, in order, what the XML says. InputError: the first where it does not."""
     try:
         # "n01751748", "490" or "name n01751748"
         lines = [line.split()[-1] for line in path.read_text().splitlines() if line.strip()]

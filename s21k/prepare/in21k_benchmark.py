@@ -50,8 +50,7 @@ def split(index: ImageIndex, seed: int) -> np.ndarray:
 
 
 def copy_images(index: ImageIndex, rows: np.ndarray, out: Path) -> list[str]:
-    """val/<wnid>/<file> of each: the file as it is, or as a JPEG where it is not one that every reader takes. Names
-    below val/."""
+    """val/<wnid>/<file> of each: the file, or a JPEG of it where not every reader takes it. Names below val/."""
     names = []
     for i in tqdm(rows.tolist(), desc="images", mininterval=5.0):
         wnid, source = index.class_names[index.label[i]], index.open(i)

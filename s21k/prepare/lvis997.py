@@ -29,8 +29,7 @@ FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 def match(table: AnnotationTable, wordnet: WordNet) -> list[str | None]:
-    """The wnid of each category that is among the 21,841, None of the others. InputError: a category without synset or
-    frequency, or one wnid twice."""
+    """Each category's wnid, None if not of the 21,841. InputError: no synset or frequency, or one wnid twice."""
     classes = set(imagenet21k_wnids())
     wnids: list[str | None] = []
     for name, synset, frequency in zip(table.category_names, table.synsets, table.frequencies):

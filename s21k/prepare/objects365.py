@@ -73,8 +73,7 @@ def mend(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, list[tu
 
 
 def second_copies(columns: list[np.ndarray]) -> np.ndarray:
-    """(A,) bool: rows that are equal, in all columns, to an earlier one. By a 64-bit hash of each row, whose equals are
-    compared."""
+    """(A,) bool: rows equal, in all columns, to an earlier one. Rows of one 64-bit hash are compared."""
     key = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
         key ^= np.ascontiguousarray(column + 0.0, dtype=np.float64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15) + (
@@ -124,8 +123,7 @@ def overlap(names: list[str], wordnet: WordNet,
 
 
 def read_review(path: Path, names: list[str]) -> dict[str, str | None]:
-    """name -> wnid or None of the rows whose decision is reviewed. InputError: an unknown decision, name or class, or
-    one class twice."""
+    """name -> wnid or None of the reviewed rows. InputError: unknown decision, name or class, or one class twice."""
     classes, reviewed = set(imagenet21k_wnids()), {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -4,10 +4,9 @@
         [--val-boxes val.json --val-images val/] --out my_data.yaml
 
 photos/ has one folder for each class. boxes.json is COCO-format, for some or all of the classes; a category of it and
-a folder of the same name (in whatever Unicode form) are the same category. Names that differ in case, "_" or spaces
-only are refused: one class would become two. Some images of each set are opened. Writes my_data.yaml and
-my_data.categories.json: then `python train_stage1.py r50 my_data.yaml`, and so on. A class with boxes is in the group
-"base", one without in "novel".
+a folder of the same name (in whatever Unicode form) are one. Names that differ in case, "_" or spaces only are refused:
+one class would become two. Some images of each set are opened. Writes my_data.yaml and my_data.categories.json: then
+`python train_stage1.py r50 my_data.yaml`, and so on. Classes with boxes are the group "base", others "novel".
 """
 
 import argparse
@@ -28,8 +27,7 @@ from s21k.files.image_files import check_images, class_folders, find_file, sampl
 
 
 def make_categories(folders: list[str], boxed: list[str]) -> CategoryMap:
-    """All folders, then the categories that only have boxes; rows of g by the JSON's ids, of g-hat by the folders'
-    order."""
+    """All folders, then the categories with boxes only; rows of g by the JSON's ids, of g-hat by the folders' order."""
     det_row, cls_row = ({canonical(name): row for row, name in enumerate(names)} for names in (boxed, folders))
     names = [*folders, *(name for name in boxed if canonical(name) not in cls_row)]
     keys = [canonical(name) for name in names]
@@ -39,8 +37,7 @@ def make_categories(folders: list[str], boxed: list[str]) -> CategoryMap:
 
 
 def check_spelling(folders: list[str], boxed: list[str], boxes: Path) -> None:
-    """InputError: a folder and a category of the boxes, neither of which has its like, differ in case, "_", "-" or
-    spaces only."""
+    """InputError: a folder and a category, neither with its like, differ in case, "_", "-" or spaces only."""
     known, there = ({canonical(name) for name in names} for names in (boxed, folders))
     categories = {loose(name): name for name in boxed if canonical(name) not in there}
     pairs = [(name, categories[loose(name)]) for name in folders
@@ -53,8 +50,7 @@ def check_spelling(folders: list[str], boxed: list[str], boxes: Path) -> None:
 
 
 def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
-    """A boxes file, looked at: InputError: no box is left, two categories of one name, or none of the images tried can
-    be used."""
+    """A boxes file, looked at. InputError: no box is left, two categories of one name, or no image tried is good."""
     table = load_annotations(path)
     check_category_names(table)
     if not len(table.image_ids) or not len(table.category_ids):

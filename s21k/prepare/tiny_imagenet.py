@@ -66,8 +66,7 @@ def _coco(images: list[tuple[str, tuple[int, int], str, list[float]]], wnids: li
 
 
 def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str, int]:
-    """Unpack the images and write the five files; num_classes: of so many classes, evenly chosen. Returns counts by
-    name."""
+    """Unpack the images and write the five files; counts by name. num_classes: of so many classes, evenly chosen."""
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:

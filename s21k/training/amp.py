@@ -1,5 +1,4 @@
-"""Mixed precision [P62, G21]: what `amp: auto` becomes on a device. Losses, softmax and box decoding stay in
-float32."""
+"""Mixed precision [P62, G21]: what `amp: auto` becomes on a device. Losses, softmax and boxes stay in float32."""
 import dataclasses
 import os
 from pathlib import Path
@@ -19,8 +18,7 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether torch would use bf16 instructions here: without them each bf16 convolution is emulated, ten times slower
-    than float32.
+    """Whether torch would use bf16 instructions here: emulated, a bf16 convolution takes ten times as long as float32.
 
     x86 only; the two variables are those by which torch and oneDNN can be held back.
     """
@@ -58,8 +56,7 @@ def resolve_amp(cfg: Config, world: World, checkpoint: Path | None = None) -> Co
 
 
 def note_precision(cfg: Config, made_with: dict, source: Path) -> None:
-    """A line where a checkpoint, whose configuration is made_with, was trained in another precision than this command
-    runs in."""
+    """A line where a checkpoint (its configuration: made_with) was trained in another precision than this command's."""
     before = made_with.get("amp")
     if before in DTYPES and before != cfg.amp:
         print0(f"{source} was trained with amp={before}, here it is amp={cfg.amp}")

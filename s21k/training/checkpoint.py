@@ -82,8 +82,7 @@ def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
 
 def saved_config(path: Path) -> dict[str, Any]:
-    """The configuration that a checkpoint of this project was made with; its tensors are not read. {} where there is
-    none."""
+    """The configuration that a checkpoint of this project was made with, or {}; its tensors are not read."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:                                                    # damaged: whoever reads it whole says so

@@ -40,8 +40,7 @@ class Log:
             self.sums[key] = self.sums.get(key, 0.0) + number
 
     def step_done(self, step: int, lr: float, skipped: int) -> None:
-        """Every `every` steps, and at the last, print and write the means since the last time. skipped: steps that
-        fp16's scaler left out."""
+        """Every `every` steps, and at the last, show and write the means. skipped: steps left out by fp16's scaler."""
         self.bar.update(1)
         self.steps += 1
         if (step + 1) % self.every == 0 or step + 1 == self.total:

@@ -57,8 +57,7 @@ def no_sync_except_last(model: nn.Module, last: bool) -> contextlib.AbstractCont
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What a run's data is: the categories of each classifier's rows, and a fingerprint of each stream (images and
-    their order)."""
+    """What a run's data is: the categories of each classifier's rows, a fingerprint of each stream (with its order)."""
     categories: dict[str, list[str]]
     data: dict[str, str]
 
@@ -92,8 +91,7 @@ OTHER_STAGE = {"stage1": STAGE2_ONLY, "stage2": ("stage1.",)}
 
 @dataclasses.dataclass
 class Run:
-    """One stage's training: its configuration, its data, its checkpoint, and, once the script has made them, what is
-    trained.
+    """One stage's training: configuration, data, checkpoint, and, once the script has made them, what is trained.
 
     found: the checkpoint it continues from, or None.
     """
@@ -177,8 +175,7 @@ class Run:
 
 
 def open_run(cfg: Config, world: World, stage: str, identity: Identity) -> Run:
-    """Make the output folder, and look what is in it. InputError: the processes were given different words or data, or
-    the folder cannot be written."""
+    """Make the output folder, look what is in it. InputError: other words or data on a rank, or no right to write."""
     check_ranks_agree(cfg, identity)
     folder = Path(cfg.output_dir)
 

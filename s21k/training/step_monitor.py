@@ -23,8 +23,7 @@ SAME_SIGNAL = 5.0                                   # seconds in which a signal 
 
 
 def too_many_faults(faults: int, seen: int, max_faults: float) -> bool:
-    """Whether so many unreadable images of those seen end a run: more than the share max_faults, and more than a
-    few."""
+    """Whether so many unreadable images of those seen end a run: more than the share max_faults and a few."""
     return faults > ALWAYS_TOLERATED + max_faults * seen
 
 
@@ -55,8 +54,7 @@ class StepMonitor:
 
     @staticmethod
     def _count_signals(heard: int) -> None:
-        """End the process at the second SIGTERM or Ctrl-C. torchrun passes on a signal that its processes may have got
-        as well."""
+        """End the process at the second SIGTERM or Ctrl-C. One signal may come twice: torchrun passes its own on."""
         first = None
         while number := os.read(heard, 1):
             now = time.monotonic()
@@ -82,8 +80,7 @@ class StepMonitor:
         self._asked = True
 
     def gradient(self, norm: Tensor, scaler: torch.amp.GradScaler) -> None:
-        """The norm of a step's gradient, looked at with the next step's losses. With a scaler an infinite one is a
-        skipped step."""
+        """The norm of a step's gradient, looked at with the next losses. Infinite with a scaler: a skipped step."""
         self._norm, self._tolerates_infinity = norm.detach(), scaler.is_enabled()
 
     def check(self, losses: dict[str, Tensor], batches: list[Batch | None], step: int) -> dict[str, float]:
