@@ -12,7 +12,7 @@ from PIL import Image
 from s21k.core.categories import CategoryMap
 from s21k.core.config import Config
 from s21k.core.distributed import start_distributed
-from s21k.core.errors import InputError, nearest, note
+from s21k.core.errors import InputError, nearest, note, refused
 from s21k.core.structures import Batch, Sample, Target
 from s21k.core.words import known_words
 from s21k.data.augment_stage2 import ResizeShortestEdge
@@ -118,7 +118,5 @@ def photo_batch(opened: Opened, image: Image.Image, number: int = 0) -> Batch:
 
 def make_folder(out: Path) -> None:
     """The folder of --out. InputError: it cannot be made."""
-    try:
+    with refused(f"--out {out}: cannot be written"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error})") from None

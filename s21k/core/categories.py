@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s21k.core.errors import InputError, note
+from s21k.core.errors import InputError, note, refused
 from s21k.core.names import canonical, check_no_doubles, loose, nearest
 
 
@@ -86,10 +86,8 @@ class CategoryMap:
         form) twice.
         """
         path = Path(path)
-        try:
+        with refused(f"categories {path}: cannot be read", ValueError):
             entries = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"categories {path}: cannot be read ({error})") from None
         if not isinstance(entries, list) or not entries:
             raise InputError(f"categories {path}: expected a non-empty list of entries")
         rows: dict[str, list[int]] = {"det": [], "cls": []}

@@ -3,19 +3,20 @@
 Whatever enters from outside (words, YAML, JSON, image lists, checkpoints) is checked where it
 enters; what is wrong is said in one line: what, where, what was expected.
 """
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from s21k.core.names import nearest
 
-__all__ = ["InputError", "TrainingFault", "end_at_once", "nearest", "note", "run_command", "unlisted"]
+__all__ = ["InputError", "TrainingFault", "end_at_once", "nearest", "note", "refused", "run_command", "unlisted"]
 
 
 class InputError(ValueError):
@@ -24,6 +25,17 @@ class InputError(ValueError):
 
 class TrainingFault(RuntimeError):
     """Training cannot go on (a loss that is not finite). Commands print it as one line and exit with 3."""
+
+
+@contextlib.contextmanager
+def refused(what: str, *others: type[Exception], expected: str = "") -> Iterator[None]:
+    """Where a file cannot be read or written inside, or one of the others is raised: "<what> (<why>)<expected>"."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, UnicodeError, *others) as error:
+        raise InputError(f"{what} ({error}){expected}") from None
 
 
 _said: set[str] = set()

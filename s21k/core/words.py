@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from s21k.core.errors import InputError, nearest
+from s21k.core.errors import InputError, nearest, refused
 from s21k.core.trees import leaves, merge
 
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
@@ -46,10 +46,8 @@ def word_to_tree(word: str) -> dict[str, Any]:
     if path is None:
         raise InputError(f"{word!r} is neither a word ({', '.join(known_words())}), nor a YAML file, nor key=value"
                          + nearest(word, known_words()))
-    try:
+    with refused(f"{path}: not a YAML file", yaml.YAMLError):
         tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected keys and values, found {tree!r:.60}")
     return tree

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from s21k.core.errors import InputError
+from s21k.core.errors import InputError, refused
 from s21k.core.names import canonical, check_no_doubles, nearest
 from s21k.core.packed import PackedStrings, fingerprint
 from s21k.files.archives import ImageIndex, leaves_root
@@ -85,10 +85,8 @@ class ClassificationData:
 
     def _read_names(self, source: Path) -> tuple[list[str], np.ndarray]:
         """The classes, sorted, and each image's; its path goes into self.paths."""
-        try:
+        with refused(f"classification data {source}: cannot be read"):
             paths, classes = _from_folder(source) if source.is_dir() else _from_list(source)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"classification data {source}: cannot be read ({error})") from None
         self.root = source if source.is_dir() else source.parent
         self.paths = PackedStrings(paths)
         names = sorted(set(classes))

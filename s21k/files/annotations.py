@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s21k.core.errors import InputError, unlisted
+from s21k.core.errors import InputError, refused, unlisted
 from s21k.core.masks import PackedOutlines
 from s21k.core.packed import Packed, PackedStrings
 from s21k.files.annotation_parts import Part, read_categories, read_first_images, read_parts
@@ -61,10 +61,8 @@ def load_annotations(path: str | Path, masks: bool = False, files: bool = True) 
     path = Path(path)
     if is_table(path):
         return load_saved(path, masks)
-    try:
+    with refused(f"{path}: cannot be read as JSON"):
         parts = read_parts(path, masks, files)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     images, annotations, categories = parts["images"], parts["annotations"], parts["categories"]
     image_ids, category_ids = images.array("id"), categories.array("id")
     by_image, by_category = sort_by_id(images, image_ids), sort_by_id(categories, category_ids)
@@ -114,10 +112,8 @@ def first_images(path: Path, count: int) -> list[tuple[str, tuple[int, int]]]:
         table = load_saved(path, masks=False)
         return [(table.file_names[i], (int(table.heights[i]), int(table.widths[i])))
                 for i in range(min(count, len(table.image_ids)))]
-    try:
+    with refused(f"{path}: cannot be read as JSON"):
         images = read_first_images(path, count)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     names = Packed.join(images.columns.pop("file_name", []))
     sizes = np.stack([images.array("height"), images.array("width")], axis=1).tolist()
     return [(names[i].decode(errors="surrogateescape"), tuple(sizes[i])) for i in range(min(count, len(names)))]
@@ -128,8 +124,6 @@ def category_names(path: Path) -> tuple[list[str], list[str | None]]:
     if is_table(path):
         table = load_saved(path, masks=False)
         return table.category_names, table.category_wnids
-    try:
+    with refused(f"{path}: cannot be read as JSON"):
         part = read_categories(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     return part.columns.get("name", []), part.columns.get("wnid", [])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s21k.core.errors import InputError
+from s21k.core.errors import InputError, refused
 from s21k.core.packed import Packed, PackedStrings
 from s21k.files.images import NamedBytes, Source
 from s21k.files.tables import ColumnSpec, check_columns, load_table, save_table
@@ -47,13 +47,12 @@ def members(path: Path) -> Iterator[Member]:
 
     Links, devices and folders are passed over; names are as written (leaves_root).
     """
-    try:
+    with refused(f"{path}: not a readable tar", tarfile.TarError, ValueError, EOFError):
         whole = path.stat().st_size
         with open(path, "rb") as file:
-            if (
-                kind := next((kind for mark, kind in COMPRESSED.items() if file.peek(8).startswith(mark)), None)
-            ) is not None:
-                raise InputError(f"{path}: {kind}, not a plain tar: it cannot be read in place, expected it unpacked")
+            start = file.read(8)
+        if kind := next((kind for mark, kind in COMPRESSED.items() if start.startswith(mark)), None):
+            raise InputError(f"{path}: {kind}, not a plain tar: it cannot be read in place, expected it unpacked")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if member.size < 0 or member.offset_data + member.size > whole:
@@ -65,18 +64,14 @@ def members(path: Path) -> Iterator[Member]:
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(BLOCK) != bytes(BLOCK):
                 raise InputError(f"{path}: cut off or damaged at byte {tar.offset}: what may follow cannot be read")
-    except (OSError, tarfile.TarError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a readable tar ({error})") from None
 
 
 class Region(io.RawIOBase):
     """The bytes [offset, offset + size) of a file as a file of their own; only what is asked for is read."""
 
     def __init__(self, path: Path, offset: int, size: int, name: str) -> None:
-        self.file, self.offset, self.size, self.at, self.shown = os.open(path,
-                                                                         os.O_RDONLY), offset, size, 0, f"{path}:{name}"
+        self.file, self.shown = os.open(path, os.O_RDONLY), f"{path}:{name}"
+        self.offset, self.size, self.at = offset, size, 0
 
     def readable(self) -> bool:
         return True
@@ -131,11 +126,9 @@ class ImageIndex:
             raise InputError(f"{container}: {name!r} leads out of it")
         if self.offset[i] < 0:
             return container / name
-        try:
-            with open(container, "rb", buffering=0) as file:
-                content = os.pread(file.fileno(), int(self.size[i]), int(self.offset[i]))
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            raise InputError(f"{container}: cannot be read ({error})") from None
+        # ValueError: a name that no file can have
+        with refused(f"{container}: cannot be read", ValueError), open(container, "rb", buffering=0) as file:
+            content = os.pread(file.fileno(), int(self.size[i]), int(self.offset[i]))
         return NamedBytes(content, f"{container}:{name}")
 
     def take(self, rows: np.ndarray) -> "ImageIndex":

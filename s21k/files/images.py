@@ -3,6 +3,7 @@
 Handled: EXIF rotation, CMYK, palettes and transparency (on grey), 10 to 16 bits a channel, one-bit, a gzip file in a
 image's place. Refused in one line: what is no image, truncated files, and sizes that are absurd.
 """
+import contextlib
 import io
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from s21k.core.errors import InputError
+from s21k.core.errors import InputError, refused
 from s21k.core.transfer import constant
 from s21k.files import deep_images as deep
 
@@ -39,22 +40,19 @@ class NamedBytes(io.BytesIO):
 
 def _gunzipped(source: Source) -> NamedBytes | None:
     """The image inside where the file is a gzip file, as some of ImageNet-21K's are; None where it is none."""
-    if isinstance(source, (str, Path)):
-        with open(source, "rb") as file:
-            content = file.read(MAX_BYTES) if file.read(2) == b"\x1f\x8b" else b""
-            content = b"\x1f\x8b" + content if content else b""
-    else:
-        source.seek(0)
-        content = source.read(MAX_BYTES)
-    if content[:2] != b"\x1f\x8b":
-        return None
+    with open(source, "rb") if isinstance(source, (str, Path)) else contextlib.nullcontext(source) as file:
+        file.seek(0)
+        start = file.read(2)
+        if start != b"\x1f\x8b":
+            return None
+        content = start + file.read(MAX_BYTES)
     inside = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(content, MAX_BYTES)       # never more than this
     return NamedBytes(inside, str(source))
 
 
 def _open(source: Source) -> Image.Image:
     """The header only. InputError where it is no image or too large."""
-    try:
+    with refused(f"{source}: not a readable image", Exception):     # Pillow raises whatever damaged bytes lead it to
         try:
             image = Image.open(source)
         except UnidentifiedImageError:
@@ -62,10 +60,6 @@ def _open(source: Source) -> Image.Image:
             if inside is None:
                 raise InputError(f"{source}: not a readable image (of no known format)") from None
             image = Image.open(inside)
-    except InputError:
-        raise
-    except Exception as error:                      # Pillow's readers raise whatever damaged bytes lead them to
-        raise InputError(f"{source}: not a readable image ({error})") from None
     if image.width * image.height > MAX_PIXELS or min(image.size) < 1:
         raise InputError(f"{source}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS} in all")
     return image
@@ -118,18 +112,16 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
     decoded at 1/2, 1/4 or 1/8 of its size where that is enough, which is several times cheaper.
     """
     image = _open(source)
-    try:                                            # before the orientation, for which Pillow reads a PNG to its end
+    with refused(f"{source}: cannot be decoded", Exception):    # before the orientation: for it Pillow reads all a PNG
         low = deep.low_byte_tiles(image)
         said = deep.said_depth(image) if low or image.mode.startswith("I") else None
-    except Exception as error:                      # as above
-        raise InputError(f"{source}: cannot be decoded ({error})") from None
     rotated = _orientation(image)
     upright = (image.width, image.height) if rotated >= 5 else (image.height, image.width)
     if expected is not None and upright != expected:
         if (image.height, image.width) != expected:
             raise InputError(f"{source}: {image.height} x {image.width} pixels (h, w), its annotation says {expected}")
         rotated = 1
-    try:
+    with refused(f"{source}: cannot be decoded", Exception):
         if at_least is not None:
             factor = max(1.0, min(image.size) / max(at_least, 1))
             image.draft("RGB", (int(image.width / factor), int(image.height / factor)))
@@ -140,8 +132,6 @@ def read_image(source: Source, at_least: int | None = None, expected: tuple[int,
         else:
             image = turn(image)
         return _to_rgb(image, said)
-    except Exception as error:                      # as above
-        raise InputError(f"{source}: cannot be decoded ({error})") from None
 
 
 def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from s21k.core.errors import InputError
+from s21k.core.errors import InputError, refused
 
 ABOUT = "table.json"
 
@@ -23,7 +23,7 @@ def save_table(folder: Path, kind: str, columns: dict[str, np.ndarray], about: d
     if folder.exists() and not is_table(folder):
         raise InputError(f"{folder}: exists and is no table, expected another name or an older table")
     beside = folder.with_name(folder.name + ".writing")
-    try:
+    with refused(f"{folder}: cannot be written"):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         for name, column in columns.items():
@@ -32,13 +32,11 @@ def save_table(folder: Path, kind: str, columns: dict[str, np.ndarray], about: d
         (beside / ABOUT).write_text(json.dumps({"kind": kind, "columns": shapes, "about": about}))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(beside, folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error})") from None
 
 
 def load_table(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The columns, mapped, and what is said about them. InputError: not a table of that kind, or damaged."""
-    try:
+    with refused(f"{folder}: not a readable table", Exception):   # numpy raises whatever damaged bytes lead it to
         content = json.loads((folder / ABOUT).read_text())
         if content["kind"] != kind:
             raise InputError(f"{folder}: a table of {content['kind']!r:.40}, expected one of {kind!r}")
@@ -50,10 +48,6 @@ def load_table(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
                 raise InputError(f"{path}: {columns[name].dtype.str} x {len(columns[name])}, {ABOUT} says {dtype} x "
                                  f"{length}")
         return columns, dict(content["about"])
-    except InputError:
-        raise
-    except Exception as error:                      # numpy's reader raises whatever damaged bytes lead it to
-        raise InputError(f"{folder}: not a readable table ({error})") from None
 
 
 class ColumnSpec(NamedTuple):

@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s21k.core.categories import imagenet21k_wnids
-from s21k.core.errors import InputError, nearest, note, run_command
+from s21k.core.errors import InputError, nearest, note, refused, run_command
 from s21k.core.packed import Packed, PackedStrings
 from s21k.files.archives import ImageIndex, Region, leaves_root, members
 from s21k.files.image_files import PassedOver, walk
@@ -47,11 +47,9 @@ def read_wnids(source: str | None, found: list[str]) -> list[str]:
         return imagenet21k_wnids()
     if source is None:
         return sorted(found)
-    try:
+    expected = ", expected a file of wnids, or imagenet21k" + nearest(source, ["imagenet21k"])
+    with refused(f"--wnids {source}: cannot be read", expected=expected):
         wnids = Path(source).read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--wnids {source}: cannot be read ({error}), expected a file of wnids, or imagenet21k"
-                         + nearest(source, ["imagenet21k"])) from None
     for number, wnid in enumerate(wnids, start=1):
         if not WNID.fullmatch(wnid):
             raise InputError(f"--wnids {source}: entry {number} is {wnid!r:.40}, expected a wnid such as n01440764")
@@ -232,11 +230,9 @@ def main(argv: list[str]) -> None:
     if compressed:
         note(f"{a.source}: {len(compressed)} compressed tars are passed over "
              f"({', '.join(compressed[:3])}{', ..' if len(compressed) > 3 else ''}): {UNPACK}")
-    try:
+    with refused(f"--out {a.out}: cannot be written, or {a.source} cannot be read"):
         index, quarantined = build_index(a.source, a.out, wnids, containers, a.processes)
         write_reports(a.out, wnids, np.bincount(index.label, minlength=len(wnids)), quarantined)
-    except OSError as error:
-        raise InputError(f"--out {a.out}: cannot be written, or {a.source} cannot be read ({error})") from None
     if len(index) == 0:
         first = (f"; the first of {len(quarantined)} faults: {quarantined[0][0]}: {quarantined[0][2]} (see "
                  f"{a.out.name}.quarantine.tsv)" if quarantined else "")

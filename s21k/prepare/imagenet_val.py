@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import torch
 
 from s21k.core.categories import CategoryMap
-from s21k.core.errors import InputError, run_command
+from s21k.core.errors import InputError, refused, run_command
 from s21k.files.archives import ImageIndex
 from s21k.files.image_files import PassedOver, images_below
 from s21k.files.images import check_image, stored_size
@@ -35,7 +35,7 @@ def read_xml(path: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]
     """The (h, w) boxes were drawn on, and (wnid, [x1, y1, x2, y2]) of each object. InputError: of another form."""
     if path.stat().st_size > MAX_XML:
         raise InputError(f"{path}: {path.stat().st_size} bytes, expected a small XML file")
-    try:
+    with refused(f"{path}: not an annotation of ImageNet", ElementTree.ParseError, ValueError):
         text = path.read_text(encoding="utf-8")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:                   # entities can be made to fill the memory
             raise ValueError("it declares entities")
@@ -47,8 +47,6 @@ def read_xml(path: Path) -> tuple[tuple[int, int], list[tuple[str, list[float]]]
         if not all(name and all(abs(v) < 1e6 for v in corners) for name, corners in objects):
             raise ValueError("an object without a name, or a corner that is no number of pixels")
         return size, objects
-    except (ElementTree.ParseError, ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not an annotation of ImageNet ({error})") from None
 
 
 def inside(corners: list[float], size: tuple[int, int]) -> list[float] | None:
@@ -60,11 +58,9 @@ def inside(corners: list[float], size: tuple[int, int]) -> list[float] | None:
 
 def check_truth(path: Path, image_names: list[str], wnids: list[str]) -> None:
     """The kit's list says of each image, in order, what the XML says. InputError: the first where it does not."""
-    try:
+    with refused(f"--truth {path}: cannot be read"):
         # "n01751748", "490" or "name n01751748"
         lines = [line.split()[-1] for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--truth {path}: cannot be read ({error})") from None
     if len(lines) != len(image_names):
         raise InputError(f"--truth {path}: {len(lines)} lines, but there are {len(image_names)} images")
     # the kit's class number -> wnid; its numbers are in no order of the wnids
@@ -171,10 +167,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("data/imagenet1k"))
     a = parser.parse_args(argv)
     names = {} if a.wordnet is None else {wnid: ", ".join(words) for wnid, words in WordNet(a.wordnet).names.items()}
-    try:
+    with refused(f"--out {a.out}: cannot be written"):
         counts = prepare(ImageIndex.load(a.index).class_names, a.images, a.boxes, a.truth, names, a.out)
-    except OSError as error:
-        raise InputError(f"--out {a.out}: cannot be written ({error})") from None
     print(f"{a.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
           + " (the full set: 50000 images of 1000 classes)")
 

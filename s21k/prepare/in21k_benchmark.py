@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from s21k.core.errors import InputError, run_command
+from s21k.core.errors import refused, run_command
 from s21k.core.randomness import derive_seed
 from s21k.files.archives import ImageIndex
 from s21k.files.images import read_image
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     rows = np.flatnonzero(chosen)
     index.take(np.flatnonzero(~chosen)).save(a.out / "train")
     wnids = [index.class_names[row] for row in index.label[rows]]
-    try:
+    with refused(f"--out {a.out}: cannot be written"):
         names = ([f"{wnid}/{index.names[i]}" for wnid, i in zip(wnids, rows.tolist())] if a.no_images
                  else copy_images(index, rows, a.out))
         present = {wnid: i for i, wnid in enumerate(dict.fromkeys(wnids), start=1)}
@@ -90,8 +90,6 @@ def main(argv: list[str]) -> None:
                          "wnid": wnid}
                         for n, (i, name, wnid) in enumerate(zip(rows.tolist(), names, wnids), start=1)],
              "annotations": [], "categories": [{"id": i, "name": wnid, "wnid": wnid} for wnid, i in present.items()]}))
-    except OSError as error:
-        raise InputError(f"--out {a.out}: cannot be written ({error})") from None
     counts = np.bincount(index.label, minlength=len(index.class_names))
     print(f"{a.out}: {len(rows)} images of {len(present)} categories for validation (the paper: {PAPER[0]} of "
           f"{PAPER[1]}), {len(index) - len(rows)} for training")

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from s21k.core.categories import CategoryMap, imagenet21k_wnids
-from s21k.core.errors import InputError, run_command
+from s21k.core.errors import InputError, refused, run_command
 from s21k.core.packed import PackedStrings
 from s21k.files.annotation_table import AnnotationTable
 from s21k.files.annotations import load_annotations
@@ -125,10 +125,8 @@ def overlap(names: list[str], wordnet: WordNet,
 def read_review(path: Path, names: list[str]) -> dict[str, str | None]:
     """name -> wnid or None of the reviewed rows. InputError: unknown decision, name or class, or one class twice."""
     classes, reviewed = set(imagenet21k_wnids()), {}
-    try:
+    with refused(f"--reviewed {path}: cannot be read"):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--reviewed {path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, start=1):
         name, decision, wnid = (line.split("\t") + ["", ""])[:3]
         name, decision, wnid = MEANT.get(name, name), decision.strip().lower(), wnid.strip()

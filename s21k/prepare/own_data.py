@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from s21k.core.categories import CategoryMap
-from s21k.core.errors import InputError, note, run_command
+from s21k.core.errors import InputError, note, refused, run_command
 from s21k.core.names import canonical, check_no_doubles, loose
 from s21k.files.annotation_faults import check_boxes, check_category_names, cut_boxes
 from s21k.files.annotation_table import AnnotationTable
@@ -121,12 +121,10 @@ def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[st
         },
     }
     metrics = ["localization", "box_ap"] if one_category else ["box_ap"]
-    try:
+    with refused(f"--out {a.out}: cannot be written"):
         a.out.parent.mkdir(parents=True, exist_ok=True)
         categories.save(path)
         a.out.write_text(yaml.safe_dump({"data": data, "eval": {"metrics": metrics}}, sort_keys=False))
-    except (OSError, UnicodeEncodeError) as error:
-        raise InputError(f"--out {a.out}: cannot be written ({error})") from None
     known = {canonical(name) for name in boxed}
     both = [name for name in folders if canonical(name) in known]
     print(f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {len(both)} with both: "

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from s21k.core.categories import CategoryMap
-from s21k.core.errors import InputError, run_command
+from s21k.core.errors import InputError, refused, run_command
 from s21k.files.images import image_size
 
 ROOT = "tiny-imagenet-200/"
@@ -46,10 +46,8 @@ def _lines(archive: zipfile.ZipFile, name: str) -> list[str]:
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, int]:
     """Write one image to target; its (h, w)."""
-    try:
+    with refused(f"{archive.filename}: {name} is damaged", zipfile.BadZipFile, zlib.error):
         content = archive.read(name)
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{archive.filename}: {name} is damaged ({error})") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
     return image_size(io.BytesIO(content))
@@ -67,10 +65,8 @@ def _coco(images: list[tuple[str, tuple[int, int], str, list[float]]], wnids: li
 
 def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str, int]:
     """Unpack the images and write the five files; counts by name. num_classes: of so many classes, evenly chosen."""
-    try:
+    with refused(f"{source}: not a readable zip", zipfile.BadZipFile):
         archive = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: not a readable zip ({error})") from None
     with archive:
         known = sorted(line.strip() for line in _lines(archive, ROOT + "wnids.txt") if line.strip())
         num_classes = len(known) if num_classes is None else num_classes

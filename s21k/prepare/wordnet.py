@@ -5,7 +5,7 @@ wordnet-base has them in the folder share/wordnet.
 """
 from pathlib import Path
 
-from s21k.core.errors import InputError
+from s21k.core.errors import InputError, refused
 
 
 class WordNet:
@@ -41,11 +41,9 @@ class WordNet:
     @staticmethod
     def _lines(path: Path) -> list[tuple[int, list[str]]]:
         """Numbered lines as fields; the licence's lines begin with a space."""
-        try:
+        expected = ", expected WordNet 3.0's folder, as in Debian's package wordnet-base"
+        with refused(f"{path}: cannot be read", expected=expected):
             lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read ({error}), expected WordNet 3.0's folder, as in Debian's package "
-                             f"wordnet-base") from None
         return [(number, line.split()) for number, line in enumerate(lines, start=1)
                 if line.strip() and not line.startswith(" ")]
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from s21k.core.config import STAGE2_ONLY, Config, save_config, training_difference
 from s21k.core.distributed import World, gather_objects, on_all_ranks, print0
-from s21k.core.errors import InputError, TrainingFault
+from s21k.core.errors import InputError, TrainingFault, refused
 from s21k.core.trees import leaves
 from s21k.training.amp import note_precision
 from s21k.training.checkpoint import check_categories, is_ours, latest, read, save
@@ -180,10 +180,8 @@ def open_run(cfg: Config, world: World, stage: str, identity: Identity) -> Run:
     folder = Path(cfg.output_dir)
 
     def make() -> None:
-        try:
+        with refused(f"output folder {folder}: cannot be written"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"output folder {folder}: cannot be written ({error})") from None
 
     on_all_ranks(make)
     path = folder / f"{stage}.pt"
