@@ -11,6 +11,12 @@ from s21k.files.tables import ColumnSpec, check_columns, load_table, save_table
 
 KIND = "annotations"
 INF = float("inf")
+# The table's columns by what has a row in them; categories have lists, too.
+IMAGES = ("image_ids", "heights", "widths", "file_names")
+CATEGORIES = ("category_ids", "category_names", "category_wnids", "frequencies", "synsets")
+ANNOTATIONS = ("image_index", "category_index", "boxes", "areas", "crowd", "ignore", "masks")
+PAIRS = ("negative", "not_exhaustive")              # of an image and a category
+ARRAYS = (*IMAGES[:-1], CATEGORIES[0], *ANNOTATIONS[:-1], *PAIRS)
 
 
 @dataclass
@@ -50,42 +56,42 @@ class AnnotationTable:
         """What identifies each category: its wnid where the file has one, else its name."""
         return [wnid or name for wnid, name in zip(self.category_wnids, self.category_names)]
 
+    def _pick(self, columns: tuple[str, ...], rows: np.ndarray) -> "AnnotationTable":
+        """These rows of some columns; the others stay."""
+        picked: dict[str, object] = {}
+        for name in columns:
+            column = getattr(self, name)
+            if isinstance(column, np.ndarray):
+                picked[name] = column[rows]
+            elif isinstance(column, list):
+                picked[name] = [column[row] for row in rows.tolist()]
+            elif column is not None:
+                picked[name] = column.take(rows)
+        return replace(self, **picked)
+
+    def _keep(self, kept: np.ndarray, columns: tuple[str, ...], index: str, side: int) -> "AnnotationTable":
+        """The images (side 0 of the pairs) or the categories (1) of kept, and what is said of them."""
+        position = np.cumsum(kept) - 1
+        table = self.take(np.flatnonzero(kept[getattr(self, index)]))._pick(columns, np.flatnonzero(kept))
+        moved = {index: position[getattr(table, index)].astype(np.int32)}
+        for name in PAIRS:
+            pairs = getattr(self, name)
+            moved[name] = pairs[kept[pairs[:, side]]]
+            moved[name][:, side] = position[moved[name][:, side]]
+        return replace(table, **moved)
+
     def with_images(self, kept: np.ndarray) -> "AnnotationTable":
         """The images of kept (I,) bool, and what is said of them."""
-        position = np.cumsum(kept) - 1
-        table = self.take(np.flatnonzero(kept[self.image_index]))
-
-        def moved(pairs: np.ndarray) -> np.ndarray:
-            pairs = pairs[kept[pairs[:, 0]]]
-            return np.stack([position[pairs[:, 0]], pairs[:, 1]], axis=1)
-
-        rows = np.flatnonzero(kept)
-        return replace(table, image_ids=self.image_ids[rows], heights=self.heights[rows], widths=self.widths[rows],
-                       file_names=self.file_names.take(rows), image_index=position[table.image_index].astype(np.int32),
-                       negative=moved(self.negative), not_exhaustive=moved(self.not_exhaustive))
+        return self._keep(kept, IMAGES, "image_index", 0)
 
     def with_categories(self, kept: np.ndarray, wnids: list[str | None] | None = None) -> "AnnotationTable":
         """The categories of kept (C,) bool and their annotations; all images stay. wnids: C, in place of the file's."""
-        position = np.cumsum(kept) - 1
-        table = self.take(np.flatnonzero(kept[self.category_index]))
-
-        def moved(pairs: np.ndarray) -> np.ndarray:
-            pairs = pairs[kept[pairs[:, 1]]]
-            return np.stack([pairs[:, 0], position[pairs[:, 1]]], axis=1)
-
-        rows = np.flatnonzero(kept).tolist()
-        names, own, frequencies, synsets = ([column[i] for i in rows] for column in (
-            self.category_names, wnids or self.category_wnids, self.frequencies, self.synsets))
-        return replace(table, category_ids=self.category_ids[rows], category_names=names, category_wnids=own,
-                       frequencies=frequencies, synsets=synsets,
-                       category_index=position[table.category_index].astype(np.int32), negative=moved(self.negative),
-                       not_exhaustive=moved(self.not_exhaustive))
+        table = replace(self, category_wnids=wnids or self.category_wnids)
+        return table._keep(kept, CATEGORIES, "category_index", 1)
 
     def take(self, rows: np.ndarray) -> "AnnotationTable":
         """These annotations, in this order; images and categories stay."""
-        return replace(self, image_index=self.image_index[rows], category_index=self.category_index[rows],
-                       boxes=self.boxes[rows], areas=self.areas[rows], crowd=self.crowd[rows], ignore=self.ignore[rows],
-                       masks=None if self.masks is None else self.masks.take(rows))
+        return self._pick(ANNOTATIONS, rows)
 
     def by_image(self) -> "AnnotationTable":
         """The annotations image after image, those of one image in their order; itself where they are so already."""
@@ -99,18 +105,13 @@ class AnnotationTable:
         names = table.file_names.packed
         masks = ({} if table.masks is None
                  else {f"mask_{name}": column for name, column in table.masks.columns().items()})
-        own = {name: getattr(table, name) for name in COLUMNS}
-        said = ("category_names", "category_wnids", "frequencies", "synsets", "written", "unlisted")
+        own = {name: getattr(table, name) for name in ARRAYS}
         save_table(folder, KIND, own | masks | {"file_names": names.data, "file_name_offsets": names.offsets},
-                   {name: getattr(self, name) for name in said})
+                   {name: getattr(self, name) for name in (*CATEGORIES[1:], "written", "unlisted")})
 
 
-COLUMNS = ("image_ids", "heights", "widths", "category_ids", "image_index", "category_index", "boxes", "areas", "crowd",
-           "ignore", "negative", "not_exhaustive")
-
-
-def _column_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec], dict[str, int]]:
-    """What each column of a table must be; and of columns of offsets, which rise from 0, the last value."""
+def _column_specs(columns: dict[str, np.ndarray]) -> dict[str, ColumnSpec]:
+    """What each column of a table must be."""
     def length(name: str) -> int:
         return len(columns.get(name, ()))
 
@@ -131,10 +132,10 @@ def _column_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec]
         "not_exhaustive": ColumnSpec("i", (length("not_exhaustive"), 2), 0, INF),
         "file_names": ColumnSpec("u", (letters,)),
         "file_name_offsets": ColumnSpec("i", (images + 1,), 0, letters),
-    }, {"file_name_offsets": letters}
+    }
 
 
-def _mask_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec], dict[str, int]]:
+def _mask_specs(columns: dict[str, np.ndarray]) -> dict[str, ColumnSpec]:
     """The same of the columns of masks."""
     annotations, corners, parts, counts = (len(columns.get(name, ())) for name in (
         "image_index", "mask_corners", "mask_part_offsets", "mask_counts"))
@@ -145,34 +146,26 @@ def _mask_specs(columns: dict[str, np.ndarray]) -> tuple[dict[str, ColumnSpec], 
         "mask_counts": ColumnSpec("u", (counts,)),
         "mask_count_offsets": ColumnSpec("i", (annotations + 1,), 0, counts),
         "mask_sizes": ColumnSpec("i", (annotations, 2), 1, INF),
-    }, {"mask_part_offsets": corners, "mask_object_offsets": parts - 1, "mask_count_offsets": counts}
+    }
 
 
 def load_saved(folder: Path, masks: bool) -> AnnotationTable:
     """A saved table, its columns mapped."""
     columns, about = load_table(folder, KIND)
-    specs, rising = _column_specs(columns)
-    if masks:
-        if "mask_sizes" not in columns:
-            raise InputError(f"{folder}: was saved without segmentations, expected a table made with them")
-        mask_specs, mask_rising = _mask_specs(columns)
-        specs |= mask_specs
-        rising |= mask_rising
-    check_columns(folder, columns, specs, rising)
+    if masks and "mask_sizes" not in columns:
+        raise InputError(f"{folder}: was saved without segmentations, expected a table made with them")
+    check_columns(folder, columns, _column_specs(columns) | (_mask_specs(columns) if masks else {}))
     num_categories, num_annotations = len(columns["category_ids"]), len(columns["image_index"])
-    for name in ("negative", "not_exhaustive"):                 # pairs of an image and a category
+    for name in PAIRS:
         if (columns[name] >= [len(columns["image_ids"]), num_categories]).any():
             raise InputError(f"{folder}: column {name} names an image or a category that is not there")
-    lists = [about.get(name) for name in ("category_names", "category_wnids", "frequencies", "synsets")]
+    lists = {name: about.get(name) for name in CATEGORIES[1:]}
     if not all(isinstance(part, list) and len(part) == num_categories
-               and all(isinstance(v, (str, type(None))) for v in part) for part in lists):
+               and all(isinstance(v, (str, type(None))) for v in part) for part in lists.values()):
         raise InputError(f"{folder}: expected the names of its {num_categories} categories")
     written, unlisted_lines = about.get("written", num_annotations), about.get("unlisted", [])
-    if (
-        type(written) is not int
-        or not isinstance(unlisted_lines, list)
-        or not all(isinstance(line, str) for line in unlisted_lines)
-    ):
+    if (type(written) is not int or not isinstance(unlisted_lines, list)
+        or not all(isinstance(line, str) for line in unlisted_lines)):
         raise InputError(f"{folder}: expected a number of annotations, and lines about those left out")
     outlines = None
     if masks:
@@ -180,16 +173,6 @@ def load_saved(folder: Path, masks: bool) -> AnnotationTable:
             {name.removeprefix("mask_"): column for name, column in columns.items() if name.startswith("mask_")})
         if outlines.place(np.stack([columns["heights"], columns["widths"]], axis=1)[columns["image_index"]]).any():
             raise InputError(f"{folder}: holds run lengths that do not cover their images")
-    own = {name: columns[name] for name in COLUMNS}
-    return AnnotationTable(
-        path=str(folder),
-        file_names=PackedStrings(packed=Packed.of_arrays(columns["file_names"], columns["file_name_offsets"])),
-        masks=outlines,
-        category_names=lists[0],
-        category_wnids=lists[1],
-        frequencies=lists[2],
-        synsets=lists[3],
-        written=written,
-        unlisted=unlisted_lines,
-        **own,
-    )
+    names = PackedStrings(packed=Packed.of_arrays(columns["file_names"], columns["file_name_offsets"]))
+    return AnnotationTable(path=str(folder), file_names=names, masks=outlines, written=written, unlisted=unlisted_lines,
+                           **lists, **{name: columns[name] for name in ARRAYS})

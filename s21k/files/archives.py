@@ -163,8 +163,7 @@ class ImageIndex:
             "heights": ColumnSpec("i", (n,), 1, 1 << 31),
             "widths": ColumnSpec("i", (n,), 1, 1 << 31),
             "names": ColumnSpec("u", (total,)),
-            "name_offsets": ColumnSpec("i", (n + 1,), 0, total),
-        }, {"name_offsets": total})
+            "name_offsets": ColumnSpec("i", (n + 1,), 0, total)})
         names = PackedStrings(packed=Packed.of_arrays(columns["names"], columns["name_offsets"]))
         return ImageIndex(folder / about["root"], classes, containers, names=names,
                           **{name: columns[name] for name in COLUMNS})

@@ -58,9 +58,8 @@ class ColumnSpec(NamedTuple):
     most: float | None = None
 
 
-def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[str, ColumnSpec],
-                  offsets: dict[str, int]) -> None:
-    """offsets: those of the columns that must rise from 0 to a number. InputError: a column is missing, or not so."""
+def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[str, ColumnSpec]) -> None:
+    """InputError: a column is missing, or not so; or one called .._offsets does not rise from 0 to its most."""
     for name, (kind, shape, least, most) in expected.items():
         column = columns.get(name)
         if column is None or column.dtype.kind != kind or column.shape != shape:
@@ -71,7 +70,7 @@ def check_columns(folder: Path, columns: dict[str, np.ndarray], expected: dict[s
             # false of nan as well
             raise InputError(f"{folder}: column {name} has values {column.min()} to {column.max()}, expected {least} "
                              f"to {most}")
-    for name, total in offsets.items():
-        column = columns[name]
+    for name in (name for name in expected if name.endswith("_offsets")):
+        column, total = columns[name], expected[name].most
         if column[0] != 0 or column[-1] != total or (column[1:] < column[:-1]).any():
             raise InputError(f"{folder}: column {name} does not rise from 0 to {total}")
