@@ -10,12 +10,12 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from s21k.core.errors import InputError
-from s21k.core.trees import build, leaves
+from s21k.core.trees import Between, build, leaves
 from s21k.core.words import add_words, known_words, word_to_tree
 
 # Keys that do not change what a training run computes: they name no folder and may differ on continuing.
@@ -25,20 +25,25 @@ NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.wo
 # Keys that change stage II alone: runs that differ in these share their stage I.
 STAGE2_ONLY = ("stage2.", "model.rpn_")
 
+# Numbers and their limits.
+Count, AtLeastOne, Side = Annotated[int, Between(0)], Annotated[int, Between(1)], Annotated[int, Between(32)]
+Amount, Share = Annotated[float, Between(0)], Annotated[float, Between(0, 1)]
+DropRate = Annotated[float, Between(0, 0.99)]
+
 
 @dataclass(frozen=True)
 class DetectionDataConfig:
     annotations: str                        # COCO-format JSON, or a table of s21k.prepare; relative to data.root
     images: str                             # folder of the images
-    classes: int                            # C, checked against the JSON
-    repeat_threshold: float = 0.0           # repeat-factor sampling [P90, G23]; 0: every image once an epoch
+    classes: AtLeastOne                     # C, checked against the JSON
+    repeat_threshold: Share = 0.0           # repeat-factor sampling [P90, G23]; 0: every image once an epoch
     expected: int | None = None             # images of the whole distribution, for --plan where they are absent
 
 
 @dataclass(frozen=True)
 class ClassificationDataConfig:
     train: str                              # a folder with one folder per class, a list "path<TAB>class", or an index
-    classes: int                            # C^, checked against the data
+    classes: AtLeastOne                     # C^, checked against the data
     val: str | None = None                  # the same; None: stage I prints no accuracy
     expected: int | None = None             # as above
 
@@ -53,8 +58,8 @@ class EvaluationDataConfig:
 @dataclass(frozen=True)
 class DataConfig:
     root: str = "data"
-    workers: int | None = None              # loader processes of each stream; None: by cores and processes, 8 at most
-    max_faults: float = 0.01                # share of unreadable images that stops training; ten are tolerated
+    workers: Count | None = None            # loader processes of each stream; None: by cores and processes, 8 at most
+    max_faults: Share = 0.01                # share of unreadable images that stops training; ten are tolerated
     det: DetectionDataConfig | None = None
     cls: ClassificationDataConfig | None = None
     eval: EvaluationDataConfig | None = None
@@ -66,18 +71,18 @@ class ModelConfig:
     # of a ResNet in stage II; stage I: gn, or trained BN [G17]
     norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head [P67, P76]
-    fpn_channels: int = 256                 # [G10]
-    region_dim: int = 1024                  # d of Eqs. 1-3 [G8]
+    fpn_channels: AtLeastOne = 256          # [G10]
+    region_dim: AtLeastOne = 1024           # d of Eqs. 1-3 [G8]
     image_roi_level: Literal["fpn_rule", "p5", "all_mean", "random"] = "fpn_rule"   # of the whole image [G15]
     image_roi: Literal["valid", "canvas"] = "valid"             # "entire image" without or with the padding [G16]
     checkpoint_activations: bool = False    # compute the backbone's activations twice and store them once [G19]
-    anchor_scale: float = 8.0               # anchor side / stride: 32, 64, .. 512 on P2..P6 [G10]
-    rpn_batch: int = 256                    # sampled anchors an image, half positive at most [G11]
-    rpn_rescue_iou: float = 0.0             # an object's best anchors are its own from this IoU on; 0 as detectron2,
+    anchor_scale: Annotated[float, Between(1e-3)] = 8.0  # anchor side / stride: 32, 64, .. 512 on P2..P6 [G10]
+    rpn_batch: AtLeastOne = 256             # sampled anchors an image, half positive at most [G11]
+    rpn_rescue_iou: Share = 0.0             # an object's best anchors are its own from this IoU on; 0 as detectron2,
                                             # mmdetection (the authors' detector) has 0.3 [G11]
     rpn_pre_nms: tuple[int, int] = (2000, 1000)     # best anchors a level before NMS: training, test [G11]
     rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test [G11]
-    regions_per_image: int = 512            # sampled regions, a quarter positive at most [G13]
+    regions_per_image: AtLeastOne = 512     # sampled regions, a quarter positive at most [G13]
     head: Literal["decoupled", "softmax"] = "decoupled"         # f, g, g-hat; or the usual C + 1, for fine-tuning [G31]
     # Mask R-CNN's mask head beside the box head [P39, G2]; the boxes' JSON needs segmentations
     with_masks: bool = False
@@ -87,31 +92,32 @@ class ModelConfig:
 class Stage1Config:
     init: str | None = None                 # public weights for the backbone (models/pretrained.py); None: random
     recipe: Literal["imagenet1k", "imagenet21k"] = "imagenet1k"     # which of the backbone's: s21k/core/words.py
-    size: int = 224                         # [P11]
-    batch: int = 256                        # images a step over all processes [G24]
-    epochs: float = 100.0                   # [P15, P50, P53]
+    size: Side = 224                        # [P11]
+    batch: AtLeastOne = 256                 # images a step over all processes [G24]
+    epochs: Amount = 100.0                  # [P15, P50, P53]
     optimizer: Literal["sgd", "adamw"] = "sgd"                  # [P50, P52]
-    lr: float = 0.1                         # of the batch that rates_per names [P50, G24]
-    min_lr: float = 0.0                     # the last rate, likewise [G24]
+    lr: Amount = 0.1                        # of the batch that rates_per names [P50, G24]
+    min_lr: Amount = 0.0                    # the last rate, likewise [G24]
     # lr and min_lr are published for a step of so many images, and are scaled by batch / rates_per (`rate`); 0: they
     # hold for any batch [G24]
-    rates_per: int = 0
-    momentum: float = 0.9                   # of SGD [G24]
-    weight_decay: float = 1e-4              # [P50]
-    warmup_epochs: float = 5.0              # [G24]
-    clip_norm: float = 0.0                  # 0: no clipping [G24]
+    rates_per: Count = 0
+    momentum: Annotated[float, Between(0, 0.9999)] = 0.9  # of SGD [G24]
+    weight_decay: Amount = 1e-4             # [P50]
+    warmup_epochs: Amount = 5.0             # [G24]
+    clip_norm: Amount = 0.0                 # 0: no clipping [G24]
     crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop [P51]
-    color_jitter: float = 0.4               # brightness, contrast, saturation [P51]
-    val_crop: float = 0.875                 # validation: the centre this share of the resized image (224 of 256) [G24]
+    color_jitter: Share = 0.4               # brightness, contrast, saturation [P51]
+    # validation: the centre this share of the resized image (224 of 256) [G24]
+    val_crop: Annotated[float, Between(0.1, 1)] = 0.875
     rand_augment: bool = False              # data/rand_augment.py, in place of the colour jitter [P52, G24]
-    erasing: float = 0.0                    # probability of random erasing [P52]
-    mixup: float = 0.0                      # alpha; 0: off [P52]
-    cutmix: float = 0.0                     # alpha; 0: off [P52]
-    label_smoothing: float = 0.0            # [G24]
-    drop_path: float = 0.0                  # stochastic depth of Swin's last block [P52, G22]
-    validate_every: int = 1                 # epochs
-    save_every: int = 1000                  # steps
-    log_every: int = 20                     # steps
+    erasing: Share = 0.0                    # probability of random erasing [P52]
+    mixup: Amount = 0.0                     # alpha; 0: off [P52]
+    cutmix: Amount = 0.0                    # alpha; 0: off [P52]
+    label_smoothing: Share = 0.0            # [G24]
+    drop_path: DropRate = 0.0               # stochastic depth of Swin's last block [P52, G22]
+    validate_every: AtLeastOne = 1          # epochs
+    save_every: AtLeastOne = 1000           # steps
+    log_every: AtLeastOne = 20              # steps
 
     def rate(self, published: float) -> float:
         """A published learning rate at this batch."""
@@ -128,48 +134,48 @@ class Stage2Config:
     copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"
     # stage I's g-hat continues: "except for the last layer" can be read both ways [P30, G7]
     load_image_classifier: bool = True
-    size: int = 1024                        # [P54]
+    size: Side = 1024                       # [P54]
     scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter [P55]
-    det_batch: int = 16                     # images with boxes a step, all processes; the paper gives none [P62, G18]
-    cls_per_det: int = 3                    # "1:3 in each iteration" [P57]; 0: detection data only
-    accumulate: int = 1                     # a step's images in this many parts, one after the other [G19]
-    iterations: int = 270_000               # 3x schedule [P58, G20]
-    lr: float = 3e-4                        # searched in 3e-4, 1e-3, 3e-3 [P59, G18]
-    weight_decay: float = 0.05              # P60; with AdamW [G18]
-    warmup: int = 1000                      # steps [G21]
+    det_batch: AtLeastOne = 16              # images with boxes a step, all processes; the paper gives none [P62, G18]
+    cls_per_det: Count = 3                  # "1:3 in each iteration" [P57]; 0: detection data only
+    accumulate: AtLeastOne = 1              # a step's images in this many parts, one after the other [G19]
+    iterations: AtLeastOne = 270_000        # 3x schedule [P58, G20]
+    lr: Amount = 3e-4                       # searched in 3e-4, 1e-3, 3e-3 [P59, G18]
+    weight_decay: Amount = 0.05             # P60; with AdamW [G18]
+    warmup: Count = 1000                    # steps [G21]
     milestones: tuple[float, ...] = (7 / 9, 25 / 27)    # lr x 0.1 at these shares of the iterations [G20]
-    clip_norm: float = 1.0                  # [G21]
-    image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
+    clip_norm: Amount = 1.0                 # [G21]
+    image_loss_weight: Amount = 0.1         # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
     loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" [P25, G3]
     loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions [G3]
     # for comparison only: models/baselines.py
     baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"
-    drop_path: float = 0.0                  # [G22]
-    save_every: int = 1000                  # steps
-    log_every: int = 20                     # steps
+    drop_path: DropRate = 0.0               # [G22]
+    save_every: AtLeastOne = 1000           # steps
+    log_every: AtLeastOne = 20              # steps
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     checkpoint: str | None = None           # None: stage2.pt of the run
     resize: tuple[int, int] = (800, 1333)   # shortest edge, and the most for the longest [P12, G25]
-    batch: int = 1                          # images of one forward pass
+    batch: AtLeastOne = 1                   # images of one forward pass
     fusion: Literal["geometric", "det_only", "cls_only", "arithmetic"] = "geometric"    # Eq. 5 [P33, G9]
-    fusion_exponent: float = 2 / 3          # of the detection score in Eq. 5 [P33]
-    threshold: float = 1e-4                 # [P85, G26]
-    nms: float = 0.5                        # IoU above which the worse box of one category goes [G26]
+    fusion_exponent: Share = 2 / 3          # of the detection score in Eq. 5 [P33]
+    threshold: Annotated[float, Between(-1, 1)] = 1e-4  # [P85, G26]
+    nms: Share = 0.5                        # IoU above which the worse box of one category goes [G26]
     class_agnostic_nms: bool = False        # True: a box removes the worse ones of every category
-    max_detections: int = 100               # an image; -1: all [P85, G26]
+    max_detections: Annotated[int, Between(-1)] = 100  # an image; -1: all [P85, G26]
     metrics: tuple[str, ...] = ("localization", "box_ap")       # names of evaluate.METRICS
-    pictures: int = 12                      # drawn beside the ground truth
+    pictures: Count = 12                    # drawn beside the ground truth
 
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = 0
+    seed: Count = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # [P62, G21] training/amp.py says what auto becomes
     # seconds after which a process that waits for another, or for data, gives up
-    timeout: float = 600.0
+    timeout: Annotated[float, Between(1)] = 600.0
     deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed
     output_dir: str = ""                    # "": runs/<words>
     parent_dir: str = ""                    # where stage I of the same words without stage-II changes lies
@@ -180,37 +186,9 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-INF = float("inf")
-RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "data.det.repeat_threshold": (0, 1),
-          "data.workers": (0, INF), "data.det.classes": (1, INF), "data.cls.classes": (1, INF),
-          "model.fpn_channels": (1, INF), "model.region_dim": (1, INF), "model.anchor_scale": (1e-3, INF),
-          "model.rpn_batch": (1, INF), "model.rpn_rescue_iou": (0, 1),
-          "model.regions_per_image": (1, INF), "stage1.size": (32, INF), "stage1.batch": (1, INF),
-          "stage1.epochs": (0, INF),
-          "stage1.lr": (0, INF), "stage1.momentum": (0, 0.9999), "stage1.min_lr": (0, INF), "stage1.rates_per": (
-              0, INF), "stage1.weight_decay": (0, INF), "stage1.warmup_epochs": (0, INF), "stage1.clip_norm": (0, INF),
-          "stage1.color_jitter": (0, 1), "stage1.val_crop": (0.1, 1), "stage1.erasing": (0, 1),
-          "stage1.mixup": (0, INF),
-          "stage1.cutmix": (0, INF), "stage1.label_smoothing": (0, 1), "stage1.drop_path": (0, 0.99),
-          "stage1.validate_every": (1, INF),
-          "stage1.save_every": (1, INF), "stage1.log_every": (1, INF), "stage2.size": (32, INF),
-          "stage2.det_batch": (1, INF),
-          "stage2.cls_per_det": (0, INF), "stage2.accumulate": (1, INF), "stage2.iterations": (1, INF),
-          "stage2.lr": (0, INF),
-          "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF),
-          "stage2.image_loss_weight": (0, INF),
-          "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF),
-          "eval.batch": (1, INF),
-          "eval.fusion_exponent": (0, 1), "eval.threshold": (-1, 1), "eval.nms": (0, 1),
-          "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}
-
-
-def _check_ranges(config: Config) -> None:
-    """InputError for a number outside RANGES, or a pair that is upside down."""
+def _check_values(config: Config) -> None:
+    """InputError for values that do not go together, or a pair that is upside down."""
     flat = leaves(dataclasses.asdict(config))
-    for name, (least, most) in RANGES.items():
-        if flat.get(name) is not None and not least <= flat[name] <= most:
-            raise InputError(f"{name}: {flat[name]} is not between {least} and {most}")
     for name in ("model.rpn_pre_nms", "model.rpn_proposals"):
         if min(flat[name]) < 1:
             raise InputError(f"{name}: expected numbers of at least 1, found {list(flat[name])}")
@@ -255,7 +233,7 @@ def load_config(words: list[str]) -> Config:
     if not any("=" not in word for word in words):
         raise InputError(f"no word given, expected at least one of {', '.join(known_words())}, or a YAML file")
     config = build(Config, add_words(words))
-    _check_ranges(config)
+    _check_values(config)
     # Stage I does not depend on words that only change stage II: its folder is that of the others.
     stage1_words = [word for word in words
                     if not all(key.startswith(STAGE2_ONLY) for key in leaves(word_to_tree(word)))]

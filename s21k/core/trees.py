@@ -7,9 +7,15 @@ import dataclasses
 import math
 import types
 import typing
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from s21k.core.errors import InputError, nearest
+
+
+class Between(NamedTuple):
+    """The limits of a number, for a field's type: Annotated[int, Between(1)]."""
+    least: float
+    most: float = math.inf
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +36,14 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _choose(value: Any, allowed: tuple[str, ...], name: str) -> str:
+    if value is False and "off" in allowed:                     # YAML 1.1 reads the word off as false
+        value = "off"
+    if value in allowed:
+        return value
+    raise InputError(f"{name}: {value!r} is none of {', '.join(allowed)}{nearest(str(value), allowed)}")
+
+
 def _convert(value: Any, kind: Any, name: str) -> Any:
     """value as the field's type `kind`, or InputError naming the key. PyYAML reads 1e-4 as text: floats take it."""
     expected = getattr(kind, "__name__", str(kind))
@@ -41,13 +55,14 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
         if value is None:
             return None
         return _convert(value, next(k for k in get_args(kind) if k is not type(None)), name)
+    if get_origin(kind) is Annotated:
+        inner, limits = get_args(kind)
+        number = _convert(value, inner, name)
+        if not limits.least <= number <= limits.most:
+            raise InputError(f"{name}: {number} is not between {limits.least} and {limits.most}")
+        return number
     if get_origin(kind) is Literal:
-        if value is False and "off" in get_args(kind):          # YAML 1.1 reads the word off as false
-            value = "off"
-        if value in get_args(kind):
-            return value
-        raise InputError(f"{name}: {value!r} is none of {', '.join(map(str, get_args(kind)))}"
-                         + nearest(str(value), map(str, get_args(kind))))
+        return _choose(value, get_args(kind), name)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if isinstance(value, (list, tuple)) and (kinds[-1] is Ellipsis or len(kinds) == len(value)):
@@ -66,7 +81,7 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
 
 def build(kind: type, tree: dict[str, Any], prefix: str = "") -> Any:
     """The dataclass `kind` from a tree; every key must be one of its fields."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     for key in tree:
         if key not in hints:
             raise InputError(f"unknown key {prefix}{key}, expected one of {', '.join(hints)}"
