@@ -101,11 +101,9 @@ def main(words: list[str]) -> None:
                 logits = model(images, batch.seeds)                                  # (B, C^)
             loss = F.cross_entropy(logits.float(), soft_labels)                      # Eq. 3, mean over the images
             scaler.scale(loss).backward()
-            # the step's one wait for the device
-            log.add(monitor.check({"loss": loss}, [batch], step))
+            log.add(monitor.check({"loss": loss}, [batch], step))       # the step's one wait for the device
             scaler.unscale_(optimizer)
-            # 0: no clipping
-            norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), s.clip_norm or math.inf)  # 0: no clipping
             monitor.gradient(norm, scaler)
             scaler.step(optimizer)
             scaler.update()
@@ -116,8 +114,7 @@ def main(words: list[str]) -> None:
                 run.save(done, total, norm)
                 plot_curves(run.folder, world)
             if monitor.stop:
-                # asked for by a signal; the same words continue
-                break
+                break  # asked for by a signal; the same words continue
             if val is not None and (done % (steps_per_epoch * s.validate_every) == 0 or last):
                 accuracy = top1_accuracy(classifier, validation_batches(cfg, val, world), world, cfg.amp)
                 log.write({"stage": "stage1", "step": done, "epoch": round(done / steps_per_epoch, 2),

@@ -103,8 +103,7 @@ def main(words: list[str]) -> None:
                 # 3b images, one label each
                 cls = next(cls_batches).to(world.device) if cls_batches is not None else None
                 with no_sync_except_last(model, micro == s.accumulate - 1):
-                    # processes add up in the last part
-                    with autocast(cfg.amp, world.device):
+                    with autocast(cfg.amp, world.device):               # processes add up in the last part
                         losses = model(det, cls)                            # one forward, so DDP sees one graph
                     loss = sum(loss_weights.get(name, 1.0) * value for name, value in losses.items())
                     scaler.scale(loss / s.accumulate).backward()
@@ -121,8 +120,7 @@ def main(words: list[str]) -> None:
                 run.save(done, s.iterations, norm)
                 plot_curves(run.folder, world)
             if monitor.stop:
-                # asked for by a signal; the same words continue
-                break
+                break  # asked for by a signal; the same words continue
     plot_curves(run.folder, world)
     log.close()
     print0(f"stage II {'done' if done == s.iterations else f'stopped after {done} of {s.iterations} steps'}: "

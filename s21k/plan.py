@@ -1,9 +1,11 @@
 """--plan: what a command would do, before it does anything: data, steps, learning rates, parameters, what is inherited,
 memory, and what is missing on disk. Nothing is written; of each data set some images are opened.
 """
+import contextlib
 import operator
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +24,9 @@ from s21k.models.roi_pool import level_shares
 from s21k.training.checkpoint import check_categories, is_ours, latest
 from s21k.training.run import initial_state, trained
 
+T = TypeVar("T")
 GB = 2**30
-# FLOP/s that a GPU is assumed to sustain in bf16: an eighth of an A100's peak
-RATE = 4e13
+RATE = 4e13  # FLOP/s that a GPU is assumed to sustain in bf16: an eighth of an A100's peak
 
 
 def _count(n: float) -> str:
@@ -51,25 +53,21 @@ class Plan:
     def stream(self, what: str, opened, part: str, names: tuple[str, ...]) -> int | None:
         """Open one data set, or say that it is missing; the number of its images, if only as expected."""
         expected, classes = getattr(self.cfg.data, part).expected, getattr(self.cfg.data, part).classes
-        try:
-            data = opened() if self.there(part, names) else None
-            if data is None:
-                self.say(what, f"not there; {classes} categories"
-                         + (f", {expected} images expected" if expected else ""))
-                return expected
+        if not self.there(part, names):
+            self.say(what, f"not there; {classes} categories" + (f", {expected} images expected" if expected else ""))
+        elif (data := self.look_at(opened)) is None:
+            self.say(what, "cannot be used")
+        else:
             self.class_names = data.class_names if isinstance(data, ClassificationData) else self.class_names
             self.say(what, f"{len(data)} images, {classes} categories"
                      + (f" (whole: {expected})" if expected not in (None, len(data)) else ""))
             return len(data)
-        except InputError as error:
-            self.missing.append(str(error))
-            self.say(what, "cannot be used")
-            return expected
+        return expected
 
-    def look_at(self, opened: Callable[[], object]) -> None:
-        """Open a data set; what is wrong with it is among what is missing."""
+    def look_at(self, opened: Callable[[], T]) -> T | None:
+        """What is opened; None where it cannot be used: why, is among what is missing."""
         try:
-            opened()
+            return opened()
         except InputError as error:
             self.missing.append(str(error))
 
@@ -92,8 +90,7 @@ def saved_bytes(backbone: nn.Module, fpn: nn.Module | None, size: int) -> int:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        # a tensor that two operations keep is there once
-        kept[id(tensor.untyped_storage())] = tensor
+        kept[id(tensor.untyped_storage())] = tensor  # a tensor that two operations keep is there once
         return tensor
 
     weights = {id(p.untyped_storage()) for part in (backbone, fpn) if part is not None for p in part.parameters()}
@@ -257,20 +254,15 @@ def plan_evaluation(cfg: Config) -> None:
     plan.say("evaluation", f"{', '.join(test.metrics)} -> {cfg.output_dir}/metrics.json")
     if where is not None and plan.there("eval", ("annotations", "images", "categories")):
         plan.look_at(lambda: look_ahead(cfg, "eval"))
-    try:
+    with contextlib.suppress(InputError):                                # it is among the missing
         categories = CategoryMap.load(Path(cfg.data.root) / where.categories) if where else None
         if categories is not None:
-            both = (categories.det_index >= 0) & (categories.cls_index >= 0)
-            plan.say("categories", f"{len(categories)}: {int(both.sum())} known to g and g-hat (Eq. 5), "
-                     f"{int((categories.det_index >= 0).sum() - both.sum())} to g "
-                                   f"alone, {int((categories.cls_index >= 0).sum() - both.sum())} to g-hat alone")
-    except InputError:
-        pass                                                             # it is among the missing
+            det, cls = categories.det_index >= 0, categories.cls_index >= 0
+            plan.say("categories", f"{len(categories)}: {int((det & cls).sum())} known to g and g-hat (Eq. 5), "
+                     f"{int((det & ~cls).sum())} to g alone, {int((cls & ~det).sum())} to g-hat alone")
     plan.say("detections", f"score above {test.threshold:g}, NMS at {test.nms:g}, the best {test.max_detections} of an "
              f"image; fusion {test.fusion}, exponent {test.fusion_exponent:.3g}")
     plan.say("images", f"shorter side {test.resize[0]}, longer at most {test.resize[1]}; {test.batch} at a time")
-    try:
-        plan.say("checkpoint", str(trained(cfg)))
-    except InputError as error:
-        plan.missing.append(str(error))
+    if checkpoint := plan.look_at(lambda: trained(cfg)):
+        plan.say("checkpoint", str(checkpoint))
     plan.show()

@@ -243,28 +243,26 @@ def load_config(words: list[str]) -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """The whole resolved configuration as YAML: given as the only word, it is the same experiment."""
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, tuple) else value
-    path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False))
+    path.write_text(yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:
+    """A tree with lists in place of tuples, as YAML has it."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
 def training_view(config: Config | dict[str, Any]) -> dict[str, Any]:
     """The keys that change what a training run computes, flat, of a configuration or of its tree."""
     tree = config if isinstance(config, dict) else dataclasses.asdict(config)
-    return {key: _plain(value) for key, value in leaves(tree).items() if not _is_neutral(key)}
+    return {key: value for key, value in leaves(_plain(tree)).items() if not _is_neutral(key)}
 
 
 def training_difference(config: Config, before: dict[str, Any], ignore: str | tuple[str, ...]) -> list[str]:
     """Keys that change training, do not start with `ignore`, and differ from a resolved configuration (a tree)."""
     new = training_view(config)
-    # a key that came after the run had its default there
-    plain = training_view(Config())
+    plain = training_view(Config())  # a key that came after the run had its default there
     old = {key: plain[key] for key in new.keys() & plain.keys()} | training_view(before)
     return [f"{key} ({old.get(key)} before, now {new.get(key)})" for key in sorted({*old, *new})
             if not key.startswith(ignore) and old.get(key) != new.get(key)]

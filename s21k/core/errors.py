@@ -66,8 +66,7 @@ PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Connectio
 
 
 def _one_line(kind: str, text: str) -> None:
-    # on a line of its own, whatever bar is shown
-    tqdm.write(f"{kind}: {' '.join(text.split())}", file=sys.stderr)
+    tqdm.write(f"{kind}: {' '.join(text.split())}", file=sys.stderr)    # on a line of its own, whatever bar is shown
     sys.stderr.flush()
 
 

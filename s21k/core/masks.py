@@ -103,8 +103,7 @@ class PackedOutlines:
 
     def __init__(self, outlines: list[Outline]) -> None:
         parts = [p for o in outlines for p in o.polygons]
-        # as written: scoring needs every bit
-        self.corners = np.concatenate([np.zeros(0), *parts])
+        self.corners = np.concatenate([np.zeros(0), *parts])            # as written: scoring needs every bit
         self.part_offsets = np.cumsum([0, *map(len, parts)])
         self.object_offsets = np.cumsum([0, *(len(o.polygons) for o in outlines)])
         self.counts = Packed(o.counts for o in outlines)

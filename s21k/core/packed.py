@@ -55,8 +55,7 @@ class Packed:
         offsets = np.r_[0, np.cumsum(lengths)]
         data = np.empty(offsets[-1], dtype=np.uint8)
         for first in range(0, len(rows), BLOCK):
-            # a position needs eight times the memory of its byte
-            some = slice(first, first + BLOCK)
+            some = slice(first, first + BLOCK)  # a position needs eight times the memory of its byte
             data[offsets[first]:offsets[min(first + BLOCK, len(rows))]] = self.data[ranges(begins[some], lengths[some])]
         return Packed.of_arrays(data, offsets)
 

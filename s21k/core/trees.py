@@ -69,8 +69,7 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
             return tuple(_convert(v, kinds[0], name) for v in value)
         count = "any number" if kinds[-1] is Ellipsis else len(kinds)
         raise InputError(f"{name}: expected a list of {count} {kinds[0].__name__} values, found {value!r}")
-    # bool is a kind of int in Python, not here
-    takes = {float: (int, float, str)}.get(kind, kind)
+    takes = {float: (int, float, str)}.get(kind, kind)                  # bool is a kind of int in Python, not here
     if isinstance(value, takes) and (kind is bool or not isinstance(value, bool)):
         with contextlib.suppress(ValueError):
             value = kind(value)

@@ -6,6 +6,7 @@ beside them settles it. YAML files of one's own and key=value come over the word
 A backbone's file holds its stage-I recipes by data set, below `recipes`; the setup names the data set (stage1.recipe).
 A recipe lies below every stage1 key, so that a small world's own numbers hold with any backbone.
 """
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,6 @@ def known_words() -> list[str]:
     return sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):                   # a name that is too long, or has a zero byte
-        return False
-
-
 def word_to_tree(word: str) -> dict[str, Any]:
     """One word -> nested dict: a YAML file of s21k/configs, a path, or key=value. InputError: it is none of them."""
     if "=" in word:
@@ -42,7 +36,7 @@ def word_to_tree(word: str) -> dict[str, Any]:
         for part in reversed(key.split(".")):
             value = {part: value}
         return value
-    path = next(filter(_is_file, (CONFIG_FOLDER / f"{word}.yaml", Path(word))), None)
+    path = next(filter(os.path.isfile, (CONFIG_FOLDER / f"{word}.yaml", Path(word))), None)     # of any name whatever
     if path is None:
         raise InputError(f"{word!r} is neither a word ({', '.join(known_words())}), nor a YAML file, nor key=value"
                          + nearest(word, known_words()))

@@ -5,15 +5,10 @@ is stored, a stream starts anywhere, and another number of processes sees the sa
 """
 import bisect
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
 from s21k.core.randomness import derive_seed
-
-
-class Order(Protocol):
-    def __getitem__(self, position: int) -> int: ...
 
 
 def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
@@ -24,8 +19,7 @@ def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float
     """
     num_images = len(offsets) - 1
     image = np.repeat(np.arange(num_images), np.diff(offsets))
-    # each category of an image once
-    shown = np.unique(np.stack([image, categories], axis=1), axis=0)
+    shown = np.unique(np.stack([image, categories], axis=1), axis=0)    # each category of an image once
     share = np.bincount(shown[:, 1], minlength=1) / num_images
     factors = np.ones(num_images)
     np.maximum.at(factors, shown[:, 0], np.sqrt(threshold / share[shown[:, 1]]))
@@ -66,7 +60,7 @@ class EpochShuffle:
 class RankSampler:
     """This process's part of a stream: endless pairs (position, image), from a first (micro-)step on."""
 
-    def __init__(self, order: Order, first: int, batch: int, rank: int, ranks: int) -> None:
+    def __init__(self, order: EpochShuffle, first: int, batch: int, rank: int, ranks: int) -> None:
         """batch: images of a micro-step over all processes, a multiple of ranks."""
         self.order, self.first, self.batch, self.local, self.rank = order, first, batch, batch // ranks, rank
 

@@ -158,8 +158,7 @@ def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, in
     pixels = np.asarray(image)
     if window is not None:
         pixels = pixels[window[1]:window[3], window[0]:window[2]]
-    # a copy: Pillow's own memory may not be written
-    pixels = np.array(pixels[:, ::-1] if mirror else pixels)
+    pixels = np.array(pixels[:, ::-1] if mirror else pixels)  # a copy: Pillow's own memory may not be written
     return F.interpolate(torch.from_numpy(pixels).permute(2, 0, 1)[None], size=size, mode="bilinear", antialias=True)[0]
 
 

@@ -12,8 +12,7 @@ from s21k.core.errors import InputError
 PIECE = 1 << 24                                                          # characters read at a time
 LONGEST_ENTRY = 1 << 26
 TAIL = 1 << 16
-# after an entry: a comma and the next one, or the end
-BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")
+BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")  # after an entry: a comma and the next one, or the end
 GAP = re.compile(r"\}\s*,\s*(?=\{)")
 
 
@@ -48,8 +47,7 @@ class _Text:
             try:
                 value, end = json.JSONDecoder().raw_decode(self.text)
                 if end < len(self.text) and self.text[end] in ",:]} \t\r\n" or not self.more():
-                    # else a number could go on
-                    self.skip(end)
+                    self.skip(end)                                      # else a number could go on
                     return value
             except (ValueError, RecursionError) as error:
                 if len(self.text) > LONGEST_ENTRY or not self.more():

@@ -78,8 +78,7 @@ def sample_regions(proposals: list[Tensor], targets: list[Target], seeds: list[i
     proposals B times (Ri, 4). The objects themselves join the proposals; a region with IoU >= 0.5
     takes the object's category, every other is BACKGROUND.
     """
-    # B times (N, 4)
-    candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]
+    candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]  # B times (N, 4)
     matches = [match(target.boxes, boxes, 0.5, 0.5, rescue=False) for boxes, target in zip(candidates, targets)]
     chosen = subsample(matches, count, fraction, [derive_seed(seed, "regions") for seed in seeds])
     sampled = []

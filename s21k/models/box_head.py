@@ -51,8 +51,7 @@ class BoxHead(nn.Module):
         regions, averaged over the processes, so that N of them give one's gradients [G3, G13].
         """
         labels = torch.cat([r.labels for r in regions])                                      # (R,)
-        # (n,) which of them hold one
-        objects = object_rows(regions, x.device)
+        objects = object_rows(regions, x.device)                        # (n,) which of them hold one
         fg_logits, det_logits, deltas = self(x)
         counts = mean_over_ranks(to_device([len(labels), len(objects)], x.device, torch.float32))
         normalizer, num_objects = counts.clamp(min=1).unbind()

@@ -62,15 +62,11 @@ def _microsoft_swin(name: str) -> str:
     return re.sub(r"^norm\.", "norm3.", name)
 
 
-def _resnet(name: str) -> str:
-    return name
-
-
-# (what it is, a name that only it has, its names -> ours)
+# (what it is, a name that only it has, its names -> ours; str: as they are)
 SOURCES = (("torchvision Swin", "features.0.0.weight", _torchvision_swin),
            ("timm Swin", "layers.3.downsample.reduction.weight", _timm_swin),
            ("microsoft Swin", "layers.0.downsample.reduction.weight", _microsoft_swin),
-           ("ResNet", "layer1.0.conv1.weight", _resnet))
+           ("ResNet", "layer1.0.conv1.weight", str))
 BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 MAY_BE_MISSING = re.compile(r"^norm[012]\.")
 

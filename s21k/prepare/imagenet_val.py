@@ -63,8 +63,7 @@ def check_truth(path: Path, image_names: list[str], wnids: list[str]) -> None:
         lines = [line.split()[-1] for line in path.read_text().splitlines() if line.strip()]
     if len(lines) != len(image_names):
         raise InputError(f"--truth {path}: {len(lines)} lines, but there are {len(image_names)} images")
-    # the kit's class number -> wnid; its numbers are in no order of the wnids
-    meant: dict[str, str] = {}
+    meant: dict[str, str] = {}  # the kit's class number -> wnid; its numbers are in no order of the wnids
     said: dict[str, str] = {}                       # and back
     for line, name, wnid in zip(lines, image_names, wnids):
         if wnid and meant.setdefault(line, line if line.startswith("n") else wnid) != wnid:
@@ -132,10 +131,20 @@ def prepare(classes: list[str], images: Path, boxes: Path, truth: Path | None, n
     return write(found, faults, classes, images, names, out)
 
 
+def coco_content(found: Found, wnids: list[str], names: dict[str, str]) -> dict:
+    """What a COCO-format file holds of these images and categories; ids start at 1."""
+    ids = {wnid: i for i, wnid in enumerate(wnids, start=1)}
+    rows = [{"image_id": i, "category_id": ids[wnid], "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for i, (_, wnid, _, boxes) in enumerate(found, start=1) for box in boxes]
+    return {"images": [{"id": i, "file_name": name, "height": h, "width": w}
+                       for i, (name, _, (h, w), _) in enumerate(found, start=1)],
+            "annotations": [{"id": i, **row} for i, row in enumerate(rows, start=1)],
+            "categories": [{"id": i, "name": names.get(wnid, wnid), "wnid": wnid} for wnid, i in ids.items()]}
+
+
 def write(found: Found, faults: list[tuple[str, str]], classes: list[str], images: Path, names: dict[str, str],
           out: Path) -> dict[str, int]:
     """The four files; counts by name. classes: the rows of g-hat, in order."""
-    row = {wnid: i for i, wnid in enumerate(classes)}
     out.mkdir(parents=True, exist_ok=True)
     linked = out / "val"                                                 # the list's images lie below its own folder
     if not linked.exists():
@@ -143,19 +152,13 @@ def write(found: Found, faults: list[tuple[str, str]], classes: list[str], image
     elif not linked.samefile(images):
         raise InputError(f"{linked}: exists and is not {images}, expected nothing there, or that folder")
     (out / "val.tsv").write_text("".join(f"val/{name}\t{wnid}\n" for name, wnid, _, _ in found))
-    rows = [{"image_id": i, "category_id": row[wnid] + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            for i, (_, wnid, _, boxes_of) in enumerate(found, start=1) for box in boxes_of]
-    (out / "val_boxes.json").write_text(json.dumps(
-        {"images": [{"id": i, "file_name": name, "height": h, "width": w}
-                    for i, (name, _, (h, w), _) in enumerate(found, start=1)],
-         "annotations": [{"id": i, **box} for i, box in enumerate(rows, start=1)],
-         "categories": [{"id": i + 1, "name": names.get(wnid, wnid), "wnid": wnid} for wnid, i in row.items()]}))
+    (out / "val_boxes.json").write_text(json.dumps(coco_content(found, classes, names)))
     CategoryMap([names.get(wnid, wnid) for wnid in classes], list(classes), ["all"] * len(classes),
                 torch.full((len(classes),), -1), torch.arange(len(classes))).save(out / "categories.json")
     (out / "val.faults.tsv").write_text("file\treason\n"
                                         + "".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in faults))
-    return {"images": len(found), "boxes": len(rows), "classes": len({wnid for _, wnid, _, _ in found}),
-            "faults": len(faults)}
+    return {"images": len(found), "boxes": sum(len(boxes) for *_, boxes in found),
+            "classes": len({wnid for _, wnid, _, _ in found}), "faults": len(faults)}
 
 
 def main(argv: list[str]) -> None:

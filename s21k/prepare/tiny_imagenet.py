@@ -20,6 +20,7 @@ import torch
 from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, refused, run_command
 from s21k.files.images import image_size
+from s21k.prepare.imagenet_val import Found, coco_content
 
 ROOT = "tiny-imagenet-200/"
 
@@ -53,22 +54,12 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[int, in
     return image_size(io.BytesIO(content))
 
 
-def _coco(images: list[tuple[str, tuple[int, int], str, list[float]]], wnids: list[str], words: dict[str, str]) -> dict:
-    """(file name, (h, w), wnid, box) of each image -> a COCO-format file; ids start at 1."""
-    ids = {wnid: i for i, wnid in enumerate(wnids, start=1)}
-    return {"images": [{"id": i, "file_name": name, "height": h, "width": w}
-                       for i, (name, (h, w), _, _) in enumerate(images, start=1)],
-            "annotations": [{"id": i, "image_id": i, "category_id": ids[wnid], "bbox": box, "area": box[2] * box[3],
-                             "iscrowd": 0} for i, (_, _, wnid, box) in enumerate(images, start=1)],
-            "categories": [{"id": ids[wnid], "name": words.get(wnid, wnid), "wnid": wnid} for wnid in wnids]}
-
-
 def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str, int]:
     """Unpack the images and write the five files; counts by name. num_classes: of so many classes, evenly chosen."""
     with refused(f"{source}: not a readable zip", zipfile.BadZipFile):
         archive = zipfile.ZipFile(source)
     with archive:
-        known = sorted(line.strip() for line in _lines(archive, ROOT + "wnids.txt") if line.strip())
+        known = sorted(line.strip() for line in _lines(archive, ROOT + "wnids.txt"))
         num_classes = len(known) if num_classes is None else num_classes
         if not 2 <= num_classes <= len(known):
             raise InputError(f"--classes {num_classes}: expected 2 to {len(known)}")
@@ -76,15 +67,15 @@ def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str
         words = dict(line.split("\t", 1) for line in _lines(archive, ROOT + "words.txt") if "\t" in line)
         base = wnids[::2]
         members = set(archive.namelist())
-        train: list[tuple] = []
+        train: Found = []
         for wnid in wnids:
             for line in _lines(archive, f"{ROOT}train/{wnid}/{wnid}_boxes.txt"):
                 name, *corners = line.split()
                 if (member := f"{ROOT}train/{wnid}/images/{name}") in members:
                     target = f"train/{wnid}/{Path(name).name}"
                     size = _extract(archive, member, out / target)
-                    train.append((target, size, wnid, _box(corners, size, f"{source}: {wnid}_boxes.txt: {name}")))
-        val: list[tuple] = []
+                    train.append((target, wnid, size, [_box(corners, size, f"{source}: {wnid}_boxes.txt: {name}")]))
+        val: Found = []
         for line in _lines(archive, ROOT + "val/val_annotations.txt"):
             name, wnid, *corners = (line.split() + [""])[:6]
             if (member := f"{ROOT}val/images/{name}") in members:
@@ -94,16 +85,16 @@ def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str
                 if wnid not in wnids:
                     continue
                 size = _extract(archive, member, out / f"val/{Path(name).name}")
-                val.append((f"val/{Path(name).name}", size, wnid,
-                            _box(corners, size, f"{source}: val_annotations.txt: {name}")))
+                val.append((f"val/{Path(name).name}", wnid, size,
+                            [_box(corners, size, f"{source}: val_annotations.txt: {name}")]))
     if not train or not val:
         raise InputError(f"{source}: holds {len(train)} training and {len(val)} validation images, expected some "
                          f"of each")
-    with_boxes = [image for image in train if image[2] in set(base)]
-    (out / "train.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in train))
-    (out / "val.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, _, wnid, _ in val))
-    (out / "det_train.json").write_text(json.dumps(_coco(with_boxes, base, words)))
-    (out / "val.json").write_text(json.dumps(_coco(val, wnids, words)))
+    with_boxes = [image for image in train if image[1] in set(base)]
+    (out / "train.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, wnid, _, _ in train))
+    (out / "val.tsv").write_text("".join(f"{name}\t{wnid}\n" for name, wnid, _, _ in val))
+    (out / "det_train.json").write_text(json.dumps(coco_content(with_boxes, base, words)))
+    (out / "val.json").write_text(json.dumps(coco_content(val, wnids, words)))
     det_row = {wnid: i for i, wnid in enumerate(base)}
     CategoryMap([words.get(w, w) for w in wnids], list(wnids), ["base" if w in det_row else "novel" for w in wnids],
                 torch.tensor([det_row.get(w, -1) for w in wnids]),

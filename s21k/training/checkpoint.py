@@ -29,8 +29,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        # torch says RuntimeError where the file's write failed
-        temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)  # torch says RuntimeError where the file's write failed
         raise error if isinstance(error, OSError) else OSError(
             f"the write failed, is the disk full? {str(error).splitlines()[0]}") from None
     if path.exists():

@@ -22,8 +22,7 @@ class Log:
                         dynamic_ncols=True)
         self.sums: dict[str, float] = {}
         self.count, self.steps, self.since, self.waited = 0, 0, time.time(), 0.0
-        # why a line could not be written; step_monitor.py tells the other processes
-        self.failure = ""
+        self.failure = ""  # why a line could not be written; step_monitor.py tells the other processes
 
     def waits(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; how long each is waited for becomes `data_seconds`."""

@@ -75,8 +75,7 @@ class StepMonitor:
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # a process that was forked in the meantime: it ends
-            os._exit(128 + number)
+            os._exit(128 + number)  # a process that was forked in the meantime: it ends
         self._asked = True
 
     def gradient(self, norm: Tensor, scaler: torch.amp.GradScaler) -> None:
