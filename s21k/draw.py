@@ -68,9 +68,7 @@ def draw_tagged(image: Image.Image, boxes: list[list[float]], colors: list[tuple
 
 def with_legend(image: Image.Image, entries: list[tuple[tuple[int, int, int] | None, str]]) -> Image.Image:
     """The image above a white strip that says what its colours mean, in as many lines as its width needs.
-
-    entries: a colour, or None, and its meaning.
-    """
+    entries: a colour, or None, and its meaning."""
     font, places, x, y = ImageFont.load_default(12), [], 4, image.height + 4
     for _, text in entries:
         width = round(font.getlength(text)) + 30

@@ -71,9 +71,7 @@ def look(opened: Opened, image: Image.Image) -> Evidence:
 def draw_evidence(image: Image.Image, evidence: Evidence, names: list[str], shown: list[Pair],
                   asked: list[Pair]) -> dict[str, Image.Image]:
     """Drawings by name: proposals coloured by S_fg, by pyramid level, and detections with the boxes that they removed.
-
-    shown: (region, category) of the detections, best first; asked: others that lost, and are drawn beside them.
-    """
+    shown: (region, category) of the detections, best first; asked: others that lost, and are drawn beside them."""
     photo, factor = enlarged(image, SHORTER_SIDE)
     s_fg = torch.sigmoid(evidence.fg.double())
     least_first = s_fg.argsort().tolist()                                # the likeliest object lies on top

@@ -65,11 +65,8 @@ def find_images(sources: list[str]) -> list[Path]:
 
 @dataclass
 class Opened:
-    """A trained detector, on its device, in eval mode.
-
-    cfg: with its precision; categories: all that the categories JSON lists, on the CPU; rows: {"det": C, "cls": C^
-    wnids or names} of the classifiers' rows.
-    """
+    """A trained detector, on its device, in eval mode. cfg: with its precision; categories: all that the categories
+    JSON lists, on the CPU; rows: {"det": C, "cls": C^ wnids or names} of the classifiers' rows."""
     cfg: Config
     detector: Detector
     categories: CategoryMap
@@ -93,9 +90,7 @@ def open_detector(cfg: Config) -> Opened:
 
 def find_categories(categories: CategoryMap, wanted: str, option: str) -> list[int]:
     """Positions of those named in a comma-separated list, by wnid or by any of a name's synonyms.
-
-    InputError, which begins with the option's name: one is unknown.
-    """
+    InputError, which begins with the option's name: one is unknown."""
     positions: dict[str, list[int]] = {}
     for position, (name, wnid) in enumerate(zip(categories.names, categories.wnids, strict=True)):
         for key in {*(part.strip().lower() for part in name.split(",")), name.lower(), wnid or name.lower()}:

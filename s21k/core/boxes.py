@@ -24,9 +24,7 @@ def area(boxes: Tensor) -> Tensor:
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of a (N, 4) with b (M, 4) -> (N, M); 0 where both are empty. Without gradient.
-
-    Works in place: at most 16 bytes a pair in float32, the result included.
-    """
+    Works in place: at most 16 bytes a pair in float32, the result included."""
     def overlap(low: int, high: int) -> Tensor:
         """Of the intervals between two columns, (N, M)."""
         return torch.minimum(a[:, None, high], b[:, high]).sub_(torch.maximum(a[:, None, low], b[:, low])).clamp_(min=0)

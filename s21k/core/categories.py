@@ -128,9 +128,7 @@ class CategoryMap:
 
     def check_rows(self, det_names: list[str], cls_names: list[str]) -> None:
         """Compare with the rows that a checkpoint says its classifiers have, by wnid or name.
-
-        InputError names the first entry whose row is missing or holds another category.
-        """
+        InputError names the first entry whose row is missing or holds another category."""
         nothing = [None] * len(self)
         for part, index, rows, others in (("det", self.det_index, det_names, self.det_names or nothing),
                                           ("cls", self.cls_index, cls_names, nothing)):

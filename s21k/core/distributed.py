@@ -22,7 +22,6 @@ class World:
 
 def start_distributed(timeout: float = 600.0) -> World:
     """Join the group that torchrun describes in the environment; alone without torchrun.
-
     timeout: seconds after which a process that waits for another one ends (errors.run_command says so)."""
     size, rank, local = (int(os.environ.get(k, d)) for k, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
     on_cuda = torch.cuda.is_available()

@@ -51,9 +51,7 @@ def note(text: str) -> None:
 
 def unlisted(wrong: np.ndarray, ids: Sequence, things: str, kind: str, where: str = "the annotations do") -> str:
     """The one line about unknown ids: how many of the things, and the first. wrong (N,) bool, ids (N,): of N things.
-
-    "4 of 4 detections are of categories that the annotations do not list (first: 101)"; "" where none is wrong.
-    """
+    "4 of 4 detections are of categories that the annotations do not list (first: 101)"; "" where none is wrong."""
     if not wrong.any():
         return ""
     first = ids[int(wrong.argmax())]

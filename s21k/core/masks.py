@@ -32,9 +32,7 @@ class Outline:
 
 def parse_outline(segmentation: object) -> Outline:
     """COCO's `segmentation`: polygons, RLE with a list of counts, compressed RLE [E37]. ValueError: what is wrong.
-
-    Polygons do not say their image's size: it is (0, 0). `broken_counts` says whether counts cover their image.
-    """
+    Polygons do not say their image's size: it is (0, 0). `broken_counts` says whether counts cover their image."""
     if isinstance(segmentation, dict):
         counts, size = segmentation.get("counts"), segmentation.get("size")
         if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 0 < n < 1 << 20 for n in size):
@@ -60,9 +58,7 @@ def parse_outline(segmentation: object) -> Outline:
 
 def broken_counts(counts: Packed, sizes: np.ndarray) -> np.ndarray:
     """(N,) bool: which of N compressed counts are not of COCO's form, or do not cover their h x w pixels; sizes (N, 2).
-
-    pycocotools itself would read on beyond them. All at once; a run is 5 bits a byte, and a bit: more follow.
-    """
+    pycocotools itself would read on beyond them. All at once; a run is 5 bits a byte, and a bit: more follow."""
     bad = np.zeros(len(counts), dtype=bool)
     for first in range(0, len(counts), 65536):
         offsets = counts.offsets[first:first + 65537]
@@ -239,9 +235,7 @@ def _interpolation(low: float, high: float, length: int, cells: int) -> tuple[in
 
 def paste(probability: Tensor, box: list[float], size: tuple[int, int]) -> dict:
     """The mask (m, m) predicted in a box, as the RLE of an image of size (h, w): where, interpolated, it is >= 0.5.
-
-    A pixel's value is read at its centre; outside of the m x m cells it falls to zero.
-    """
+    A pixel's value is read at its centre; outside of the m x m cells it falls to zero."""
     top, bottom, rows = _interpolation(box[1], box[3], size[0], probability.shape[0])
     left, right, columns = _interpolation(box[0], box[2], size[1], probability.shape[1])
     whole = np.zeros(size, dtype=np.uint8, order="F")

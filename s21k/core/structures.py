@@ -20,11 +20,8 @@ IGNORE = -2
 
 @dataclass
 class Target:
-    """What is known of one image.
-
-    boxes (M, 4) float, labels (M,) int64. An image with only an image-level label has one
-    object whose box is the whole valid area [P2, P18]. masks: of the M objects, where they were asked for.
-    """
+    """What is known of one image. boxes (M, 4) float, labels (M,) int64. An image with only an image-level label has
+    one object whose box is the whole valid area [P2, P18]. masks: of the M objects, where they were asked for."""
     boxes: Tensor
     labels: Tensor
     masks: Masks | None = None
@@ -127,9 +124,7 @@ def object_rows(regions: list[Regions], device: torch.device) -> Tensor:
 
 class RegionScores:
     """The scores of one image's regions for all categories, read in parts: the (R, K) numbers need not exist.
-
-    boxes (R, 4) decoded and clipped; shape (R, K).
-    """
+    boxes (R, 4) decoded and clipped; shape (R, K)."""
     boxes: Tensor
     shape: tuple[int, int]
 

@@ -33,9 +33,7 @@ def check_folder(what: str, annotations: Path, images: Path) -> None:
 
 def look_ahead(cfg: Config, *parts: str, tell: Callable[[str], None] = note) -> None:
     """A look at data.det or data.eval, which a later command will read. tell: is given what is not there yet.
-
-    InputError: none of the images tried can be used, or no category of data.eval is among the evaluated ones.
-    """
+    InputError: none of the images tried can be used, or no category of data.eval is among the evaluated ones."""
     for part in parts:
         section = getattr(cfg.data, part)
         if section is None:

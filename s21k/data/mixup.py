@@ -11,18 +11,14 @@ from torch import Tensor
 
 class Mixup:
     """mixup, cutmix: alphas of the Beta distributions, 0 = off; with both on, each batch draws one of them.
-
-    Each image is mixed with the one opposite in the batch (the batch reversed), by one share.
-    """
+    Each image is mixed with the one opposite in the batch (the batch reversed), by one share."""
 
     def __init__(self, num_classes: int, mixup: float = 0.0, cutmix: float = 0.0, smoothing: float = 0.0) -> None:
         self.num_classes, self.mixup, self.cutmix, self.smoothing = num_classes, mixup, cutmix, smoothing
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """images (B, 3, H, W) float, labels (B,) -> images, soft labels (B, C^) whose rows sum to one.
-
-        Chance from numpy's global generator.
-        """
+        Chance from numpy's global generator."""
         soft = F.one_hot(labels, self.num_classes).float() * (1 - self.smoothing) + self.smoothing / self.num_classes
         use_cutmix = self.cutmix > 0 and (self.mixup == 0 or np.random.rand() < 0.5)
         alpha = self.cutmix if use_cutmix else self.mixup

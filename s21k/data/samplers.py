@@ -28,9 +28,7 @@ def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float
 
 class EpochShuffle:
     """Endless: every image once an epoch, each epoch in an order of its own.
-
-    factors (N,): image i comes factors[i] times an epoch on average, its fraction drawn anew for each epoch [G23].
-    """
+    factors (N,): image i comes factors[i] times an epoch on average, its fraction drawn anew for each epoch [G23]."""
 
     def __init__(self, length: int, seed: int, stream: str, factors: np.ndarray | None = None) -> None:
         self.length, self.seed, self.stream, self.factors = length, seed, stream, factors

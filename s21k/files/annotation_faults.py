@@ -95,9 +95,7 @@ def check_boxes(table: AnnotationTable, boxes: Boxes) -> list[str]:
 
 def check_truth(table: AnnotationTable, with_crowds: bool) -> list[str]:
     """Notes about boxes that detections are scored against. with_crowds: crowd regions count as others do (LVIS).
-
-    InputError: the file has annotations, and none can be found.
-    """
+    InputError: the file has annotations, and none can be found."""
     counted = len(table.boxes) if with_crowds else int((~table.crowd).sum())
     lines = list(table.unlisted)
     empty = (table.boxes[:, 2:] <= 0).any(axis=1)

@@ -27,9 +27,7 @@ class Part:
 
     def values(self, key: str, rows: list[dict], allowed: tuple[type, ...], default: object = None) -> list:
         """rows[i][key] of every row. InputError names the first whose type is not allowed; bool is not taken for int.
-
-        The first of the allowed types is the one that the message expects.
-        """
+        The first of the allowed types is the one that the message expects."""
         values = [row.get(key, default) for row in rows]
         if not set(map(type, values)) <= set(allowed):
             bad = next(i for i, value in enumerate(values) if type(value) not in allowed)
@@ -142,9 +140,7 @@ def read_categories(path: Path) -> Part:
 
 def read_parts(path: Path, masks: bool, files: bool) -> dict[str, Part]:
     """The three lists of the file as columns.
-
-    files: every image must have a file_name and a size; else "" and 0 where they are missing. Masks need sizes.
-    """
+    files: every image must have a file_name and a size; else "" and 0 where they are missing. Masks need sizes."""
     parts = {name: Part(path, name) for name in ("images", "annotations", "categories")}
     for name, rows in read_object(path, tuple(parts)):
         part = parts[name]

@@ -44,9 +44,7 @@ def leaves_root(name: str) -> bool:
 
 def members(path: Path) -> Iterator[Member]:
     """The regular files of a tar, in order. InputError: no tar, damaged or cut off; what came before is good.
-
-    Links, devices and folders are passed over; names are as written (leaves_root).
-    """
+    Links, devices and folders are passed over; names are as written (leaves_root)."""
     with refused(f"{path}: not a readable tar", tarfile.TarError, ValueError, EOFError):
         whole = path.stat().st_size
         with open(path, "rb") as file:

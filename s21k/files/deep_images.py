@@ -72,9 +72,7 @@ def grey_of_floats(values: np.ndarray) -> np.ndarray:
 
 def low_byte_tiles(image: Image.Image) -> list | None:
     """How to decode the low byte of each channel in place of the high one; None: not colours of 16 bits a channel.
-
-    Pillow keeps the high byte, which of 12 bits is nearly nothing. To be asked before the pixels are read.
-    """
+    Pillow keeps the high byte, which of 12 bits is nearly nothing. To be asked before the pixels are read."""
     tiles = []
     for tile in getattr(image, "tile", None) or []:
         codec, extents, offset, args = tile

@@ -63,9 +63,7 @@ class PassedOver:
 
 def walk(root: str | Path, passed: PassedOver) -> list[tuple[str, list[str]]]:
     """(folder, names of its files), sorted, of root and all folders below it, without system folders and files.
-
-    Links to folders are followed, each real folder once, but none that leads back to a folder above.
-    """
+    Links to folders are followed, each real folder once, but none that leads back to a folder above."""
     found: list[tuple[str, list[str]]] = []
     seen: set[str] = set()
     waiting = [str(root)]
@@ -139,9 +137,7 @@ def sample_rows(count: int) -> list[int]:
 
 def check_images(what: str, images: Iterable[tuple[object, tuple[int, int] | None]]) -> None:
     """Try to open some images of a data set, each with the (h, w) that is annotated, if any.
-
-    InputError: not one can be opened. A note where some cannot.
-    """
+    InputError: not one can be opened. A note where some cannot."""
     faults, tried = [], 0
     for source, size in images:
         tried += 1

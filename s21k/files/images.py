@@ -91,10 +91,8 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def check_image(source: Source, tail: bytes) -> tuple[int, int]:
-    """(h, w) as read_image would give it, of a file that looks whole. tail: its last kilobyte or more.
-
-    A JPEG or PNG whose end mark is in the tail is not decoded; every other file is. InputError: no image, or truncated.
-    """
+    """(h, w) as read_image would give it, of a file that looks whole. tail: its last kilobyte or more. A JPEG or PNG
+    whose end mark is in the tail is not decoded; every other file is. InputError: no image, or truncated."""
     image = _open(source)
     size = _upright_size(image)
     if END_MARKS.get(image.format, b"") not in tail or image.format not in END_MARKS:

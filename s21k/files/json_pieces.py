@@ -111,7 +111,6 @@ def _entries(source: _Text, part: str) -> Iterator[list]:
 
 def read_list(path: Path, part: str) -> Iterator[list]:
     """The entries of a JSON list, some at a time; part names an entry in errors ("detection").
-
     InputError: not a list, or not JSON, and where. OSError and UnicodeDecodeError pass."""
     source = _Text(path)
     with source.file:
@@ -123,9 +122,7 @@ def read_list(path: Path, part: str) -> Iterator[list]:
 
 def read_object(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, list]]:
     """(key, entries) of an object in file order, of the keys in `lists`, some at a time; others are passed over.
-
-    InputError: not an object, not JSON, one of these keys holds no list, is missing, or appears twice.
-    """
+    InputError: not an object, not JSON, one of these keys holds no list, is missing, or appears twice."""
     source = _Text(path)
     with source.file:
         source.take("{", f"expected an object with {', '.join(lists)}")

@@ -18,7 +18,6 @@ def is_table(folder: Path) -> bool:
 
 def save_table(folder: Path, kind: str, columns: dict[str, np.ndarray], about: dict[str, Any]) -> None:
     """Write the columns and what is said about them: beside the folder first, then in its place (an older one goes).
-
     kind: what load_table must find. InputError: the folder holds something else, or cannot be written."""
     if folder.exists() and not is_table(folder):
         raise InputError(f"{folder}: exists and is no table, expected another name or an older table")

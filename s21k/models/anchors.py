@@ -10,9 +10,7 @@ RATIOS = (0.5, 1.0, 2.0)                # height / width
 
 def level_anchors(h: int, w: int, stride: int, scale: float, device: torch.device) -> Tensor:
     """(h * w * 3, 4): row by row, column by column, ratio by ratio; centres at multiples of the stride, offset 0.
-
-    The area of each is (scale * stride)^2. Not rounded (torchvision rounds its base anchors).
-    """
+    The area of each is (scale * stride)^2. Not rounded (torchvision rounds its base anchors)."""
     ratios = constant(RATIOS, device)
     heights = scale * stride * ratios.sqrt()                             # (3,)
     widths = scale * stride / ratios.sqrt()                              # (3,)

@@ -80,7 +80,6 @@ def chosen_boxes(kind: str, detector: nn.Module, pyramid: list[Tensor], cls: Bat
 @torch.no_grad()
 def cam_maps(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """images (B, 3, H, W) normalised, a PooledClassifier -> maps (B, C^, H/32, W/32), logits (B, C^).
-
     A map is a class's last weights times the features at each place; its mean plus the bias is the logit."""
     features = classifier.backbone(images, None)[-1]                                                     # (B, c5, h, w)
     maps = torch.einsum("bchw,kc->bkhw", features, classifier.cls_classifier.weight)

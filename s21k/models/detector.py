@@ -180,11 +180,8 @@ def build_detector(cfg: Config) -> Detector:
 
 
 def restore_detector(cfg: Config, content: dict, categories: CategoryMap) -> Detector:
-    """The trained detector of a checkpoint's content, in eval mode.
-
-    InputError: the categories JSON speaks of rows that the checkpoint's classifiers do not have, or
-    the weights do not fit the configuration.
-    """
+    """The trained detector of a checkpoint's content, in eval mode. InputError: the categories JSON speaks of rows that
+    the checkpoint's classifiers do not have, or the weights do not fit the configuration."""
     if "categories" not in content:
         raise InputError("the checkpoint is not one of stage II: it has no model and categories")
     trained, now = content["config"].get("model"), dataclasses.asdict(cfg.model)

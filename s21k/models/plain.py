@@ -32,9 +32,7 @@ def plain_parts(fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor) -> tu
 def plain_scores(fg_logits: Tensor, det_logits: Tensor, cls_logits: Tensor, det_index: Tensor, cls_index: Tensor,
                  fusion: str = "geometric", exponent: float = 2 / 3) -> Tensor:
     """Eqs. 1 to 5 as they are printed, category by category -> (R, K) float64. Arguments as of scores.fuse.
-
-    A category that one classifier knows has that one's score of Eq. 4; one that none knows has 0.
-    """
+    A category that one classifier knows has that one's score of Eq. 4; one that none knows has 0."""
     s_fg, s, s_hat = plain_parts(fg_logits, det_logits, cls_logits)
     scores = torch.zeros(len(s_fg), len(det_index), dtype=torch.float64, device=s_fg.device)
     for category, (row, row_hat) in enumerate(zip(det_index.tolist(), cls_index.tolist(), strict=True)):

@@ -16,9 +16,7 @@ REGIONS = 32                            # of one image at a time: the product in
 
 def bin_weights(low: Tensor, high: Tensor, out: int, length: int) -> Tensor:
     """One direction: regions from low (R,) to high (R,), in cells -> (R, out, length), each cell's share in each bin.
-
-    A bin has ceil(its size) samples, at least one where it has a size. One further than a cell outside counts as 0.
-    """
+    A bin has ceil(its size) samples, at least one where it has a size. One further than a cell outside counts as 0."""
     size = (high - low) / out                                                            # (R,) of a bin
     samples = size.ceil().clamp(min=0)                                                   # (R,) in a bin
     most = int(samples.max()) if len(samples) else 0

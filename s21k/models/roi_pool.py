@@ -16,10 +16,8 @@ MIN_LEVEL, MAX_LEVEL = 2, 5
 
 
 def roi_levels(boxes: Tensor) -> Tensor:
-    """FPN Eq. 1 for boxes (R, 4): floor(4 + log2(sqrt(area) / 224)) within 2..5, int64 (R,).
-
-    224 px -> P4, 448 -> P5, 223 -> P3 [G15]. The epsilon keeps log2 of an empty box finite; in float32 1 + 1e-8 is 1.
-    """
+    """FPN Eq. 1 for boxes (R, 4): floor(4 + log2(sqrt(area) / 224)) within 2..5, int64 (R,). 224 px -> P4, 448 -> P5,
+    223 -> P3 [G15]. The epsilon keeps log2 of an empty box finite; in float32 1 + 1e-8 is 1."""
     side = B.area(boxes).clamp(min=0).sqrt()
     level = torch.floor(4 + torch.log2(side / 224 + 1e-8))
     return level.clamp(MIN_LEVEL, MAX_LEVEL).long()

@@ -45,9 +45,7 @@ class RPN(nn.Module):
     def forward(self, pyramid: list[Tensor], sizes: list[tuple[int, int]], targets: list[Target] | None = None,
                 seeds: list[int] | None = None) -> tuple[list[Tensor], dict[str, Tensor]]:
         """sizes: valid areas (h, w). With targets (and the images' seeds) also the two losses.
-
-        Returns proposals B times (Ri, 4), best first, without gradient, and {"rpn_objectness", "rpn_box"}.
-        """
+        Returns proposals B times (Ri, 4), best first, without gradient, and {"rpn_objectness", "rpn_box"}."""
         anchors = pyramid_anchors(pyramid, self.anchor_scale)            # 5 times (T, 4)
         logits, deltas = self.head(pyramid)
         losses = {} if targets is None else self.losses(torch.cat(anchors), torch.cat(logits, 1),
@@ -59,9 +57,7 @@ class RPN(nn.Module):
     def losses(self, anchors: Tensor, logits: Tensor, deltas: Tensor, targets: list[Target],
                seeds: list[int]) -> dict[str, Tensor]:
         """anchors (N, 4), logits (B, N), deltas (B, N, 4): cross-entropy and L1 over the sampled anchors.
-
-        Both are divided by batch * B, the number asked for, not the number found [G11].
-        """
+        Both are divided by batch * B, the number asked for, not the number found [G11]."""
         objectness, box = logits.sum() * 0, deltas.sum() * 0             # keeps the graph if nothing is sampled
         matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou)
                    for target in targets]

@@ -61,9 +61,7 @@ def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
 
 def image_nll(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log of Eq. 3 over B whole-image regions [G4]: logits (B, C^), labels (B,).
-
-    Every classification sample counts as foreground, as if S_fg = 1; f takes no part [P19, P26]. B = 0 gives 0.
-    """
+    Every classification sample counts as foreground, as if S_fg = 1; f takes no part [P19, P26]. B = 0 gives 0."""
     return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
 
 

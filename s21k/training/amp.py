@@ -19,9 +19,7 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 def _cpu_has_bf16() -> bool:
     """Whether torch would use bf16 instructions here: emulated, a bf16 convolution takes ten times as long as float32.
-
-    x86 only; the two variables are those by which torch and oneDNN can be held back.
-    """
+    x86 only; the two variables are those by which torch and oneDNN can be held back."""
     there = getattr(torch.cpu, "get_capabilities", dict)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "ALL")).upper()
     allowed = limit in ("", "ALL", "DEFAULT") or "BF16" in limit or "AMX" in limit or limit.startswith("AVX10")
@@ -41,9 +39,7 @@ def best_precision(device: torch.device) -> tuple[str, str]:
 
 def resolve_amp(cfg: Config, world: World, checkpoint: Path | None = None) -> Config:
     """The configuration with a precision in place of `auto`, and a line that says which.
-
-    checkpoint: of the run that may be continued; where it is there, its precision is kept.
-    """
+    checkpoint: of the run that may be continued; where it is there, its precision is kept."""
     if cfg.amp != "auto":
         return cfg
     found = None if checkpoint is None else latest(checkpoint)

@@ -18,9 +18,7 @@ TERMINAL = re.compile(r"\x1b\[[0-9;]*m")                                 # its c
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write content to path: first beside it, then renamed; path's former content becomes <stem>.previous.pt.
-
-    OSError: it cannot be written (a full disk, ..); path and its predecessor stand as they were.
-    """
+    OSError: it cannot be written (a full disk, ..); path and its predecessor stand as they were."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".writing")
     try:
@@ -62,7 +60,6 @@ def is_ours(content: dict[str, Any]) -> bool:
 
 def read(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The content of a checkpoint or of a file of public weights.
-
     InputError: not there, damaged, or holding more than tensors and plain values."""
     path = Path(path)
     if not path.is_file():

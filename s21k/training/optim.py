@@ -5,9 +5,7 @@ from torch import nn
 
 def parameter_groups(model: nn.Module, weight_decay: float, exempt: bool = True) -> list[dict]:
     """Two groups: all that has several dimensions, and the rest: biases, norms and Swin's position tables.
-
-    exempt: the rest is not decayed, as in Swin's recipe under AdamW [G18]; He et al. [17] decay all under SGD [P50].
-    """
+    exempt: the rest is not decayed, as in Swin's recipe under AdamW [G18]; He et al. [17] decay all under SGD [P50]."""
     decayed, plain = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -19,9 +19,7 @@ from s21k.training.checkpoint import check_categories, is_ours, latest, read, sa
 
 def set_backend_flags(cfg: Config, world: World, one_size: bool = True) -> None:
     """Deterministic algorithms where the configuration says so (None: yes on CPU, no on CUDA).
-
-    one_size: all batches have one size, so that cuDNN's search for the fastest algorithm pays.
-    """
+    one_size: all batches have one size, so that cuDNN's search for the fastest algorithm pays."""
     wanted = world.device.type == "cpu" if cfg.deterministic is None else cfg.deterministic
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")      # cuBLAS asks for it; read when CUDA starts
@@ -92,9 +90,7 @@ OTHER_STAGE = {"stage1": STAGE2_ONLY, "stage2": ("stage1.",)}
 @dataclasses.dataclass
 class Run:
     """One stage's training: configuration, data, checkpoint, and, once the script has made them, what is trained.
-
-    found: the checkpoint it continues from, or None.
-    """
+    found: the checkpoint it continues from, or None."""
     cfg: Config
     world: World
     stage: str                              # "stage1" or "stage2"
