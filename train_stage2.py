@@ -100,8 +100,7 @@ def main(words: list[str]) -> None:
             set_seed(cfg.seed, world.rank, step)                            # nothing random is stored
             for micro in range(s.accumulate):
                 det = next(det_batches).to(world.device)                    # b images with boxes
-                # 3b images, one label each
-                cls = next(cls_batches).to(world.device) if cls_batches is not None else None
+                cls = next(cls_batches).to(world.device) if cls_batches is not None else None  # 3b images, a label each
                 with no_sync_except_last(model, micro == s.accumulate - 1):
                     with autocast(cfg.amp, world.device):               # processes add up in the last part
                         losses = model(det, cls)                            # one forward, so DDP sees one graph

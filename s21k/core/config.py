@@ -68,8 +68,7 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     backbone: str = "resnet50"              # a row of BACKBONES, models/backbones.py
-    # of a ResNet in stage II; stage I: gn, or trained BN [G17]
-    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"
+    norm: Literal["frozen_bn", "sync_bn", "gn"] = "frozen_bn"   # of stage II's ResNet; stage I: gn or trained BN [G17]
     reformulated: bool = True               # False: "Ours (-reform.)", average pooling and a linear head [P67, P76]
     fpn_channels: AtLeastOne = 256          # [G10]
     region_dim: AtLeastOne = 1024           # d of Eqs. 1-3 [G8]
@@ -84,8 +83,7 @@ class ModelConfig:
     rpn_proposals: tuple[int, int] = (1000, 1000)   # proposals an image after NMS: training, test [G11]
     regions_per_image: AtLeastOne = 512     # sampled regions, a quarter positive at most [G13]
     head: Literal["decoupled", "softmax"] = "decoupled"         # f, g, g-hat; or the usual C + 1, for fine-tuning [G31]
-    # Mask R-CNN's mask head beside the box head [P39, G2]; the boxes' JSON needs segmentations
-    with_masks: bool = False
+    with_masks: bool = False                # Mask R-CNN's mask head [P39, G2]; the boxes' JSON needs segmentations
 
 
 @dataclass(frozen=True)
@@ -98,17 +96,14 @@ class Stage1Config:
     optimizer: Literal["sgd", "adamw"] = "sgd"                  # [P50, P52]
     lr: Amount = 0.1                        # of the batch that rates_per names [P50, G24]
     min_lr: Amount = 0.0                    # the last rate, likewise [G24]
-    # lr and min_lr are published for a step of so many images, and are scaled by batch / rates_per (`rate`); 0: they
-    # hold for any batch [G24]
-    rates_per: Count = 0
+    rates_per: Count = 0                    # lr, min_lr are of a step of so many images (`rate`); 0: of any batch [G24]
     momentum: Annotated[float, Between(0, 0.9999)] = 0.9  # of SGD [G24]
     weight_decay: Amount = 1e-4             # [P50]
     warmup_epochs: Amount = 5.0             # [G24]
     clip_norm: Amount = 0.0                 # 0: no clipping [G24]
     crop_scale: tuple[float, float] = (0.08, 1.0)   # area of the random crop [P51]
     color_jitter: Share = 0.4               # brightness, contrast, saturation [P51]
-    # validation: the centre this share of the resized image (224 of 256) [G24]
-    val_crop: Annotated[float, Between(0.1, 1)] = 0.875
+    val_crop: Annotated[float, Between(0.1, 1)] = 0.875     # the share of a validation image: 224 of 256 [G24]
     rand_augment: bool = False              # data/rand_augment.py, in place of the colour jitter [P52, G24]
     erasing: Share = 0.0                    # probability of random erasing [P52]
     mixup: Amount = 0.0                     # alpha; 0: off [P52]
@@ -128,12 +123,9 @@ class Stage1Config:
 class Stage2Config:
     # a checkpoint, or public weights for the backbone; None: this run's own stage I; "scratch": none, "-stage I" [P68]
     init: str | None = None
-    # what stage II takes of init; backbone: the row "IN-21K" of Table 5 [G31]
-    inherit: Literal["all", "backbone"] = "all"
-    # the output layer that stage I trained, to all levels [G15]
-    copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"
-    # stage I's g-hat continues: "except for the last layer" can be read both ways [P30, G7]
-    load_image_classifier: bool = True
+    inherit: Literal["all", "backbone"] = "all"     # what is taken of init; backbone: "IN-21K" of Table 5 [G31]
+    copy_fpn_output: Literal["none", "p2", "p3", "p4", "p5"] = "none"   # stage I's output layer, to all levels [G15]
+    load_image_classifier: bool = True      # of stage I: "except for the last layer" can be read both ways [P30, G7]
     size: Side = 1024                       # [P54]
     scale: tuple[float, float] = (0.1, 2.0)         # large-scale jitter [P55]
     det_batch: AtLeastOne = 16              # images with boxes a step, all processes; the paper gives none [P62, G18]
@@ -148,8 +140,7 @@ class Stage2Config:
     image_loss_weight: Amount = 0.1         # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
     loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" [P25, G3]
     loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions [G3]
-    # for comparison only: models/baselines.py
-    baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"
+    baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"    # to compare: models/baselines.py
     drop_path: DropRate = 0.0               # [G22]
     save_every: AtLeastOne = 1000           # steps
     log_every: AtLeastOne = 20              # steps
@@ -174,8 +165,7 @@ class EvalConfig:
 class Config:
     seed: Count = 0
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"    # [P62, G21] training/amp.py says what auto becomes
-    # seconds after which a process that waits for another, or for data, gives up
-    timeout: Annotated[float, Between(1)] = 600.0
+    timeout: Annotated[float, Between(1)] = 600.0   # seconds that a process waits for another, or for data
     deterministic: bool | None = None       # bit-equal restarts; None: yes on CPU, no on CUDA, where it costs speed
     output_dir: str = ""                    # "": runs/<words>
     parent_dir: str = ""                    # where stage I of the same words without stage-II changes lies

@@ -30,8 +30,7 @@ def start_distributed(timeout: float = 600.0) -> World:
         torch.cuda.set_device(device)
     if "WORLD_SIZE" in os.environ:
         limit = datetime.timedelta(seconds=timeout)
-        # torchrun's store outlives a restart, and with it the addresses of processes that are gone: each attempt has
-        # keys of its own.
+        # torchrun's store outlives a restart, with addresses of processes that are gone: each attempt has its own keys.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}",
                                  next(dist.rendezvous("env://", timeout=limit))[0])
         dist.init_process_group("nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=size, timeout=limit)

@@ -107,8 +107,8 @@ def run_command(main: Callable[[list[str]], None], doc: str) -> None:
         _one_line("error", text)
         sys.exit(2 if isinstance(error, InputError) else 3)
     except BrokenPipeError:
-        # whoever read our output wants no more of it, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())       # so that the flush at exit does not fail
+        # Whoever read our output wants no more, as in `.. | head`; the flush at exit must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         _one_line("error", str(error))

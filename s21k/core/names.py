@@ -2,7 +2,6 @@
 
 A Mac writes "é" as two characters (NFD), other systems and JSON files as one (NFC); Windows writes a path with "\\\\".
 """
-
 import difflib
 import unicodedata
 from collections.abc import Iterable

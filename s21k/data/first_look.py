@@ -2,7 +2,6 @@
 
 A command also looks at the data of later commands, so that a wrong folder is not found after weeks of stage I.
 """
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -2,7 +2,6 @@
 
 A annotations of a table; boxes are [x, y, w, h] in pixels, which only they say: fractions or corners look alike.
 """
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -35,14 +35,17 @@ class Part:
             raise self.fail(bad, f"{found}, expected {allowed[0].__name__}")
         return values
 
+    def _array(self, values: list, dtype: type, what: str) -> np.ndarray:
+        try:
+            return np.array(values, dtype=dtype)
+        except OverflowError:
+            raise InputError(f"{self.path}: {self.name}: {what} is too large") from None
+
     def numbers(self, key: str, rows: list[dict], allowed: tuple[type, ...] = (int,), dtype: type = np.int64,
                 default: object = None) -> None:
         """A column of numbers."""
-        values = self.values(key, rows, allowed, default)
-        try:
-            self.columns.setdefault(key, []).append(np.array(values, dtype=dtype))
-        except OverflowError:
-            raise InputError(f"{self.path}: {self.name}: a value of {key} is too large") from None
+        self.columns.setdefault(key, []).append(self._array(self.values(key, rows, allowed, default), dtype,
+                                                            f"a value of {key}"))
 
     def texts(self, key: str, rows: list[dict], allowed: tuple[type, ...] = (str,)) -> None:
         """A column of strings."""
@@ -54,10 +57,7 @@ class Part:
         if not all(good):
             bad = good.index(False)
             raise self.fail(bad, f"has bbox {found[bad]!r:.60}, expected [x, y, w, h]")
-        try:
-            boxes = np.array(found, dtype=np.float64).reshape(-1, 4)
-        except OverflowError:
-            raise InputError(f"{self.path}: {self.name}: a bbox is too large") from None
+        boxes = self._array(found, np.float64, "a bbox").reshape(-1, 4)
         if not np.isfinite(boxes).all():
             raise self.fail(int(np.argwhere(~np.isfinite(boxes))[0][0]), "has a bbox that is not finite")
         self.columns.setdefault("bbox", []).append(boxes)
@@ -79,10 +79,7 @@ class Part:
             if type(listed) is not list or not {*map(type, listed)} <= {int}:
                 raise self.fail(position, f"has {key} {listed!r:.40}, expected a list of category ids")
             pairs += [(self.first + position, i) for i in listed]
-        try:
-            self.columns.setdefault(key, []).append(np.array(pairs, dtype=np.int64).reshape(-1, 2))
-        except OverflowError:
-            raise InputError(f"{self.path}: {self.name}: an id in {key} is too large") from None
+        self.columns.setdefault(key, []).append(self._array(pairs, np.int64, f"an id in {key}").reshape(-1, 2))
 
     def array(self, key: str, width: tuple[int, ...] = ()) -> np.ndarray:
         """The whole column; it is given up here."""

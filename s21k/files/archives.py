@@ -135,8 +135,7 @@ class ImageIndex:
 
     def save(self, folder: Path) -> None:
         names = self.names.packed
-        # Relative, so that an index and its images can move together; of real paths, for ".." after a link leads
-        # elsewhere.
+        # Relative: an index and its images can move together. Of real paths: ".." after a link leads elsewhere.
         save_table(folder, KIND, {name: getattr(self, name) for name in COLUMNS}
                    | {"names": names.data, "name_offsets": names.offsets},
                    {"root": os.path.relpath(os.path.realpath(self.root), os.path.realpath(folder)),

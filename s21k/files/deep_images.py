@@ -4,7 +4,6 @@ Cameras and scanners write 10, 12 or 14 bits into files of 16: taken for 16 bits
 file's own word counts where it has one that its content keeps to (PNG's sBIT, TIFF's BitsPerSample and
 MaxSampleValue); else the content's depth does.
 """
-
 import sys
 
 import numpy as np
@@ -95,9 +94,7 @@ def colours(high: Image.Image, low: Image.Image, said: int | None) -> Image.Imag
     if low.info.get(GREY_ALPHA):
         first, second = second[..., [0, 0, 0, 2]], second[..., [1, 1, 1, 3]]
     values = first << 8 | second
-    parts = [to_eight_bits(values[..., :3], said)]
-    if values.shape[2] == 4:
-        parts.append(to_eight_bits(values[..., 3:], said))
+    parts = [to_eight_bits(part, said) for part in np.split(values, [3], axis=2)]
     return Image.fromarray(np.concatenate(parts, axis=2))
 
 

@@ -3,7 +3,6 @@
 An image is a file whose ending Pillow reads. What an operating system or a program leaves behind (hidden files,
 Thumbs.db, ..) and every other file is passed over, counted and named. Linked folders are followed.
 """
-
 import functools
 import os
 from collections import Counter
@@ -17,8 +16,7 @@ from s21k.core.errors import InputError, note
 from s21k.core.names import nearest, spellings
 from s21k.files.images import image_size, stored_size
 
-# Pillow knows these formats and does not decode them: it only holds a place, or would run another program (Ghostscript
-# for EPS).
+# Pillow knows these and does not decode them: it only holds a place, or would run a program (Ghostscript for EPS).
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 SYSTEM_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir",
                 "$recycle.bin", "system volume information", "lost+found"}

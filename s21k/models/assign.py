@@ -37,8 +37,7 @@ def match_iou(parts: Iterable[Tensor], n: int, device: torch.device, low: float,
         better = largest > best                                          # ties: the first object
         best, match_index = torch.where(better, largest, best), torch.where(better, index + first, match_index)
         if rescue:
-            # An object that no anchor touches has best IoU 0; rescuing "all anchors with IoU == best"
-            # would then turn every untouched anchor positive.
+            # Of an object that no anchor touches the best IoU is 0: "IoU == best" would rescue every untouched anchor.
             best_of_object = iou.amax(dim=1, keepdim=True)               # (m, 1)
             enough = (best_of_object > 0) & (best_of_object >= rescue_above)
             rescued |= ((iou == best_of_object) & enough).any(dim=0)

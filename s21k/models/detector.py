@@ -88,8 +88,7 @@ class Detector(nn.Module):
                                                   test.fusion, test.fusion_exponent)
             ranking = Ranking(regions)
             found = postprocess(ranking, test.threshold, test.nms, test.max_detections, test.class_agnostic_nms)
-            # any score: Top-5 has no threshold [P83]
-            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)
+            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)     # Top-5 has no threshold [P83]
             yield Prediction(regions, found, five,
                              None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from s21k.core.structures import BACKGROUND
 
-# For categories that both classifiers know, of the logarithms of S'_c and S^'_c; every other category has the score of
-# the one that knows it [P34].
+# Of log S'_c and log S^'_c, where both classifiers know the category; else the score is the knowing one's [P34].
 FUSIONS = {"geometric": lambda log_det, log_cls, a: torch.exp(a * log_det + (1 - a) * log_cls),       # Eq. 5
            "arithmetic": lambda log_det, log_cls, a: a * log_det.exp() + (1 - a) * log_cls.exp(),
            "det_only": lambda log_det, log_cls, a: log_det.exp(),

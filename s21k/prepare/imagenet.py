@@ -150,8 +150,7 @@ def scan(root: Path, parts: Path, job: tuple[str, str]) -> str:
             if np.array_equal(saved["stamp"], stamp) and str(saved["container"]) == container:
                 return wnid
     except Exception:
-        # not there, or cut off in the middle (numpy raises what its bytes lead it to):
-        pass                                        # read the container
+        pass                # not there, or cut off (numpy raises what its bytes lead it to): read the container
     listed, faults = _listing(path)
     good = []
     for name, offset, size in listed:
@@ -232,13 +231,13 @@ def main(argv: list[str]) -> None:
              f"({', '.join(compressed[:3])}{', ..' if len(compressed) > 3 else ''}): {UNPACK}")
     with refused(f"--out {a.out}: cannot be written, or {a.source} cannot be read"):
         index, quarantined = build_index(a.source, a.out, wnids, containers, a.processes)
-        write_reports(a.out, wnids, np.bincount(index.label, minlength=len(wnids)), quarantined)
+        counts = np.bincount(index.label, minlength=len(wnids))
+        write_reports(a.out, wnids, counts, quarantined)
     if len(index) == 0:
         first = (f"; the first of {len(quarantined)} faults: {quarantined[0][0]}: {quarantined[0][2]} (see "
                  f"{a.out.name}.quarantine.tsv)" if quarantined else "")
         raise InputError(f"{a.source}: has no good images of the {len(wnids)} synsets wanted{first}")
     index.save(a.out)
-    counts = np.bincount(index.label, minlength=len(wnids))
     missing = [wnid for wnid in wnids if wnid not in containers]
     print(f"{a.out}: {len(index)} images of {int((counts > 0).sum())} synsets of {len(wnids)}; "
           f"{int(counts[counts > 0].min())} to {int(counts.max())} each; {len(quarantined)} in quarantine")

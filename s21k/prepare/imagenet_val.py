@@ -59,8 +59,7 @@ def inside(corners: list[float], size: tuple[int, int]) -> list[float] | None:
 def check_truth(path: Path, image_names: list[str], wnids: list[str]) -> None:
     """The kit's list says of each image, in order, what the XML says. InputError: the first where it does not."""
     with refused(f"--truth {path}: cannot be read"):
-        # "n01751748", "490" or "name n01751748"
-        lines = [line.split()[-1] for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.split()[-1] for line in path.read_text().splitlines() if line.strip()]  # "n01751748", "a.jpg 490"
     if len(lines) != len(image_names):
         raise InputError(f"--truth {path}: {len(lines)} lines, but there are {len(image_names)} images")
     meant: dict[str, str] = {}  # the kit's class number -> wnid; its numbers are in no order of the wnids

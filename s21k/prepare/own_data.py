@@ -8,7 +8,6 @@ a folder of the same name (in whatever Unicode form) are one. Names that differ 
 one class would become two. Some images of each set are opened. Writes my_data.yaml and my_data.categories.json: then
 `python train_stage1.py r50 my_data.yaml`, and so on. Classes with boxes are the group "base", others "novel".
 """
-
 import argparse
 from pathlib import Path
 

@@ -44,8 +44,7 @@ class StepMonitor:
 
     def __enter__(self) -> "StepMonitor":
         self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
-        # Python runs a handler between two of its own instructions, so not while a collective waits. The byte that
-        # each signal writes here arrives at once.
+        # Python runs no handler while a collective waits; the byte that each signal writes here arrives at once.
         self._heard, self._told = os.pipe()
         os.set_blocking(self._told, False)
         self._before_told = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
