@@ -26,10 +26,8 @@ from s21k.training.run import trained
 
 def is_source(word: str) -> bool:
     """A photo or a folder, not a word of the configuration.
-
     A word of s21k/configs is that word, whatever the folder is called (tiny/ or ./tiny is the folder); YAML files and
-    key=value are of the configuration. Every other file, folder or path is a source, there or not.
-    """
+    key=value are of the configuration. Every other file, folder or path is a source, there or not."""
     if word in known_words():
         if os.path.isdir(word):
             note(f"{word!r} is taken for the word of that name, not for the folder: write {word}{os.sep} for the "

@@ -68,8 +68,6 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def whole_image(sizes: list[tuple[int, int]]) -> Tensor:
     """The entire image as a box: the special RoI of Sec. 3.2 [P2, P13, P18]. B times (h, w) -> (B, 4), on the CPU.
-
     It is [0, 0, w, h] with the true width: [0, 0, 223, 223] would fall to another pyramid
-    level [G15]. sizes are the valid areas, not the padded canvas [G16].
-    """
+    level [G15]. sizes are the valid areas, not the padded canvas [G16]."""
     return torch.tensor([[0, 0, w, h] for h, w in sizes], dtype=torch.float32).view(-1, 4)

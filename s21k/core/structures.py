@@ -102,10 +102,8 @@ class Batch:
 @dataclass
 class Regions:
     """Sampled training regions of one image: the first num_objects of them hold an object, the others are background.
-
     boxes (R, 4); labels (R,) in [0, C) or BACKGROUND; gt_boxes (R, 4), meaningless for
-    background; gt_index (R,) which object of the image, -1 for background.
-    """
+    background; gt_index (R,) which object of the image, -1 for background."""
     boxes: Tensor
     labels: Tensor
     gt_boxes: Tensor

@@ -42,10 +42,8 @@ def _from_list(path: Path) -> tuple[list[str], list[str]]:
 
 class ClassificationData:
     """N images and their labels, packed: paths in one byte array or an index, labels (N,) int32.
-
     class_names: one for each row of g-hat; None: those of this source, sorted (an index says its own; some may have
-    no image). InputError: no images, or a class that is not among class_names.
-    """
+    no image). InputError: no images, or a class that is not among class_names."""
 
     def __init__(self, source: str | Path, class_names: list[str] | None = None) -> None:
         self.opened_from = source = Path(source)

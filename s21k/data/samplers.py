@@ -13,10 +13,8 @@ from s21k.core.randomness import derive_seed
 
 def repeat_factors(categories: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
     """How often each of N images comes in an epoch, >= 1: repeat-factor sampling (Gupta et al., 2019) [P90, G23].
-
     categories (A,) of the boxes, those of image i at offsets[i]:offsets[i + 1]. A category that a share f of the images
-    shows asks for max(1, sqrt(threshold / f)); an image takes the most that one of its categories asks for.
-    """
+    shows asks for max(1, sqrt(threshold / f)); an image takes the most that one of its categories asks for."""
     num_images = len(offsets) - 1
     image = np.repeat(np.arange(num_images), np.diff(offsets))
     shown = np.unique(np.stack([image, categories], axis=1), axis=0)    # each category of an image once

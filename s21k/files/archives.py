@@ -99,10 +99,8 @@ class Region(io.RawIOBase):
 @dataclass(frozen=True)
 class ImageIndex:
     """N images, class after class, by name within a class.
-
     containers: folders or tars below root; of image i: container[i], its name in it, label[i] (row of class_names), and
-    for a tar offset[i] (-1: a file of a folder) and size[i] in bytes; heights, widths (N,) upright.
-    """
+    for a tar offset[i] (-1: a file of a folder) and size[i] in bytes; heights, widths (N,) upright."""
     root: Path
     class_names: list[str]
     containers: list[str]

@@ -149,10 +149,8 @@ def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:
 def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int] | None = None,
            mirror: bool = False) -> Tensor:
     """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at size (h, w): (3, h, w), bilinear, antialiased.
-
     As Pillow's to a level, and three times as fast. The memory stays row by row of pixels (channels last), which is how
-    images are decoded and how `collate` lays them down.
-    """
+    images are decoded and how `collate` lays them down."""
     pixels = np.asarray(image)
     if window is not None:
         pixels = pixels[window[1]:window[3], window[0]:window[2]]

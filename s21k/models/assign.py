@@ -18,8 +18,7 @@ def match(objects: Tensor, candidates: Tensor, low: float, high: float, rescue: 
           rescue_above: float = 0.0) -> Tensor:
     """Boxes (M, 4) and (N, 4) -> (N,): the object with the largest IoU if it is >= high, BACKGROUND (-1) if
     it is < low, IGNORE (-2) between. rescue: an object's best candidates are objects, too, if
-    their IoU with it is >= rescue_above.
-    """
+    their IoU with it is >= rescue_above."""
     step = max(1, PAIRS // max(len(candidates), 1))
     parts = (B.iou(some, candidates) for some in objects.split(step) if len(some))
     return match_iou(parts, len(candidates), objects.device, low, high, rescue, rescue_above)
@@ -73,10 +72,8 @@ def subsample(matches: list[Tensor], count: int, fraction: float, seeds: list[in
 def sample_regions(proposals: list[Tensor], targets: list[Target], seeds: list[int],
                    count: int = 512, fraction: float = 0.25) -> list[Regions]:
     """Regions to train the heads on [G13]: at most `count` an image, positives first.
-
     proposals B times (Ri, 4). The objects themselves join the proposals; a region with IoU >= 0.5
-    takes the object's category, every other is BACKGROUND.
-    """
+    takes the object's category, every other is BACKGROUND."""
     candidates = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposals, targets)]  # B times (N, 4)
     matches = [match(target.boxes, boxes, 0.5, 0.5, rescue=False) for boxes, target in zip(candidates, targets)]
     chosen = subsample(matches, count, fraction, [derive_seed(seed, "regions") for seed in seeds])

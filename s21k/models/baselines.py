@@ -25,10 +25,8 @@ NUM_PROPOSALS = 128                                 # of a labelled image, the b
 
 class SigmoidHead(BoxHead):
     """f, g and boxes as ours; g-hat's categories are independent, as Detic's: S^_c = sigmoid(g-hat_c - log(C^ - 1)).
-
     The constant is the prior of one category in C^, as Detic has one in its bias. Stage I's g-hat is that of a softmax:
-    without it this loss would start at ten times ours (24 against 2.5 on 40 classes), with it at less than twice.
-    """
+    without it this loss would start at ten times ours (24 against 2.5 on 40 classes), with it at less than twice."""
 
     def sigmoid_logits(self, x: Tensor) -> Tensor:
         """x (R, d) -> (R, C^)."""
@@ -51,10 +49,8 @@ class SigmoidHead(BoxHead):
 
 class SoftmaxLabelHead(BoxHead):
     """One softmax over C + 1, whose foreground probability takes the place of S_fg, also for g-hat's categories.
-
     With logits z_1 .. z_C and z_0 of the background it is sigmoid(logsumexp(z_1..C) - z_0) times softmax(z_1..C): the
-    same form as Eq. 4, but f is no classifier of its own.
-    """
+    same form as Eq. 4, but f is no classifier of its own."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         background, det_logits, deltas = super().forward(x)

@@ -46,10 +46,8 @@ class BoxHead(nn.Module):
 
     def region_losses(self, x: Tensor, regions: list[Regions]) -> dict[str, Tensor]:
         """x (R, d) of the sampled regions of B images -> {"region_score", "region_box"}.
-
         f and g see detection data only [P26, P27]. Every sum is divided by the number of sampled
-        regions, averaged over the processes, so that N of them give one's gradients [G3, G13].
-        """
+        regions, averaged over the processes, so that N of them give one's gradients [G3, G13]."""
         labels = torch.cat([r.labels for r in regions])                                      # (R,)
         objects = object_rows(regions, x.device)                        # (n,) which of them hold one
         fg_logits, det_logits, deltas = self(x)

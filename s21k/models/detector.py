@@ -40,10 +40,8 @@ class Detector(nn.Module):
 
     def forward(self, det: Batch, cls: Batch | None) -> dict[str, Tensor]:
         """Losses of one step, unweighted scalars, by name. Both batches are on one canvas size.
-
         {"rpn_objectness", "rpn_box", "region_score", "region_box", and with a mask head "mask"} of det,
-        {"image_category"} of cls.
-        """
+        {"image_category"} of cls."""
         images, sizes, seeds = det.images, det.sizes, det.seeds
         if cls is not None:
             images, sizes, seeds = torch.cat([images, cls.images]), sizes + cls.sizes, seeds + cls.seeds
@@ -79,10 +77,8 @@ class Detector(nn.Module):
     @torch.no_grad()
     def predict(self, batch: Batch, categories: CategoryMap, test: EvalConfig) -> Iterator[Prediction]:
         """One Prediction an image, in network pixels; of the (R, K) scores some rows exist at a time.
-
         categories (on the model's device) say which rows of g and g-hat to use: the classification
-        branch is gone, except g-hat's linear layer [P32].
-        """
+        branch is gone, except g-hat's linear layer [P32]."""
         for size, (levels, proposals, x) in zip(batch.sizes, self.region_features(batch), strict=True):
             regions = self.box_head.region_scores(x, proposals, size, categories.det_index, categories.cls_index,
                                                   test.fusion, test.fusion_exponent)

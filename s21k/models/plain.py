@@ -73,10 +73,8 @@ def plain_iou(a: Sequence[float], b: Sequence[float]) -> float:
 @dataclass
 class PlainResult:
     """One image's detections, best first, and what became of every other candidate.
-
     boxes (N, 4), labels (N,), scores (N,), regions (N,): the region that each detection is. survivors: every pair that
-    NMS left, best first; the first N are the detections. removed_by: every removed pair -> the best that removed it.
-    """
+    NMS left, best first; the first N are the detections. removed_by: every removed pair -> the best that removed it."""
     boxes: Tensor
     labels: Tensor
     scores: Tensor
@@ -88,10 +86,8 @@ class PlainResult:
 def plain_postprocess(boxes: Tensor, scores: Tensor, threshold: float, iou_threshold: float, max_detections: int,
                       class_agnostic: bool = False) -> PlainResult:
     """boxes (R, 4), scores (R, K): each score above the threshold, NMS per category, the best max_detections (-1: all).
-
     The order is score, then lower region, then lower category. A candidate goes where a better survivor of its category
-    (class_agnostic: of any) overlaps it by IoU > iou_threshold. Sources: P85, G26; NMS as in Girshick et al. (2014).
-    """
+    (class_agnostic: of any) overlaps it by IoU > iou_threshold. Sources: P85, G26; NMS as in Girshick et al. (2014)."""
     region, category = (scores > threshold).nonzero().unbind(1)          # in the order of regions, then categories
     best_first = scores[region, category].sort(descending=True, stable=True).indices     # stable: ties keep that order
     corners = boxes.double().tolist()
@@ -143,10 +139,8 @@ def plain_bilinear(features: Tensor, y: float, x: float) -> Tensor:
 
 def plain_roi_align(features: Tensor, box: Sequence[float], stride: int, out: int = 7) -> Tensor:
     """RoIAlign (He et al., 2017): features (C, H, W) at a stride, one box in pixels of the input -> (C, out, out).
-
     Each bin is the mean of ceil(its height) x ceil(its width) points on a regular grid [G14]. The half pixel less is
-    "aligned": cell 0 of the features has its centre at 0, pixel coordinates have it at 0.5.
-    """
+    "aligned": cell 0 of the features has its centre at 0, pixel coordinates have it at 0.5."""
     x1, y1, x2, y2 = (value / stride - 0.5 for value in box)
     bin_h, bin_w = (y2 - y1) / out, (x2 - x1) / out
     num_h, num_w = math.ceil(bin_h), math.ceil(bin_w)

@@ -35,10 +35,8 @@ def bin_weights(low: Tensor, high: Tensor, out: int, length: int) -> Tensor:
 def separable_roi_align(features: Tensor, rois: Tensor, out: int, scale: float, sampling_ratio: int = 0,
                         aligned: bool = True) -> Tensor:
     """features (B, C, H, W), rois (R, 5) of (image, x1, y1, x2, y2) in ascending image -> (R, C, out, out).
-
     torchvision.ops.roi_align's interface and figures, for sampling_ratio=0 and aligned=True only. As there, it computes
-    in float32 also under autocast, and gives the features' own type back.
-    """
+    in float32 also under autocast, and gives the features' own type back."""
     assert sampling_ratio == 0 and aligned
     with torch.autocast(features.device.type, enabled=False):
         exact = features if features.dtype == torch.float64 else features.float()

@@ -33,10 +33,8 @@ def level_shares(sides: Tensor) -> str:
 
 def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7, levels: Tensor | None = None) -> Tensor:
     """pyramid P2.., boxes B times (Ri, 4) -> (R, C, out, out), image after image.
-
     levels (R,) in 2..5 overrides Eq. 1; on the CPU where they are known there: then nothing waits for the device.
-    aligned=True and samples by the bin's size (sampling_ratio=0): torchvision's pooler has neither by default [G14].
-    """
+    aligned=True and samples by the bin's size (sampling_ratio=0): torchvision's pooler has neither by default [G14]."""
     flat = torch.cat(boxes)
     image = torch.cat([torch.full_like(b[:, :1], number) for number, b in enumerate(boxes)])
     # Coordinates stay in float32: bfloat16 would round x = 1001 to 1000. Under autocast roi_align takes mixed inputs.

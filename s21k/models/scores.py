@@ -42,10 +42,8 @@ def region_nll(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Te
 
 def region_bce(fg_logits: Tensor, logits: Tensor, labels: Tensor, normalizer: Tensor | float) -> Tensor:
     """The other reading of P25: binary cross-entropy on each product S_fg * S_c of Eq. 4 [G3].
-
     Shapes as in region_nll. 1 - S' = (1 - S_fg) + S_fg (1 - S_c), each term in log space: finite near one,
-    and f keeps its gradient there. The clamp only protects the gradient of the branch that `where` does not use.
-    """
+    and f keeps its gradient there. The clamp only protects the gradient of the branch that `where` does not use."""
     log_fg, log_bg = F.logsigmoid(fg_logits.float())[:, None], F.logsigmoid(-fg_logits.float())[:, None]     # (R, 1)
     log_category = F.log_softmax(logits.float(), dim=1)                                              # (R, C)
     # log(1 - S_c). For the likeliest category 1 - S_c could round to 0, so the other categories are added up.
@@ -66,17 +64,13 @@ def image_nll(logits: Tensor, labels: Tensor) -> Tensor:
 
 def log_norm(fg_logits: Tensor, logits: Tensor, rows_at_once: int) -> Tensor:
     """(R,): what is taken from a logit to have the logarithm of a primed score, log S'_c = logit_c - log_norm.
-
     Eqs. 1 to 4 in logarithms: log softmax_c is logit_c - logsumexp, and log S_fg is added. fg_logits (R,); logits
-    (R, C) or (R, C^), of which rows_at_once rows are read at a time.
-    """
+    (R, C) or (R, C^), of which rows_at_once rows are read at a time."""
     return torch.cat([rows.logsumexp(1) for rows in logits.split(rows_at_once)]) - F.logsigmoid(fg_logits)
 
 
 def fuse(log_det: Tensor, log_cls: Tensor, fusion: str = "geometric", exponent: float = 2 / 3) -> Tensor:
     """Eq. 5: the final score of categories that both classifiers know, from log S'_c and log S^'_c of one shape.
-
     Both contain S_fg, which appears as S_fg^(2/3) * S_fg^(1/3), so once in all: the same product comes out when S and
-    S^ are joined first and multiplied by S_fg then. fusion: a name of FUSIONS.
-    """
+    S^ are joined first and multiplied by S_fg then. fusion: a name of FUSIONS."""
     return FUSIONS[fusion](log_det, log_cls, exponent)

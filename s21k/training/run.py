@@ -107,10 +107,8 @@ class Run:
 
     def resume(self) -> int:
         """Continue from the checkpoint if there is one, and say so. Returns the number of steps done.
-
         Then writes config.yaml, the whole resolved configuration, beside it. InputError: the checkpoint was made with
-        another configuration, other categories, or other data.
-        """
+        another configuration, other categories, or other data."""
         step = on_all_ranks(self._restore)
         steps = gather_objects(step)
         if len(set(steps)) > 1:
@@ -150,10 +148,8 @@ class Run:
 
     def save(self, step: int, total: int, norm: torch.Tensor) -> None:
         """Rank 0 writes the checkpoint of a run that has done `step` of `total` steps.
-
         norm: of the last gradient, the same on every rank. TrainingFault, on every rank: it is not finite, so that the
-        weights are lost (fp16 skips such steps by itself), or the file cannot be written; the previous one is kept.
-        """
+        weights are lost (fp16 skips such steps by itself), or the file cannot be written; the previous one is kept."""
         if not self.scaler.is_enabled() and not norm.isfinite():
             raise TrainingFault(f"step {step}: the gradient is not finite; the previous checkpoint is kept")
         failure = ""

@@ -30,9 +30,7 @@ def too_many_faults(faults: int, seen: int, max_faults: float) -> bool:
 class StepMonitor:
     """Signals are heard inside `with`. stop: some process got SIGTERM or SIGUSR1; the same on every process after each
     check. A second SIGTERM or Ctrl-C ends the process at once, also while it waits for data or for another process.
-
-    max_faults: the share of unreadable images, over all processes since the start, at which training stops.
-    """
+    max_faults: the share of unreadable images, over all processes since the start, at which training stops."""
 
     def __init__(self, world: World, log: Log, max_faults: float) -> None:
         self.world, self.log, self.max_faults = world, log, max_faults
