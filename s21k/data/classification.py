@@ -64,10 +64,8 @@ class ClassificationData:
             if unknown := [name for name in classes if canonical(name) not in row]:
                 raise InputError(f"classification data {source}: class {unknown[0]!r} is none of the {len(row)} "
                                  f"known{nearest(unknown[0], class_names)}")
-            self.class_names, self.labels = (
-                class_names,
-                np.array([row[canonical(name)] for name in classes], dtype=np.int32)[labels],
-            )
+            self.class_names = class_names
+            self.labels = np.array([row[canonical(name)] for name in classes], dtype=np.int32)[labels]
 
     def __getstate__(self) -> dict | tuple:
         """For a loader process that is not a fork of this one: an index is opened and mapped there again, not sent."""

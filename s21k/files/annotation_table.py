@@ -56,6 +56,10 @@ class AnnotationTable:
         """What identifies each category: its wnid where the file has one, else its name."""
         return [wnid or name for wnid, name in zip(self.category_wnids, self.category_names)]
 
+    def image(self, row: int) -> tuple[str, tuple[int, int]]:
+        """The name of an image's file, and its (h, w)."""
+        return self.file_names[row], (int(self.heights[row]), int(self.widths[row]))
+
     def _pick(self, columns: tuple[str, ...], rows: np.ndarray) -> "AnnotationTable":
         """These rows of some columns; the others stay."""
         picked: dict[str, object] = {}

@@ -110,8 +110,7 @@ def first_images(path: Path, count: int) -> list[tuple[str, tuple[int, int]]]:
     """(file name, (h, w)) of the first images of a file or table, in its order. A JSON is read no further than that."""
     if is_table(path):
         table = load_saved(path, masks=False)
-        return [(table.file_names[i], (int(table.heights[i]), int(table.widths[i])))
-                for i in range(min(count, len(table.image_ids)))]
+        return [table.image(row) for row in range(min(count, len(table.image_ids)))]
     with refused(f"{path}: cannot be read as JSON"):
         images = read_first_images(path, count)
     names = Packed.join(images.columns.pop("file_name", []))

@@ -142,20 +142,15 @@ def check_images(what: str, images: Iterable[tuple[object, tuple[int, int] | Non
         try:
             if isinstance(source, InputError):
                 raise source
-            _open(source, size)
+            if isinstance(source, Path) and not source.is_file():
+                beside = os.listdir(source.parent)[:10_000] if source.parent.is_dir() else []
+                raise InputError(f"{source}: no such file{nearest(source.name, beside)}")
+            found = image_size(source)
+            if size is not None and size not in (found, stored_size(source)):
+                raise InputError(f"{source}: {found[0]} x {found[1]} pixels (h, w), its annotation says {size}")
         except InputError as error:
             faults.append(str(error))
     if faults and len(faults) == tried:
         raise InputError(f"{what}: none of {tried} images tried can be used; the first: {faults[0]}")
     if faults:
         note(f"{what}: {len(faults)} of {tried} images tried cannot be used; the first: {faults[0]}")
-
-
-def _open(source: object, size: tuple[int, int] | None) -> None:
-    """InputError: no file, no image, or of another size than (h, w)."""
-    if isinstance(source, Path) and not source.is_file():
-        beside = os.listdir(source.parent)[:10_000] if source.parent.is_dir() else []
-        raise InputError(f"{source}: no such file{nearest(source.name, beside)}")
-    found = image_size(source)
-    if size is not None and size not in (found, stored_size(source)):
-        raise InputError(f"{source}: {found[0]} x {found[1]} pixels (h, w), its annotation says {size}")

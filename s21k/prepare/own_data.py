@@ -60,8 +60,7 @@ def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
         note(line)
     if not images.is_dir():
         raise InputError(f"--{option} {images}: no such folder")
-    names = [(table.file_names[row], (int(table.heights[row]), int(table.widths[row])))
-             for row in sample_rows(len(table.image_ids))]
+    names = [table.image(row) for row in sample_rows(len(table.image_ids))]
     if outside := [name for name, _ in names if leaves_root(name)]:
         raise InputError(f"{path}: image {outside[0]!r:.80} leads out of its folder")
     check_images(f"--{option} {images}", ((find_file(images, name), size) for name, size in names))
@@ -113,11 +112,8 @@ def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[st
         "root": ".",
         "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
         "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
-        "eval": {
-            "annotations": str(a.val_boxes or a.boxes),
-            "images": str(a.val_images or a.images),
-            "categories": str(path),
-        },
+        "eval": {"annotations": str(a.val_boxes or a.boxes), "images": str(a.val_images or a.images),
+                 "categories": str(path)},
     }
     metrics = ["localization", "box_ap"] if one_category else ["box_ap"]
     with refused(f"--out {a.out}: cannot be written"):
