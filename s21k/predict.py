@@ -83,8 +83,7 @@ def detect(opened: Opened, categories: CategoryMap, path: Path, number: int, thr
         rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
                      "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
         if found.masks is not None:
-            rows[-1]["segmentation"] = {"size": found.masks[place]["size"],
-                                        "counts": found.masks[place]["counts"].decode()}
+            rows[-1]["segmentation"] = found.masks[place] | {"counts": found.masks[place]["counts"].decode()}
     drawing = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(),
                          found.masks)
     try:

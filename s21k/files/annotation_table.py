@@ -121,36 +121,32 @@ def _column_specs(columns: dict[str, np.ndarray]) -> dict[str, ColumnSpec]:
 
     images, categories, annotations = length("image_ids"), length("category_ids"), length("image_index")
     letters = length("file_names")
-    return {
-        "image_ids": ColumnSpec("i", (images,)),
-        "heights": ColumnSpec("i", (images,), 1, INF),
-        "widths": ColumnSpec("i", (images,), 1, INF),
-        "category_ids": ColumnSpec("i", (categories,)),
-        "image_index": ColumnSpec("i", (annotations,), 0, images - 1),
-        "category_index": ColumnSpec("i", (annotations,), 0, categories - 1),
-        "boxes": ColumnSpec("f", (annotations, 4), -1e300, 1e300),
-        "areas": ColumnSpec("f", (annotations,)),
-        "crowd": ColumnSpec("b", (annotations,)),
-        "ignore": ColumnSpec("b", (annotations,)),
-        "negative": ColumnSpec("i", (length("negative"), 2), 0, INF),
-        "not_exhaustive": ColumnSpec("i", (length("not_exhaustive"), 2), 0, INF),
-        "file_names": ColumnSpec("u", (letters,)),
-        "file_name_offsets": ColumnSpec("i", (images + 1,), 0, letters),
-    }
+    return {"image_ids": ColumnSpec("i", (images,)),
+            "heights": ColumnSpec("i", (images,), 1, INF),
+            "widths": ColumnSpec("i", (images,), 1, INF),
+            "category_ids": ColumnSpec("i", (categories,)),
+            "image_index": ColumnSpec("i", (annotations,), 0, images - 1),
+            "category_index": ColumnSpec("i", (annotations,), 0, categories - 1),
+            "boxes": ColumnSpec("f", (annotations, 4), -1e300, 1e300),
+            "areas": ColumnSpec("f", (annotations,)),
+            "crowd": ColumnSpec("b", (annotations,)),
+            "ignore": ColumnSpec("b", (annotations,)),
+            "negative": ColumnSpec("i", (length("negative"), 2), 0, INF),
+            "not_exhaustive": ColumnSpec("i", (length("not_exhaustive"), 2), 0, INF),
+            "file_names": ColumnSpec("u", (letters,)),
+            "file_name_offsets": ColumnSpec("i", (images + 1,), 0, letters)}
 
 
 def _mask_specs(columns: dict[str, np.ndarray]) -> dict[str, ColumnSpec]:
     """The same of the columns of masks."""
     annotations, corners, parts, counts = (len(columns.get(name, ())) for name in (
         "image_index", "mask_corners", "mask_part_offsets", "mask_counts"))
-    return {
-        "mask_corners": ColumnSpec("f", (corners,), -1e6, 1e6),
-        "mask_part_offsets": ColumnSpec("i", (parts,), 0, corners),
-        "mask_object_offsets": ColumnSpec("i", (annotations + 1,), 0, parts - 1),
-        "mask_counts": ColumnSpec("u", (counts,)),
-        "mask_count_offsets": ColumnSpec("i", (annotations + 1,), 0, counts),
-        "mask_sizes": ColumnSpec("i", (annotations, 2), 1, INF),
-    }
+    return {"mask_corners": ColumnSpec("f", (corners,), -1e6, 1e6),
+            "mask_part_offsets": ColumnSpec("i", (parts,), 0, corners),
+            "mask_object_offsets": ColumnSpec("i", (annotations + 1,), 0, parts - 1),
+            "mask_counts": ColumnSpec("u", (counts,)),
+            "mask_count_offsets": ColumnSpec("i", (annotations + 1,), 0, counts),
+            "mask_sizes": ColumnSpec("i", (annotations, 2), 1, INF)}
 
 
 def load_saved(folder: Path, masks: bool) -> AnnotationTable:

@@ -20,13 +20,8 @@ from s21k.files.tables import ColumnSpec, check_columns, load_table, save_table
 
 KIND = "pictures"
 BLOCK = 512                                         # of a tar
-COMPRESSED = {
-    b"\x1f\x8b": "gzip data",
-    b"BZh": "bzip2 data",
-    b"\xfd7zXZ": "xz data",
-    b"\x28\xb5\x2f\xfd": "zstd data",
-    b"PK\3\4": "zip data",
-}
+COMPRESSED = {b"\x1f\x8b": "gzip data", b"BZh": "bzip2 data", b"\xfd7zXZ": "xz data", b"\x28\xb5\x2f\xfd": "zstd data",
+              b"PK\3\4": "zip data"}
 
 
 class Member(NamedTuple):

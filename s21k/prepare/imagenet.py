@@ -11,7 +11,6 @@ headers and ends of files are read. Started again, it continues; a synset that h
 Writes --out (the index), and beside it <out>.quarantine.tsv (what was left out and why), <out>.report.tsv (images of
 each synset) and <out>.parts/ (what a later run need not read again).
 """
-import argparse
 import contextlib
 import hashlib
 import os
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from s21k.core.categories import imagenet21k_wnids
 from s21k.core.errors import InputError, nearest, note, refused, run_command
+from s21k.core.options import read_options
 from s21k.core.packed import Packed, PackedStrings
 from s21k.files.archives import ImageIndex, Region, leaves_root, members
 from s21k.files.image_files import PassedOver, walk
@@ -217,12 +217,7 @@ def write_reports(out: Path, wnids: list[str], counts: np.ndarray, quarantined: 
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.imagenet")
-    parser.add_argument("source", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--wnids")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    a = parser.parse_args(argv)
+    a = read_options(argv, "prepare.imagenet", ("source", "--out"), wnids=str, processes=os.cpu_count() or 1)
     containers, compressed = find_containers(a.source)
     wnids = read_wnids(a.wnids, list(containers))
     compressed = [name for name in compressed if a.wnids is None or name[:9] in set(wnids)]

@@ -12,7 +12,6 @@ wnids: it must agree with the XML. Box corners are pixels that belong to the obj
 Writes val.tsv (image and wnid, for stage I's accuracy), val_boxes.json (COCO's format), categories.json (g-hat only:
 the label sets of boxes and of labels are not joined, P41), and val.faults.tsv (what was left out, and why).
 """
-import argparse
 import json
 import os
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 
 from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, refused, run_command
+from s21k.core.options import read_options
 from s21k.files.archives import ImageIndex
 from s21k.files.image_files import PassedOver, images_below
 from s21k.files.images import check_image, stored_size
@@ -161,13 +161,8 @@ def write(found: Found, faults: list[tuple[str, str]], classes: list[str], image
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.imagenet_val")
-    for name in ("index", "images", "boxes"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("truth", "wordnet"):
-        parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("data/imagenet1k"))
-    a = parser.parse_args(argv)
+    a = read_options(argv, "prepare.imagenet_val", ("--index", "--images", "--boxes"), truth=Path, wordnet=Path,
+                     out=Path("data/imagenet1k"))
     names = {} if a.wordnet is None else {wnid: ", ".join(words) for wnid, words in WordNet(a.wordnet).names.items()}
     with refused(f"--out {a.out}: cannot be written"):
         counts = prepare(ImageIndex.load(a.index).class_names, a.images, a.boxes, a.truth, names, a.out)

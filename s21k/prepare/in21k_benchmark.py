@@ -9,7 +9,6 @@ matters. Boxes are drawn by people [P47]: put them into val_images.json as COCO'
 Writes train/ (an index without the validation images), val.tsv (a list, for stage I's accuracy), val/<wnid>/<file>
 (copies of the images), val_images.json (COCO's format, without boxes), manifest.tsv.
 """
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s21k.core.errors import refused, run_command
+from s21k.core.options import read_options
 from s21k.core.randomness import derive_seed
 from s21k.files.archives import ImageIndex
 from s21k.files.images import read_image
@@ -66,12 +66,8 @@ def copy_images(index: ImageIndex, rows: np.ndarray, out: Path) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.in21k_benchmark")
-    parser.add_argument("--index", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("data/imagenet21k"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-images", action="store_true")
-    a = parser.parse_args(argv)
+    a = read_options(argv, "prepare.in21k_benchmark", ("--index",), out=Path("data/imagenet21k"), seed=0,
+                     no_images=False)
     index = ImageIndex.load(a.index)
     index = replace(index, root=index.root.resolve())
     chosen = split(index, a.seed)

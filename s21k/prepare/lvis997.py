@@ -11,7 +11,6 @@ Writes base_train/ (boxes and masks of the 720), val_997/ (the 997, with LVIS's 
 category uses up the budget: E34), categories_997.json, wnids_997.txt (the classes of IN-997, for
 s21k.prepare.imagenet); and for fine-tuning on all of LVIS [P49] train/, val/ and categories.json.
 """
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 
 from s21k.core.categories import CategoryMap, imagenet21k_wnids
 from s21k.core.errors import InputError, run_command
+from s21k.core.options import read_options
 from s21k.files.annotation_table import AnnotationTable
 from s21k.files.annotations import load_annotations
 from s21k.prepare.wordnet import WordNet
@@ -69,12 +69,7 @@ def prepare(train: AnnotationTable, val: AnnotationTable, wordnet: WordNet, out:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.lvis997")
-    for name in ("train", "val", "wordnet"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("data/lvis"))
-    parser.add_argument("--partial", action="store_true")
-    a = parser.parse_args(argv)
+    a = read_options(argv, "prepare.lvis997", ("--train", "--val", "--wordnet"), out=Path("data/lvis"), partial=False)
     wordnet = WordNet(a.wordnet)
     train = load_annotations(a.train, masks=True)
     wnids = match(train, wordnet)

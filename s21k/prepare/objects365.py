@@ -15,7 +15,6 @@ other is left to a reviewer. overlap.tsv lists all, with where each came from; c
 overlap), set its decision to reviewed, and give the file as --reviewed. Writes categories.json: the 21,841 classes,
 det: the overlapping row of g, or null: then g-hat alone decides [P34].
 """
-import argparse
 import os
 from collections import Counter
 from dataclasses import replace
@@ -26,6 +25,7 @@ import torch
 
 from s21k.core.categories import CategoryMap, imagenet21k_wnids
 from s21k.core.errors import InputError, refused, run_command
+from s21k.core.options import read_options
 from s21k.core.packed import PackedStrings
 from s21k.files.annotation_table import AnnotationTable
 from s21k.files.annotations import load_annotations
@@ -147,12 +147,8 @@ def read_review(path: Path, names: list[str]) -> dict[str, str | None]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.objects365")
-    for name in ("train", "images", "wordnet"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--reviewed", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("data/objects365"))
-    a = parser.parse_args(argv)
+    a = read_options(argv, "prepare.objects365", ("--train", "--images", "--wordnet"), reviewed=Path,
+                     out=Path("data/objects365"))
     wordnet = WordNet(a.wordnet)
     table = load_annotations(a.train)
     distributed, names = table.category_names, [MEANT.get(name, name) for name in table.category_names]

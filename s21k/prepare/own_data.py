@@ -18,6 +18,7 @@ import yaml
 from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, note, refused, run_command
 from s21k.core.names import canonical, check_no_doubles, loose
+from s21k.core.options import read_options
 from s21k.files.annotation_faults import check_boxes, check_category_names, cut_boxes
 from s21k.files.annotation_table import AnnotationTable
 from s21k.files.annotations import load_annotations
@@ -68,12 +69,8 @@ def read_boxes(path: Path, images: Path, option: str) -> AnnotationTable:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.own_data")
-    for name in ("photos", "boxes", "images", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--val-boxes", type=Path)
-    parser.add_argument("--val-images", type=Path)
-    a = parser.parse_args(argv)
+    a = read_options(argv, "prepare.own_data", ("--photos", "--boxes", "--images", "--out"), val_boxes=Path,
+                     val_images=Path)
     if not a.photos.is_dir():
         raise InputError(f"--photos {a.photos}: no such folder, expected one with a folder for each class")
     if a.out.suffix not in (".yaml", ".yml"):
@@ -108,13 +105,11 @@ def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[st
     one_category = all(len(set(val.category_index[val.image_index == image])) <= 1
                        for image in np.unique(val.image_index))
     path = a.out.with_suffix(".categories.json")
-    data = {
-        "root": ".",
-        "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
-        "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
-        "eval": {"annotations": str(a.val_boxes or a.boxes), "images": str(a.val_images or a.images),
-                 "categories": str(path)},
-    }
+    data = {"root": ".",
+            "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
+            "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
+            "eval": {"annotations": str(a.val_boxes or a.boxes), "images": str(a.val_images or a.images),
+                     "categories": str(path)}}
     metrics = ["localization", "box_ap"] if one_category else ["box_ap"]
     with refused(f"--out {a.out}: cannot be written"):
         a.out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ A zip with fewer images than the official one is taken as it is.
 
 Writes train.tsv, val.tsv, det_train.json, val.json, categories.json and the images below --out.
 """
-import argparse
 import io
 import json
 import zipfile
@@ -19,6 +18,7 @@ import torch
 
 from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, refused, run_command
+from s21k.core.options import read_options
 from s21k.files.images import image_size
 from s21k.prepare.imagenet_val import Found, coco_content
 
@@ -104,11 +104,7 @@ def prepare(source: Path, out: Path, num_classes: int | None = None) -> dict[str
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s21k.prepare.tiny_imagenet")
-    parser.add_argument("zip", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("data/tiny-imagenet"))
-    parser.add_argument("--classes", type=int)
-    a = parser.parse_args(argv)
+    a = read_options(argv, "prepare.tiny_imagenet", ("zip",), out=Path("data/tiny-imagenet"), classes=int)
     counts = prepare(a.zip, a.out, a.classes)
     print(f"{a.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
