@@ -268,7 +268,7 @@ def wrong_command(command):
 
 @functools.cache
 def flags_of(module):
-    """The options in a command's source: "--name", and those that a loop makes of a list of names."""
+    """The options in a command's source: "--name", those that a loop makes of a list of names, and read_options's."""
     spec = importlib.util.find_spec(module)
     if spec.submodule_search_locations:
         spec = importlib.util.find_spec(f"{module}.__main__")
@@ -276,6 +276,9 @@ def flags_of(module):
     flags = {"--help", *re.findall(r'"(--[\w-]+)"', text)}
     for names in re.findall(r"for name in \(([^)]*)\)", text):
         flags |= {f"--{word}" for word in re.findall(r'"([\w-]+)"', names)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "read_options":
+            flags |= {f"--{keyword.arg.replace('_', '-')}" for keyword in node.keywords}
     return flags
 
 
