@@ -43,9 +43,7 @@ class CategoryMap:
 
     def find(self, names: list[str], wnids: list[str | None], where: str | Path) -> list[int]:
         """Of each category, its position in a file: by wnid or, failing that, name, in whatever Unicode form; -1: none.
-
-        One that is there in another spelling only is noted. InputError: none is there, or a name is two of the file's.
-        """
+        One that is there in another spelling only is noted. InputError: none is there, or a name is two there."""
         by_name: dict[str, list[int]] = {}
         for position, name in enumerate(names):
             by_name.setdefault(canonical(name), []).append(position)

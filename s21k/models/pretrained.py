@@ -107,9 +107,7 @@ def find_source(state: dict[str, Tensor]) -> tuple[str, Callable[[str], str], st
 
 def load_backbone(backbone: nn.Module, content: dict) -> LoadReport:
     """Fill the backbone from a public file's content ({"model": ..}, {"state_dict": ..}, or the tensors themselves).
-
-    A common prefix of the names is taken off. InputError: of no known source, a parameter missing, or of another shape.
-    """
+    A common prefix of the names is taken off. InputError: no known source, a parameter missing, or of another shape."""
     state = find_tensors(content)
     kind, rename, prefix = find_source(state)
     own = backbone.state_dict()
