@@ -31,7 +31,7 @@ def set_backend_flags(cfg: Config, world: World, one_size: bool = True) -> None:
 def wrap_ddp(model: nn.Module, cfg: Config, world: World) -> nn.Module:
     """The model on its device, under DistributedDataParallel where there are several processes.
     find_unused_parameters: stage I leaves layers of the pyramid without gradient; and without it DDP rebuilds its
-    buckets after the first step, so that a restarted run on three or more ranks would add gradients in another order."""
+    buckets after the first step, so that a restarted run on three or more ranks would add gradients otherwise."""
     model = model.to(world.device)
     if world.size == 1:
         return model
