@@ -214,3 +214,22 @@ def test_an_unknown_backbone_is_refused_with_the_nearest_name():
 def test_activations_are_not_computed_again_where_batch_norm_is_trained(norm, again):
     """G17, G19: its statistics would count the batch twice."""
     assert resnet.resnet18(norm, checkpoint=True).checkpoint is again
+
+
+@pytest.mark.parametrize("windows", [1, 4])
+def test_attention_by_hand_equals_torchs_kernel(windows):
+    """The way of training on a CPU: outputs and all gradients, with a mask and without, two images."""
+    from s21k.models.swin import attend
+    g = torch.Generator().manual_seed(0)
+    parts = [torch.randn(8, 3, 49, 32, generator=g, requires_grad=True) for _ in range(3)]
+    bias = torch.randn(windows, 3, 49, 49, generator=g)
+    if windows > 1:
+        seen = (torch.rand(windows, 1, 49, 49, generator=g) < 0.5) | torch.eye(49, dtype=torch.bool)
+        bias = bias.masked_fill(~seen, float("-inf"))
+    bias.requires_grad_()
+    weight, found = torch.randn(8, 3, 49, 32, generator=g), []
+    for out in (attend(*parts, bias), torch.nn.functional.scaled_dot_product_attention(
+            *parts, attn_mask=bias.repeat(8 // windows, 1, 1, 1))):
+        found.append([out.detach(), *torch.autograd.grad((out * weight).sum(), [*parts, bias])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

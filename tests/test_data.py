@@ -17,7 +17,7 @@ from s21k.data.detection import DetectionData
 from s21k.data.loaders import collate
 from s21k.data.mixup import Mixup
 from s21k.files.annotations import load_annotations
-from s21k.files.images import image_size, normalize, read_image, resize
+from s21k.files.images import image_size, normalize, read_image, resize, to_tensor
 
 
 def gradient(w, h):
@@ -249,6 +249,13 @@ def test_resizing_equals_pillows(size):
     assert np.abs(resize(image, size, (20, 10, 100, 90)).permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
     assert np.abs(resize(image, size, (20, 10, 100, 90),
                          mirror=True).permute(1, 2, 0).numpy().astype(int)[:, ::-1] - theirs).max() <= 1
+
+
+def test_images_stay_pixel_by_pixel_from_the_decoder_to_the_batch():
+    """No plane by plane in between, which costs a stage-II image more than its resize."""
+    image = gradient(64, 48)
+    for tensor in (to_tensor(image), resize(image, (30, 40)), resize(image, (30, 40), (4, 4, 40, 40), mirror=True)):
+        assert tensor.permute(1, 2, 0).is_contiguous()
 
 
 def test_decoding_fewer_pixels_changes_the_jittered_picture_hardly(tmp_path):

@@ -49,6 +49,19 @@ def shift_mask(h: int, w: int, device: torch.device) -> Tensor:
     return ids[:, :, None] == ids[:, None, :]
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention: q, k, v (B * W, heads, n, d), bias (W or 1, heads, n, n) -> (B * W, heads, n, d).
+
+    By torch's kernel, except where the bias needs a gradient on a CPU: it takes a slower way there, which looks for
+    tokens that may see none; here each sees itself.
+    """
+    if q.device.type == "cuda" or not bias.requires_grad:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.repeat(len(q) // len(bias), 1, 1, 1))
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)                 # (B * W, heads, n, n)
+    logits = logits.unflatten(0, (-1, len(bias))) + bias                     # (B, W, heads, n, n)
+    return logits.flatten(0, 1).softmax(-1) @ v
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows, with a learnt bias for each relative position."""
 
@@ -74,8 +87,7 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1).unsqueeze(0)                                # (1, heads, n, n)
         if mask is not None:
             bias = bias.masked_fill(~mask[:, None], float("-inf"))               # (W, heads, n, n)
-            bias = bias.repeat(bw // len(mask), 1, 1, 1)                         # (B * W, heads, n, n)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))  # (B * W, heads, n, C / heads)
+        x = attend(q, k, v, bias.to(q.dtype))                                    # (B * W, heads, n, C / heads)
         return self.proj(x.transpose(1, 2).reshape(bw, n, c))
 
 

@@ -1,6 +1,10 @@
-"""What happens when something breaks: python -m tests.bench.faults. Each fault is made on a small stage-II run, and
-what came of it is printed: the last line on stderr, the exit code, the seconds, and whether the same words then end
-with the unbroken weights. Linux.
+"""What happens when something breaks: a disk, a process, a signal, the data of one rank, a loss.
+
+    python -m tests.bench.faults [--all] [--json PATH]
+
+Each fault is made on a small stage-II run, and what came of it is printed: the last line on stderr, the exit code, the
+seconds, and whether the same words then end with the unbroken weights. By default the faults of one process, with
+--all those of two as well. Linux.
 """
 import os
 import re
@@ -15,8 +19,10 @@ from pathlib import Path
 import torch
 
 from tests.bench.kills import family, mark, weights_hash
+from tests.bench.timing import Bench
 from tests.toy import ROOT, run, words, write_toy
 
+MINUTES = (4, 15)
 STEPS = 60
 
 
@@ -62,14 +68,16 @@ class Run:
 
 
 def main() -> None:
+    bench = Bench(__doc__, MINUTES)
+    two = bench.begin().all
     with tempfile.TemporaryDirectory() as folder:
         root = write_toy(Path(folder))
         base = words(root, f"stage2.iterations={STEPS}", "stage2.save_every=1", "stage1.epochs=1")
         assert run("train_stage1.py", *base).returncode == 0
-        for processes in (1, 2):
+        for processes in (1, 2) if two else (1,):
             Run([*base, f"output_dir={root / f'unbroken-{processes}'}", f"stage2.init={root / 'run' / 'stage1.pt'}",
                  "stage2.save_every=1000"], processes).end()
-        hashes = {n: weights_hash(root / f"unbroken-{n}" / "stage2.pt") for n in (1, 2)}
+        hashes = {n: weights_hash(root / f"unbroken-{n}" / "stage2.pt") for n in ((1, 2) if two else (1,))}
 
         def show(title: str, name: str, processes: int, ended: tuple, more: list[str] = ()) -> None:
             _, said, code, seconds = ended
@@ -78,9 +86,9 @@ def main() -> None:
             out = again.end()[0]
             where = re.search(r"continuing \S+ after (\d+) steps", out)
             same = (root / name / "stage2.pt").exists() and weights_hash(root / name / "stage2.pt") == hashes[processes]
-            print(f"{title}\n    exit {code} after {seconds:.0f} s: {said[:230]}\n    then: "
-                  f"{f'continued after step {where[1]}' if where else 'started anew'}, "
-                  f"{'the unbroken weights' if same else 'OTHER WEIGHTS'}", flush=True)
+            bench.line(f"{title}\n    exit {code} after {seconds:.0f} s: {said[:230]}\n    then: "
+                       f"{f'continued after step {where[1]}' if where else 'started anew'}, "
+                       f"{'the unbroken weights' if same else 'OTHER WEIGHTS'}")
 
         def started(name: str, processes: int = 1, more: list[str] = (), **how: object) -> Run:
             made = Run([*base, f"output_dir={root / name}", f"stage2.init={root / 'run' / 'stage1.pt'}", *more],
@@ -90,16 +98,16 @@ def main() -> None:
         full = started("full", file_size=100_000_000)                    # a checkpoint has about 135 MB
         show("disk full (a limit on file sizes)", "full", 1, full.end())
         bare = started("../../proc/s21k")
-        print(f"output folder that cannot be made\n    exit {bare.end()[2]}: "
-              f"{Run([*base, 'output_dir=/proc/s21k']).end()[1][:200]}", flush=True)
+        bench.line(f"output folder that cannot be made\n    exit {bare.end()[2]}: "
+                   f"{Run([*base, 'output_dir=/proc/s21k']).end()[1][:200]}")
         mounted = root / "readonly"
         mounted.mkdir()
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(mounted)],
                           capture_output=True).returncode == 0:
             ended = Run([*base, f"output_dir={mounted / 'x'}"]).end()
-            print(f"output folder on a read-only disk\n    exit {ended[2]}: {ended[1][:200]}", flush=True)
+            bench.line(f"output folder on a read-only disk\n    exit {ended[2]}: {ended[1][:200]}")
             subprocess.run(["umount", str(mounted)])
-        for number, processes in ((signal.SIGTERM, 1), (signal.SIGUSR1, 2), (signal.SIGTERM, 2)):
+        for number, processes in ((signal.SIGTERM, 1), (signal.SIGUSR1, 2), (signal.SIGTERM, 2))[:None if two else 1]:
             name = f"{number.name}-{processes}"
             asked = started(name, processes, ["data.workers=1"])
             asked.until_trained(root / name / "stage2.pt")
@@ -112,6 +120,8 @@ def main() -> None:
                    if b"train_stage2.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(loaders[0], signal.SIGKILL)
         show("a loader process killed", "worker", 1, worker.end(), ["data.workers=1"])
+        if not two:
+            return
         killed = started("killed", 2)
         killed.until_trained(root / "killed" / "stage2.pt")
         os.kill(killed.ranks()[1], signal.SIGKILL)
@@ -121,8 +131,8 @@ def main() -> None:
         os.kill(again.ranks()[1], signal.SIGKILL)
         _, said, code, seconds = again.end()
         same = weights_hash(root / "again" / "stage2.pt") == hashes[2]
-        print(f"the same with torchrun --max-restarts=1\n    exit {code} after {seconds:.0f} s, "
-              f"{'the unbroken weights' if same else 'OTHER WEIGHTS'}", flush=True)
+        bench.line(f"the same with torchrun --max-restarts=1\n    exit {code} after {seconds:.0f} s, "
+                   f"{'the unbroken weights' if same else 'OTHER WEIGHTS'}")
         stopped = started("stopped", 2, more=["timeout=15"])
         stopped.until_trained(root / "stopped" / "stage2.pt")
         os.kill(stopped.ranks()[1], signal.SIGSTOP)
@@ -135,14 +145,14 @@ def main() -> None:
             pair = [started("mixed", env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                             more=other if rank else []) for rank in range(2)]
             ended = [p.end() for p in pair]
-            print(f"{title}\n    exits {[e[2] for e in ended]}: {ended[0][1][:200]}", flush=True)
+            bench.line(f"{title}\n    exits {[e[2] for e in ended]}: {ended[0][1][:200]}")
         nothing = torch.full((1,), float("nan"))
         content = torch.load(root / "run" / "stage1.pt", weights_only=True)
         content["model"]["encoder.fc1.bias"][:] = nothing
         torch.save(content, root / "nan.pt")
         ended = Run([*base, f"output_dir={root / 'nan'}", f"stage2.init={root / 'nan.pt'}"], 2).end()
-        print(f"a loss that is not finite, two processes\n    exit {ended[2]} after {ended[3]:.0f} s: {ended[1][:300]}",
-              flush=True)
+        bench.line(f"a loss that is not finite, two processes\n    exit {ended[2]} after {ended[3]:.0f} s: "
+                   f"{ended[1][:300]}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""A run that is killed again and again ends with the weights of one that was not. Each stage, on so many gloo
-processes:
+"""A run that is killed again and again ends with the weights of one that was not.
 
-    python -m tests.bench.kills [--processes 2 3] [--kills 20]
+    python -m tests.bench.kills [--processes 2] [--kills 3] [--all] [--json PATH]
 
-SIGKILL to all processes at once, at random moments; every third one while a checkpoint is being written. Prints the
-hash of the final weights, unbroken and broken. A start takes some ten seconds on two cores.
+Each stage, on so many gloo processes; --all: on two and on three, 20 kills each. SIGKILL to all processes at once, at
+random moments; every third one while a checkpoint is being written. Prints the hash of the final weights, unbroken and
+broken. A start takes some ten seconds on two cores.
 """
-import argparse
 import contextlib
 import hashlib
 import os
@@ -21,7 +20,10 @@ from pathlib import Path
 
 import torch
 
+from tests.bench.timing import Bench
 from tests.toy import ROOT, words, write_toy
+
+MINUTES = (4, 60)
 
 STEPS = 120
 
@@ -98,15 +100,15 @@ def run_with_kills(script: str, arguments: list[str], processes: int, path: Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 3])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    a = parser.parse_args()
+    bench = Bench(__doc__, MINUTES)
+    bench.parser.add_argument("--processes", type=int, nargs="+")
+    bench.parser.add_argument("--kills", type=int)
+    bench.parser.add_argument("--seed", type=int, default=0)
+    a = bench.begin()
     rng = random.Random(a.seed)
     with tempfile.TemporaryDirectory() as folder:
         root = write_toy(Path(folder))
-        for processes in a.processes:
+        for processes in a.processes or ([2, 3] if a.all else [2]):
             batch = 4 * processes
             more = [f"stage1.batch={batch}", f"stage1.epochs={STEPS // (16 // batch)}", f"stage2.det_batch={processes}",
                     f"stage2.iterations={STEPS}", "stage1.save_every=1",
@@ -118,18 +120,17 @@ def main() -> None:
                     out = root / f"{kind}-{processes}"
                     arguments = words(root, *more, f"output_dir={out}", *(
                         [f"stage2.init={root / f'unbroken-{processes}' / 'stage1.pt'}"] if "2" in script else []))
-                    kills = a.kills if kind == "broken" else 0
+                    kills = (a.kills or (20 if a.all else 3)) if kind == "broken" else 0
                     if kind == "unbroken":
                         # one step a save costs nothing of interest here
                         arguments += ["stage1.save_every=1000", "stage2.save_every=1000"]
                     met, starts = run_with_kills(script, arguments, processes, out / name, kills, rng)
                     hashes[kind] = weights_hash(out / name)
                 same = "the same" if hashes["unbroken"] == hashes["broken"] else "DIFFERENT"
-                print(f"{script}, {processes} processes: killed {len(met)} times "
-                      f"({sum(m == 'in a write' for m in met)} in a write), {starts} starts: "
-                      f"{hashes['unbroken']} unbroken, {hashes['broken']} broken: {same}; {time.time() - began:.0f} s",
-                      flush=True)
-                print(f"    {', '.join(met)}", flush=True)
+                bench.line(f"{script}, {processes} processes: killed {len(met)} times "
+                           f"({sum(m == 'in a write' for m in met)} in a write), {starts} starts: {hashes['unbroken']} "
+                           f"unbroken, {hashes['broken']} broken: {same}; {time.time() - began:.0f} s")
+                bench.line(f"    {', '.join(met)}")
                 if same != "the same":
                     shutil.copytree(root, "runs/kills-failed", dirs_exist_ok=True)
                     sys.exit(1)

@@ -1,9 +1,10 @@
-"""What surviving costs a step: python -m tests.bench.overhead, or under torchrun with several processes
-(OMP_NUM_THREADS=1).
+"""What surviving costs a step: seeding, the processes' exchange, the checks, a checkpoint.
+
+    python -m tests.bench.overhead [--all] [--json PATH]    or under torchrun, on several processes (OMP_NUM_THREADS=1)
 
 A stage-II step of ResNet-18 at 1 + 3 images of 512 px a process, and beside it the calls that are there only so that a
 run can be restarted, checked and stopped: seeding of the step and of each image, the exchange of faults, the gradient's
-look; and a checkpoint, a 1,000th of it. Medians over the steps, in one run.
+look; and a checkpoint, a 1,000th of it. Medians over 6 steps (--all: 24), in one run.
 """
 import os
 import statistics
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from s21k.core.config import load_config
-from s21k.core.distributed import print0, start_distributed, stop_distributed
+from s21k.core.distributed import start_distributed, stop_distributed
 from s21k.core.randomness import derive_seed, seeded, set_seed
 from s21k.models.detector import build_detector
 from s21k.training.checkpoint import save
@@ -22,12 +23,15 @@ from s21k.training.log import Log
 from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.run import wrap_ddp
 from s21k.training.step_monitor import StepMonitor
+from tests.bench.timing import Bench
 from tests.toy import batch
 
-STEPS = 12
+MINUTES = (1, 3)
 
 
 def main() -> None:
+    bench = Bench(__doc__, MINUTES)
+    steps = 24 if bench.begin().all else 6
     if "WORLD_SIZE" not in os.environ:
         torch.set_num_threads(2)
     world = start_distributed()
@@ -41,10 +45,10 @@ def main() -> None:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     det, cls = batch(1, size=512), batch(3, objects=1, size=512, seed=1)
     with tempfile.TemporaryDirectory() as folder:
-        log = Log(Path(folder) / "log.jsonl", 0, STEPS, 1000, world, "bench")
+        log = Log(Path(folder) / "log.jsonl", 0, steps, 1000, world, "bench")
         monitor = StepMonitor(world, log, 0.01)                                # without its signals
         whole, extra = [], []
-        for step in range(STEPS):
+        for step in range(steps):
             began = time.perf_counter()
             set_seed(cfg.seed, world.rank, step)
             for position in range(4):
@@ -72,9 +76,11 @@ def main() -> None:
             save(Path(folder) / "c.pt", {"model": detector.state_dict(), "optimizer": optimizer.state_dict()})
         saving = time.perf_counter() - began
         step, own = statistics.median(whole[2:]), statistics.median(extra[2:])
-        print0(f"\n{world.size} process(es): a step {1000 * step:.0f} ms, of it {1000 * own:.2f} ms "
-               f"({100 * own / step:.2f} %); a checkpoint {1000 * saving:.0f} ms, "
-               f"every 1,000 steps {100 * saving / 1000 / step:.3f} % of a step")
+        if world.rank == 0:
+            bench.line(f"{world.size} process(es): a step {1000 * step:.0f} ms, of it {1000 * own:.2f} ms "
+                       f"({100 * own / step:.2f} %); a checkpoint {1000 * saving:.0f} ms, "
+                       f"every 1,000 steps {100 * saving / 1000 / step:.3f} % of a step", step=step, own=own,
+                       saving=saving)
         log.close()
     stop_distributed()
 

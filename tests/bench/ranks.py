@@ -1,4 +1,6 @@
-"""1 -> 2 -> 1 processes: do the streams keep their images, and the losses their values? python -m tests.bench.ranks
+"""1 -> 2 -> 1 processes: do the streams keep their images, and the losses their values?
+
+    python -m tests.bench.ranks [--json PATH]
 
 A stage-II run (group norm, float32) of 12 steps, alone; and one that is stopped after 4 steps, continued on two
 processes to 8, and again alone to 12. And stage I in the same way. Every process writes its images and losses of each
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import torch
 
+from tests.bench.timing import Bench
 from tests.toy import ROOT, words, write_toy
 
+MINUTES = (3, 3)
 STEPS, CUTS = 12, (4, 8, 12)
 # The script with one addition: the images and losses that StepMonitor sees are written down, and the run ends after so
 # many steps.
@@ -59,6 +63,8 @@ def steps(root: Path, name: str) -> dict[int, tuple[list[list[int]], dict[str, f
 
 
 def main() -> None:
+    bench = Bench(__doc__, MINUTES)
+    bench.begin()
     with tempfile.TemporaryDirectory() as folder:
         root = write_toy(Path(folder))
         base = ["stage1.batch=4", "stage1.epochs=3", "stage2.det_batch=2", f"stage2.iterations={STEPS}",
@@ -74,11 +80,11 @@ def main() -> None:
                         for k, v in alone[s][1].items())
             ratio = ({tuple(len(stream) for stream in alone[s][0]) for s in range(STEPS)}
                      | {tuple(len(stream) for stream in moved[s][0]) for s in range(STEPS)})
-            print(f"{script}: images of {STEPS} steps {'the same sequence' if same else 'DIFFERENT'}, in each step "
-                  f"{ratio}; losses differ by {worst:.1e} at most (relative)")
+            bench.line(f"{script}: images of {STEPS} steps {'the same sequence' if same else 'DIFFERENT'}, in each "
+                       f"step {ratio}; losses differ by {worst:.1e} at most (relative)")
             for key in alone[STEPS - 1][1]:
-                print(f"    {key:<16} last step: {alone[STEPS - 1][1][key]:.6f} alone, "
-                      f"{moved[STEPS - 1][1][key]:.6f} moved")
+                bench.line(f"    {key:<16} last step: {alone[STEPS - 1][1][key]:.6f} alone, "
+                           f"{moved[STEPS - 1][1][key]:.6f} moved")
             assert same and torch.isfinite(torch.tensor(worst))
 
 

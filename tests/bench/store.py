@@ -1,14 +1,15 @@
 """A store of 21,841 synsets: indexing, splitting and serving it, and packing a JSON of millions of boxes. Linux only.
 
-    python -m tests.bench.store write [--out runs/store] [--synsets 21841]
-                                                   tiny JPEGs, real wnids, one tar each and the same as folders
-    python -m tests.bench.store index [--out ..]   s21k.prepare.imagenet and in21k_benchmark: seconds, sizes, memory
-    python -m tests.bench.store serve [--out ..]   images/s from tars and from folders; memory of loader processes
-    python -m tests.bench.store boxes [--out ..] [--boxes 5000000]   seconds and peak memory of packing COCO's JSON
+    python -m tests.bench.store [write] [index] [serve] [boxes] [--out runs/store] [--all] [--json PATH]
+
+write   tiny JPEGs, real wnids, one tar each and the same as folders, where they are not there yet
+index   s21k.prepare.imagenet and in21k_benchmark: seconds, sizes, memory
+serve   images/s from tars and from folders; memory of loader processes
+boxes   seconds and peak memory of packing COCO's JSON
+--synsets (by default 1000, with --all 21841) and --boxes (500000, with --all 5000000) say how many.
 
 A synset has 1 to 30 images of 64 px; the figures are those of a warm disk cache.
 """
-import argparse
 import io
 import json
 import multiprocessing
@@ -30,11 +31,15 @@ from s21k.data.augment_stage1 import TrainAugment
 from s21k.data.classification import ClassificationData
 from s21k.data.loaders import LabelStream, collate
 from s21k.files.annotations import load_annotations
+from tests.bench.timing import Bench
 
+MINUTES = (3, 25)
 MB = 1e6
 
 
-def write(out: Path, synsets: int) -> None:
+def write(bench: Bench, out: Path, synsets: int) -> None:
+    if (out / "folders").exists():
+        return
     rng = np.random.default_rng(0)
     contents = []
     for _ in range(64):
@@ -53,10 +58,11 @@ def write(out: Path, synsets: int) -> None:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
                 (out / "folders" / wnid / f"{wnid}_{i}.JPEG").write_bytes(content)
-    print(f"{out}: {synsets} synsets, {counts.sum()} images of about {statistics.mean(map(len, contents)):.0f} bytes")
+    bench.line(f"{out}: {synsets} synsets, {counts.sum()} images of "
+               f"about {statistics.mean(map(len, contents)):.0f} bytes")
 
 
-def command(*words: str) -> None:
+def command(bench: Bench, *words: str) -> None:
     """Run it; its seconds and peak resident memory, of the largest process."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -64,25 +70,25 @@ def command(*words: str) -> None:
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, printed
-    print(f"{words[0]} {words[1]}: {time.perf_counter() - began:.1f} s, peak {usage.ru_maxrss / 1024:.0f} MB; "
-          f"{printed.splitlines()[0]}", flush=True)
+    seconds = time.perf_counter() - began
+    bench.line(f"{words[0]} {words[1]}: {seconds:.1f} s, peak {usage.ru_maxrss / 1024:.0f} MB; "
+               f"{printed.splitlines()[0]}", seconds=seconds, megabytes=usage.ru_maxrss / 1024)
 
 
 def size_of(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def index(out: Path) -> None:
+def index(bench: Bench, out: Path) -> None:
     for source in ("tars", "folders"):
-        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids",
-                "imagenet21k")
-        # nothing has changed
-        command("s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids",
-                "imagenet21k")
+        for _ in range(2):                                               # the second time nothing has changed
+            command(bench, "s21k.prepare.imagenet", str(out / source), "--out", str(out / f"{source}_index"), "--wnids",
+                    "imagenet21k")
         n = len(ClassificationData(out / f"{source}_index"))
-        print(f"  index {size_of(out / f'{source}_index') / MB:.1f} MB, {size_of(out / f'{source}_index') / n:.0f} "
-              f"bytes a picture", flush=True)
-    command("s21k.prepare.in21k_benchmark", "--index", str(out / "tars_index"), "--out", str(out / "benchmark"))
+        size = size_of(out / f"{source}_index")
+        bench.line(f"  index {size / MB:.1f} MB, {size / n:.0f} "
+                   f"bytes an image")
+    command(bench, "s21k.prepare.in21k_benchmark", "--index", str(out / "tars_index"), "--out", str(out / "benchmark"))
 
 
 def private_bytes(pid: int) -> int:
@@ -91,7 +97,7 @@ def private_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 
 
-def serve(out: Path) -> None:
+def serve(bench: Bench, out: Path) -> None:
     rng = np.random.default_rng(0)
     datas = {name: ClassificationData(out / f"{name}_index") for name in ("tars", "folders")}
     order = rng.permutation(len(datas["tars"]))[:20000].tolist()
@@ -101,22 +107,24 @@ def serve(out: Path) -> None:
             for i in order:
                 data.read(i)
             rate = len(order) / (time.perf_counter() - began)
-        print(f"{name}: {rate:.0f} images of 64 px a second and core, at random", flush=True)
+        bench.line(f"{name}: {rate:.0f} images of 64 px a second and core, at random", rate=rate)
     index = datas["tars"].index
     index.take(np.arange(0, len(index), 10)).save(out / "tenth_index")
     for part in ("tars", "tenth"):
         for start, workers in (("fork", 0), ("fork", 2), ("fork", 4), ("forkserver", 2)):
             # each in a process of its own
-            subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.bench.store", "serve_one", "--out", str(out),
-                            "--part", part, "--workers", str(workers),
-                            "--start", start], check=True)
+            code = f"from tests.bench.store import serve_one; serve_one({str(out)!r}, {part!r}, {workers}, {start!r})"
+            done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True,
+                                  text=True)
+            bench.line(done.stdout.strip())
 
 
-def serve_one(out: Path, part: str, workers: int, start: str) -> None:
+def serve_one(out: str, part: str, workers: int, start: str) -> None:
     multiprocessing.set_start_method(start)
-    data = ClassificationData(out / f"{part}_index")
+    data = ClassificationData(Path(out) / f"{part}_index")
     stream = LabelStream(data, "stage1", 0, TrainAugment(64, (0.08, 1.0), 0.4, False, 0.0))
-    places = [(p, int(i)) for p, i in enumerate(np.random.default_rng(0).permutation(len(data))[:12800])]
+    order = np.resize(np.random.default_rng(0).permutation(len(data)), 12800)    # a small store is read several times
+    places = [(p, int(i)) for p, i in enumerate(order)]
     loader = iter(DataLoader(stream, batch_size=64, sampler=places, num_workers=workers, collate_fn=collate))
     began = time.perf_counter()
     for _ in range(150):
@@ -129,9 +137,9 @@ def serve_one(out: Path, part: str, workers: int, start: str) -> None:
           f"each loader process {', '.join(f'{b:.0f}' for b in own) or '-'} MB of its own", flush=True)
 
 
-def boxes(out: Path, count: int) -> None:
+def boxes(bench: Bench, out: Path, count: int) -> None:
     """17 boxes an image, as in Objects365."""
-    path = out / "boxes.json"
+    path = out / f"boxes-{count}.json"
     if not path.exists():
         rng, images = np.random.default_rng(0), count // 17
         out.mkdir(parents=True, exist_ok=True)
@@ -157,25 +165,26 @@ def boxes(out: Path, count: int) -> None:
     table.save(out / "boxes_table")
     again = time.perf_counter()
     opened = load_annotations(out / "boxes_table")
-    print(f"{path.stat().st_size / MB:.0f} MB of JSON, {len(table.boxes)} boxes: {read:.1f} s, peak {peak:.0f} MB (of "
-          f"it about 400 for Python and torch); "
-          f"table {size_of(out / 'boxes_table') / MB:.0f} MB, opened in {time.perf_counter() - again:.2f} s "
-          f"({len(opened.boxes)} boxes)")
+    opening = time.perf_counter() - again
+    bench.line(f"{path.stat().st_size / MB:.0f} MB of JSON, {len(table.boxes)} boxes: {read:.1f} s, peak {peak:.0f} MB "
+               f"(of it about 400 for Python and torch); table {size_of(out / 'boxes_table') / MB:.0f} MB, opened in "
+               f"{opening:.2f} s ({len(opened.boxes)} boxes)", read=read, megabytes=peak, opening=opening)
+
+
+PARTS = ("write", "index", "serve", "boxes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["write", "index", "serve", "serve_one", "boxes"])
-    parser.add_argument("--part", default="tars")
-    parser.add_argument("--start", default="fork")
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/store"))
-    parser.add_argument("--synsets", type=int, default=21841)
-    parser.add_argument("--boxes", type=int, default=5_000_000)
-    a = parser.parse_args()
-    {"write": lambda: write(a.out, a.synsets), "index": lambda: index(a.out), "serve": lambda: serve(a.out),
-     "serve_one": lambda: serve_one(a.out, a.part, a.workers, a.start),
-     "boxes": lambda: boxes(a.out, a.boxes)}[a.what]()
+    bench = Bench(__doc__, MINUTES, PARTS)
+    bench.parser.add_argument("--out", type=Path, default=Path("runs/store"))
+    bench.parser.add_argument("--synsets", type=int)
+    bench.parser.add_argument("--boxes", type=int)
+    a = bench.begin()
+    synsets, num_boxes = a.synsets or (21841 if a.all else 1000), a.boxes or (5_000_000 if a.all else 500_000)
+    out = a.out / str(synsets)
+    for part in a.parts:
+        {"write": lambda: write(bench, out, synsets), "index": lambda: index(bench, out),
+         "serve": lambda: serve(bench, out), "boxes": lambda: boxes(bench, out, num_boxes)}[part]()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """Speed and memory of training, each part beside its peers in one run.
 
-    python -m tests.bench.training [backbones] [step] [loader] [memory] [profile]
+    python -m tests.bench.training [backbones] [step] [loader] [memory] [profile] [--all] [--json PATH]
 
 backbones  forward and backward of ResNet-50 and Swin-T at 224 and 512 px, with torchvision's and timm's
 step       a whole stage-II step (ResNet-50, 512 px) with torchvision's Faster R-CNN on the same weights, images and
-sampled
-           regions; then with three labelled images for each image with boxes
+           sampled regions; then with three labelled images for each image with boxes
 loader     large-scale jitter from JPEG files, beside decoding alone
 memory     peak memory of a Swin-B stage-II step, without and with model.checkpoint_activations
 profile    where the time of the step goes
-Two threads on CPU; on a CUDA device, that.
+By default the first three, each timed three times (--all: all, seven times). Two threads on CPU; on a CUDA device,
+that.
 """
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import timm
@@ -32,11 +34,11 @@ from s21k.models import detector as our_detector
 from s21k.models.detector import build_detector
 from s21k.models.resnet import resnet50
 from s21k.models.swin import swin_t
-from tests.bench.timing import alternate, compare, peak_bytes, shown
+from tests.bench.timing import Bench, alternate, peak_bytes, shown
 from tests.toy import DATA, batch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-REPEATS = 7
+MINUTES = (5, 20)
 
 
 def finished(run: Callable) -> Callable:
@@ -66,19 +68,25 @@ def without_drop_path(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def backbones() -> None:
+def repeats(bench: Bench) -> int:
+    return 7 if bench.options.all else 3
+
+
+def backbones(bench: Bench) -> None:
     for size, count in ((224, 8), (512, 2)):
         images = torch.randn(count, 3, size, size, device=DEVICE)
         theirs = torchvision.models.resnet50(weights=None)
         features = torch.nn.Sequential(*list(theirs.children())[:-2])
-        compare(f"ResNet-50, {count} images of {size} px", backward_of(resnet50(), images),
-                {"torchvision": backward_of(features, images),
-                 "timm": backward_of(timm.create_model("resnet50", num_classes=0, global_pool=""), images)}, REPEATS)
+        bench.compare(f"ResNet-50, {count} images of {size} px", backward_of(resnet50(), images),
+                      {"torchvision": backward_of(features, images),
+                       "timm": backward_of(timm.create_model("resnet50", num_classes=0, global_pool=""), images)},
+                      repeats(bench))
         peers = {"torchvision": backward_of(without_drop_path(torchvision.models.swin_t(weights=None)).features,
                                             images)}
         peers["timm"] = backward_of(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, global_pool="",
                                                       img_size=size, drop_path_rate=0.0), images)
-        compare(f"Swin-T, {count} images of {size} px", backward_of(swin_t(), images), peers, REPEATS)
+        bench.compare(f"Swin-T, {count} images of {size} px", backward_of(swin_t(), images), peers,
+                      repeats(bench))
 
 
 def config(*words: str):
@@ -120,7 +128,7 @@ def torchvisions_copy(ours: torch.nn.Module, size: int) -> FasterRCNN:
     return theirs.to(DEVICE).train()
 
 
-def step(num_images: int = 2, size: int = 512) -> None:
+def step(bench: Bench, num_images: int = 2, size: int = 512) -> None:
     det, cls = batch(num_images, objects=8, size=size).to(DEVICE), batch(3 * num_images, objects=1, size=size,
                                                                          first_seed=50).to(DEVICE)
     det.masks = [None] * len(det)
@@ -134,8 +142,8 @@ def step(num_images: int = 2, size: int = 512) -> None:
         ours(det, None)
     fixed = drawn[0]
     our_detector.sample_regions = lambda *args: fixed
-    print(f"{num_images} images of {size} px, {sum(len(r.boxes) for r in fixed)} sampled regions, "
-          f"{sum(int((r.labels >= 0).sum()) for r in fixed)} of them objects")
+    bench.line(f"{num_images} images of {size} px, {sum(len(r.boxes) for r in fixed)} sampled regions, "
+               f"{sum(int((r.labels >= 0).sum()) for r in fixed)} of them objects")
 
     def chosen(proposals, targets):
         coder = theirs.roi_heads.box_coder
@@ -144,45 +152,51 @@ def step(num_images: int = 2, size: int = 512) -> None:
     theirs.roi_heads.select_training_samples = chosen
     images = [image.float() / 255 for image in det.images]
     targets = [{"boxes": t.boxes, "labels": t.labels + 1} for t in det.targets]
-    compare("stage-II step, images with boxes alone", stepping(ours, lambda: ours(det, None)),
-            {"torchvision": stepping(theirs, lambda: theirs(images, targets))}, REPEATS)
+    bench.compare("stage-II step, images with boxes alone", stepping(ours, lambda: ours(det, None)),
+                  {"torchvision": stepping(theirs, lambda: theirs(images, targets))}, repeats(bench))
     seconds = alternate({"boxes alone": stepping(ours, lambda: ours(det, None)),
-                         "with 3 labelled images each": stepping(ours, lambda: ours(det, cls))}, 5)
-    print("stage-II step: " + ", ".join(f"{name} {shown(times)}" for name, times in seconds.items())
-          + f": x {sorted(seconds['with 3 labelled images each'])[2] / sorted(seconds['boxes alone'])[2]:.2f} for x 4 "
-          f"images")
+                         "with 3 labelled images each": stepping(ours, lambda: ours(det, cls))}, repeats(bench))
+    alone, joined = (statistics.median(times) for times in seconds.values())
+    bench.line("stage-II step: " + ", ".join(f"{name} {shown(times)}" for name, times in seconds.items())
+               + f": x {joined / alone:.2f} for x 4 images", **seconds)
     our_detector.sample_regions = sample
 
 
-def loader() -> None:
-    """One core: images of coco-mini, 1,024 px, scale 0.1 to 2."""
+def loader(bench: Bench) -> None:
+    """One core: images of coco-mini, 1,024 px, scale 0.1 to 2. Of each image the shortest of some times, decoding and
+    the whole in turn: what else runs on the machine disturbs such short calls, and seldom all of them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = DATA / "coco-mini"
     data = DetectionData(folder / "annotations" / "instances_train2017.json", folder / "train2017")
     stream = JitterStream(data, "det", 0, LargeScaleJitter(1024, (0.1, 2.0)))
 
-    def decode() -> None:
+    calls = {"decoding alone": lambda i: read_image(data.path(i)),
+             "decoding and large-scale jitter": lambda i: stream[(i, i)]}
+    least = {name: [float("inf")] * len(data) for name in calls}
+    for _ in range(repeats(bench) + 2):
         for i in range(len(data)):
-            read_image(data.root / data.file_names[i])
-
-    def jitter() -> None:
-        for i in range(len(data)):
-            stream[(i, i)]
-    seconds = alternate({"decoding alone": decode, "decoding and large-scale jitter": jitter}, 5)
+            for name, call in calls.items():
+                began = time.process_time()                              # of this process: one thread, the files cached
+                call(i)
+                least[name][i] = min(least[name][i], time.process_time() - began)
     torch.set_num_threads(threads)
-    rates = {name: len(data) / sorted(times)[2] for name, times in seconds.items()}
-    print(f"loader, one core, {len(data)} pictures: "
-          + ", ".join(f"{name} {rate:.0f} images/s" for name, rate in rates.items())
-          + f": {100 * rates['decoding and large-scale jitter'] / rates['decoding alone']:.0f} %")
+    decoding, whole = (sum(times) / len(data) for times in least.values())
+    bench.line(f"loader, one core, {len(data)} images: decoding alone {1000 * decoding:.2f} ms of CPU time an image, "
+               f"with large-scale jitter {1000 * whole:.2f} ms: {100 * decoding / whole:.0f} %", decoding=decoding,
+               whole=whole)
 
 
-def memory(checkpoint: str = "") -> None:
+def memory(bench: Bench) -> None:
     """Each in a process of its own."""
-    if not checkpoint:
-        for value in ("false", "true"):
-            subprocess.run([sys.executable, "-m", "tests.bench.training", f"memory={value}"], check=True)
-        return
+    for value in ("false", "true"):
+        code = f"from tests.bench.training import step_bytes; print(step_bytes({value!r}))"
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        bench.line(f"Swin-B stage-II step, 1 + 3 images of 512 px, checkpoint_activations={value}: "
+                   f"{int(done.stdout) / 2**30:.2f} GiB beyond the model (gradients included)", bytes=int(done.stdout))
+
+
+def step_bytes(checkpoint: str) -> int:
     torch.manual_seed(0)
     detector = build_detector(config("swin_b", "model.norm=gn", "model.backbone=swin_b",
                                      f"model.checkpoint_activations={checkpoint}")).to(DEVICE).train()
@@ -192,21 +206,18 @@ def memory(checkpoint: str = "") -> None:
         sum(detector(det, cls).values()).backward()
     if DEVICE.type == "cuda":
         finished(run)()
-        grown = torch.cuda.max_memory_allocated()
-    else:
-        grown = peak_bytes(run)
-    print(f"Swin-B stage-II step, 1 + 3 images of 512 px, checkpoint_activations={checkpoint}: {grown / 2**30:.2f} GiB "
-          f"beyond the model (gradients included)")
+        return torch.cuda.max_memory_allocated()
+    return peak_bytes(run)
 
 
-def profile() -> None:
+def profile(bench: Bench) -> None:
     det = batch(2, objects=8, size=512).to(DEVICE)
     detector = build_detector(config()).to(DEVICE).train()
     run = stepping(detector, lambda: detector(det, None))
     run()
     with torch.profiler.profile() as prof:
         run()
-    print(prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=40))
+    bench.line(prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=40))
 
 
 PARTS = {"backbones": backbones, "step": step, "loader": loader, "memory": memory, "profile": profile}
@@ -214,6 +225,6 @@ PARTS = {"backbones": backbones, "step": step, "loader": loader, "memory": memor
 if __name__ == "__main__":
     if DEVICE.type == "cpu":
         torch.set_num_threads(2)
-    for word in sys.argv[1:] or list(PARTS)[:-1]:
-        name, _, value = word.partition("=")
-        PARTS[name](*[value] if value else [])
+    of_training = Bench(__doc__, MINUTES, PARTS, default=3)
+    for part in of_training.begin().parts:
+        PARTS[part](of_training)

@@ -1,65 +1,78 @@
-"""What 21,841 categories cost beside 100: evaluate.py and s21k.predict with a toy detector that knows as many.
+"""What 21,841 categories cost an image beside 100: detection, and what the localization metric notes of it.
 
-    python -m tests.bench.vocabulary [--images 100] [--out runs/vocabulary]
+    python -m tests.bench.vocabulary [--images 5] [--regions 1000] [--det 365] [--all] [--json PATH]
 
-The toy world is drawn with that many categories, a step of each stage is trained (learning is not the point), and 100
-images are evaluated: seconds an image, and how much memory.
+Detectors of random weights (the toy world's: ResNet-18, 96 px) take turns on the same images; g knows --det of the
+categories, as with Objects365 (--all: also half of them), g-hat all. In the same turns the matrix products that make
+the logits of g-hat and of both. The goal: beyond 100 categories no more than 1.5 times the product of g-hat.
 """
-import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from s21k.prepare.shapes import write_world
-from tests.toy import ROOT
+import torch
+
+from s21k.core.categories import CategoryMap
+from s21k.core.config import load_config
+from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.localization import LocalizationAccuracy
+from s21k.models.detector import build_detector
+from tests.bench.timing import Bench, alternate, peak_bytes, shown
+from tests.toy import batch
+
+MINUTES = (1, 3)
+FEW, MANY, SIZE = 100, 21841, 96
 
 
-def command(*argv: str) -> tuple[float, str]:
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return time.perf_counter() - began, done.stdout
+def truth_of(num: int) -> GroundTruth:
+    """One image with one box, of the last of so many categories."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "truth.json"
+        path.write_text(json.dumps({
+            "images": [{"id": 0, "width": SIZE, "height": SIZE, "file_name": "a.png"}],
+            "categories": [{"id": i, "name": str(i)} for i in range(num)],
+            "annotations": [{"id": 1, "image_id": 0, "category_id": num - 1, "bbox": [9, 9, 40, 40], "area": 1600}]}))
+        return GroundTruth.load(path)
 
 
+def evaluation(num: int, num_det: int, regions: int) -> tuple[Callable, torch.nn.Module]:
+    """What evaluate.py does with an image: detect, and note what the metric needs of all scores; and the box head."""
+    torch.manual_seed(0)
+    cfg = load_config(["toy", f"data.det.classes={num_det}", f"data.cls.classes={num}",
+                       f"model.rpn_proposals=[{regions},{regions}]", f"model.rpn_pre_nms=[{regions},{regions}]"])
+    detector = build_detector(cfg).eval()
+    rows = torch.arange(num)
+    categories = CategoryMap([str(i) for i in range(num)], [None] * num, ["all"] * num,
+                             torch.where(rows < num_det, rows, -1), rows)
+    metric, images = LocalizationAccuracy(truth_of(num)), batch(1, size=SIZE)
+
+    def run() -> None:
+        for prediction in detector.predict(images, categories, cfg.eval):
+            metric.note(0, prediction.in_image((1.0, 1.0), (SIZE, SIZE)))
+    return run, detector.box_head
+
+
+@torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=Path("runs/vocabulary"))
-    a = parser.parse_args()
-    for num in (100, 21841):
-        root = (a.out / str(num)).resolve()
-        if not (root / "shapes").exists():
-            write_world(root / "shapes", num, 1, 16, 1, 96, seed=0, processes=os.cpu_count())
-            truth = json.loads((root / "shapes" / "val.json").read_text())
-            (root / "shapes" / "all.json").write_text(json.dumps(truth))
-            for count in (a.images, a.images // 2):
-                images = truth["images"][:count]
-                ids = {image["id"] for image in images}
-                (root / "shapes" / f"val{count}.json").write_text(json.dumps(truth | {
-                    "images": images, "annotations": [row for row in truth["annotations"] if row["image_id"] in ids]}))
-        words = ["toy", f"data.root={root}", f"output_dir={root / 'run'}", f"data.det.classes={(num + 1) // 2}",
-                 f"data.cls.classes={num}",
-                 "data.cls.val=null", "stage1.epochs=0.001", "stage2.iterations=1", "data.workers=0", "eval.pictures=0",
-                 "eval.metrics=[in21k]",
-                 "model.rpn_proposals=[1000,1000]", "model.rpn_pre_nms=[1000,1000]"]
-        for script in ("train_stage1.py", "train_stage2.py"):
-            command(script, *words)
-        # Starting, reading the categories and the annotations cost the same for half of the pictures: the difference is
-        # theirs.
-        whole, half = (command("evaluate.py", *words, f"data.eval.annotations=shapes/val{count}.json")[0]
-                       for count in (a.images, a.images // 2))
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-        print(f"{num} categories: {1000 * (whole - half) / (a.images - a.images // 2):.0f} ms an image of 1,000 "
-              f"regions, {half - (whole - half):.1f} s to start and to score, "
-              f"{memory:.2f} GB at most so far", flush=True)
-        seconds, said = command("-m", "s21k.predict", *words, *(
-            str(p) for p in sorted((root / "shapes" / "val").iterdir())[:5]), "--threshold", "0.00001")
-        print(f"  predict, 5 images, all {num} names: {seconds:.1f} s; {said.strip().splitlines()[-1]}")
+    bench = Bench(__doc__, MINUTES)
+    bench.parser.add_argument("--images", type=int, default=5, help="turns of each contender")
+    bench.parser.add_argument("--regions", type=int, default=1000)
+    bench.parser.add_argument("--det", type=int, default=365, help="categories that g knows")
+    a = bench.begin()
+    few, _ = evaluation(FEW, FEW // 2, a.regions)
+    for num_det in (a.det, MANY // 2) if a.all else (a.det,):
+        many, head = evaluation(MANY, num_det, a.regions)
+        x = torch.randn(a.regions, head.cls_classifier.in_features)
+        seconds = alternate({"few": few, "many": many, "product": lambda x=x, head=head: head.cls_classifier(x),
+                             "both": lambda x=x, head=head: (head.cls_classifier(x), head.det_classifier(x))}, a.images)
+        least = {name: min(times) for name, times in seconds.items()}
+        beyond = least["many"] - least["few"]
+        bench.line(f"{a.regions} regions, g of {num_det} categories: an image {shown(seconds['few'])} with {FEW}, "
+                   f"{shown(seconds['many'])} with {MANY}; product of g-hat {shown(seconds['product'])}", **seconds)
+        bench.line(f"  beyond {FEW} categories, of the shortest times: {beyond / least['product']:.2f} x the product "
+                   f"of g-hat, {beyond / least['both']:.2f} x those of g and g-hat; {peak_bytes(many) / 1e6:.0f} MB",
+                   ratio=beyond / least["product"], ratio_both=beyond / least["both"])
 
 
 if __name__ == "__main__":
