@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from s21k.core.masks import Masks, paste
+from s21k.core.mask_tensors import Masks, paste
 from s21k.core.transfer import to_device
 
 BACKGROUND = -1
