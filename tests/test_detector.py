@@ -8,6 +8,7 @@ from s21k.core.errors import InputError
 from s21k.core.randomness import set_seed
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector, restore_detector
+from s21k.models.postprocess import Ranking, postprocess
 from tests.toy import ROOT, SMALL, batch, run
 
 
@@ -219,6 +220,9 @@ def test_prediction_is_one_image_at_a_time_and_inside_the_picture():
     for prediction in both:
         assert prediction.regions.shape == (len(prediction.regions.boxes), 4)
         assert len(prediction.detections.scores) <= 10 and (prediction.detections.scores.diff() <= 0).all()
+        alone = postprocess(Ranking(prediction.regions), -1.0, test.nms, 5)              # also where found holds five
+        assert torch.equal(prediction.five_best.boxes, alone.boxes)
+        assert torch.equal(prediction.five_best.scores, alone.scores)
         assert prediction.regions.boxes.min() >= 0 and prediction.regions.boxes.max() <= 64
     for prediction in model.predict(batch(2), categories, EvalConfig(threshold=1.0)):
         # Top-5 has no threshold [P83, G27]

@@ -100,7 +100,7 @@ def test_a_detector_is_held_to_the_same_hundred_as_a_file(tmp_path):
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(150, 1)
     found = Detections(boxes, torch.linspace(1, 0.1, 150), torch.tensor([0] * 149 + [1]))
     one, other = In21kReport(gt), In21kReport(gt)
-    one.update(1, Prediction(DenseScores(boxes, torch.rand(150, 2)), found, found.pick([0])))
+    one.update(1, Prediction(DenseScores(boxes, torch.rand(150, 2)), found, *[found.pick([0])] * 2))
     other.add_all(DetectionColumns.of(0, found))
     for key in ("has_gt_class_det", "AP", "AP_fed", "truncated_images"):
         assert one.compute()[key] == other.compute()[key], key

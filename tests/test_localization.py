@@ -10,7 +10,7 @@ from s21k.core.errors import InputError
 from s21k.core.structures import DenseScores, Prediction
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
-from s21k.models.postprocess import Ranking, postprocess
+from s21k.models.postprocess import Ranking, best_categories, postprocess
 
 
 def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
@@ -29,8 +29,9 @@ def truth(tmp_path, boxes, labels, size=100, groups=("base", "novel", "novel")):
 
 def predict(boxes, scores, threshold=1e-4):
     regions = DenseScores(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores))
-    return Prediction(regions, postprocess(Ranking(regions), threshold, 0.5, 100),
-                      postprocess(Ranking(regions), -1.0, 0.5, 5))
+    ranking = Ranking(regions)
+    return Prediction(regions, postprocess(ranking, threshold, 0.5, 100), postprocess(ranking, -1.0, 0.5, 5),
+                      best_categories(ranking, 5))
 
 
 GOOD, BAD = [10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]

@@ -17,7 +17,7 @@ from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.plain import Found, PlainImage, Truth
 from s21k.models import plain
 from s21k.models.fused_scores import FusedScores
-from s21k.models.postprocess import Ranking, postprocess
+from s21k.models.postprocess import Ranking, best_categories, postprocess
 from s21k.models.roi_align import separable_roi_align
 from s21k.models.roi_pool import pool_regions, roi_levels
 from s21k.models.scores import FUSIONS
@@ -201,13 +201,14 @@ def test_plain_localization_accuracy_equals_the_counts():
         corners = xyxy_to_xywh(boxes.numpy()).tolist()
         order = sorted((-score, region, c) for region, row in enumerate(scores.tolist()) for c, score in enumerate(row))
         ranked = [Found(c, -score, corners[region]) for score, region, c in order]
-        five = postprocess(Ranking(DenseScores(boxes, scores)), -1.0, 0.5, 5)
+        ranking = Ranking(DenseScores(boxes, scores))
+        five = postprocess(ranking, -1.0, 0.5, 5)
         columns = five.labels.tolist(), five.scores.tolist(), xyxy_to_xywh(five.boxes.numpy()).tolist()
         after_nms = [Found(*row) for row in zip(*columns, strict=True)]
         gt = as_truth([PlainImage([], [Truth(truth, box, 1.0) for box in true_boxes])], k)
         nothing = Detections(boxes[:0], scores[:0, 0], torch.zeros(0, dtype=torch.int64))
         by_scores, by_file = LocalizationAccuracy(gt), LocalizationAccuracy(gt)
-        by_scores.update(0, Prediction(DenseScores(boxes, scores), nothing, five))
+        by_scores.update(0, Prediction(ranking.regions, nothing, five, best_categories(ranking, 5)))
         by_file.add_all(as_columns([PlainImage(ranked, [])]))
         for metric, best in ((by_scores, after_nms), (by_file, ranked[:5])):
             expected, results = plain_evaluation.plain_localization(ranked, best, truth, true_boxes), metric.compute()

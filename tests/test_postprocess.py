@@ -7,7 +7,7 @@ from s21k.core.structures import DenseScores
 from s21k.models import postprocess as walk
 from s21k.models.fused_scores import FusedScores
 from s21k.models.plain import plain_postprocess
-from s21k.models.postprocess import Ranking, postprocess
+from s21k.models.postprocess import Ranking, best_categories, postprocess
 
 
 def case(seed):
@@ -46,6 +46,21 @@ def test_detections_and_their_order_equal_the_dense_way(monkeypatch, seed):
         assert expected.scores.tolist() == found.scores.tolist()
         assert expected.labels.tolist() == found.labels.tolist()
         assert expected.boxes.tolist() == found.boxes.tolist()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_each_of_the_best_categories_comes_with_its_best_box(monkeypatch, seed):
+    """Of all scores the largest, of equals the lower region, then the lower category; also in tiny pieces."""
+    if seed % 2:
+        monkeypatch.setattr(walk, "FIRST", 2)
+    boxes, regions = case(seed)
+    rows = regions.rows(0, len(boxes)).tolist()
+    best = {}
+    for score, region, category in sorted((-s, r, c) for r, row in enumerate(rows) for c, s in enumerate(row)):
+        best.setdefault(category, (region, category, -score))
+    found = best_categories(Ranking(regions), 5)
+    assert list(zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)) == [
+        (boxes[region].tolist(), category, score) for region, category, score in list(best.values())[:5]]
 
 
 def test_scores_asked_for_alone_are_those_of_whole_rows():

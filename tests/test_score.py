@@ -12,7 +12,7 @@ from s21k.evaluation import detections_file
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
 from s21k.files import json_pieces
-from s21k.models.postprocess import Ranking, postprocess
+from s21k.models.postprocess import Ranking, best_categories, postprocess
 from tests.test_average_precision import KEYS, add_masks, pycocotools_stats, random_detections, random_truth
 from tests.toy import run
 
@@ -61,8 +61,10 @@ def test_localization_from_a_file_equals_counting_image_by_image(tmp_path):
         near = np.concatenate([near[:, :2], near[:, :2] + near[:, 2:].clip(5)], 1)
         scores = (rng.random((10, categories)) * 20).round() / 20 if i % 2 else rng.random((10, categories))
         regions = DenseScores(torch.tensor(near), torch.tensor(scores))
-        every = postprocess(Ranking(regions), -1.0, 0.5, -1)
-        predictions.append(Prediction(regions, every, postprocess(Ranking(regions), -1.0, 0.5, 5)))
+        ranking = Ranking(regions)
+        every = postprocess(ranking, -1.0, 0.5, -1)
+        predictions.append(Prediction(regions, every, postprocess(ranking, -1.0, 0.5, 5),
+                                      best_categories(ranking, 5)))
         xywh = torch.cat([every.boxes[:, :2], every.boxes[:, 2:] - every.boxes[:, :2]], 1)
         columns["image_id"] += [i] * len(xywh)
         columns["category_id"] += (every.labels + 1).tolist()

@@ -144,7 +144,7 @@ class RegionScores:
 
     def rows_at_once(self, width: int) -> int:
         """So many rows of this width stay in a processor's cache; a GPU wants more."""
-        return max(1, (1 << 19 if self.boxes.device.type == "cpu" else 1 << 24) // max(width, 1))
+        return max(1, (1 << 18 if self.boxes.device.type == "cpu" else 1 << 24) // max(width, 1))
 
     def parts(self) -> Iterator[tuple[int, Tensor]]:
         """(first, rows): all rows, some at a time."""
@@ -191,19 +191,21 @@ class Detections:
 
 @dataclass
 class Prediction:
-    """One image, boxes in one kind of pixels: every region's scores; the detections chosen from them; and the five
-    best after NMS, before threshold and cap (for the top-5 localization accuracy). masks (N, m, m): the
-    probability of each detection's mask inside its box, or None."""
+    """One image, boxes in one kind of pixels: every region's scores; the detections chosen from them; and, for the
+    top-5 localization accuracies, before threshold and cap the five best after NMS, and the best box of each of the
+    five best categories. masks (N, m, m): the probability of each detection's mask inside its box, or None."""
     regions: RegionScores
     detections: Detections
     five_best: Detections
+    five_categories: Detections
     masks: Tensor | None = None
 
     def in_image(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
         """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one at a
         time."""
         divisor = torch.tensor([*scale, *scale], device=self.regions.boxes.device)
-        found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
+        found, five, categories = (Detections(d.boxes / divisor, d.scores, d.labels)
+                                   for d in (self.detections, self.five_best, self.five_categories))
         if self.masks is not None:
             found.masks = [paste(mask, box, size) for mask, box in zip(self.masks.cpu(), found.boxes.tolist())]
-        return Prediction(self.regions.with_boxes(self.regions.boxes / divisor), found, five)
+        return Prediction(self.regions.with_boxes(self.regions.boxes / divisor), found, five, categories)

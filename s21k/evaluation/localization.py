@@ -7,35 +7,14 @@ image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of ILSVRC's kit and w
 """
 import numpy as np
 import torch
-from torch import Tensor
 
 from s21k.core.errors import InputError
-from s21k.core.structures import Prediction, RegionScores
+from s21k.core.structures import Prediction
 from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
 from s21k.evaluation.sorting import stable_order, starts
 
 KEYS = ("top1", "top5", "top5_classes", "gt_known", "has_gt_class_det", "cls_top1", "cls_top5")
-
-
-def best_per_category(regions: RegionScores) -> tuple[Tensor, Tensor]:
-    """Each category's best score and its region, both (K,); of equal scores the lower region."""
-    num_categories = regions.shape[1]
-    best = regions.boxes.new_full((num_categories,), -1.0, dtype=torch.float32)
-    region = torch.zeros(num_categories, dtype=torch.int64, device=best.device)
-    for first, rows in regions.parts():
-        scores, place = rows.max(dim=0)
-        better = scores > best                                           # only then: of equals the earlier part's
-        best, region = torch.where(better, scores, best), torch.where(better, place + first, region)
-    return best.clamp(min=0), region
-
-
-def best_categories(scores: Tensor, region: Tensor, count: int) -> list[int]:
-    """The `count` best categories; of equal scores the lower region, then the lower category."""
-    cut = scores.topk(min(count, len(scores))).values[-1]
-    candidates = (scores >= cut).nonzero().squeeze(1)
-    order = sorted(candidates.tolist(), key=lambda c: (-float(scores[c]), int(region[c]), c))
-    return order[:count]
 
 
 class LocalizationAccuracy:
@@ -80,13 +59,14 @@ class LocalizationAccuracy:
         truth = int(self.image_category[image])
         if truth < 0 or len(prediction.regions.boxes) == 0:
             return np.zeros(len(KEYS), dtype=bool)
-        regions, five = prediction.regions, prediction.five_best
-        scores, region = best_per_category(regions)
-        categories = best_categories(scores, region, 5)
-        boxes = regions.boxes[region[torch.tensor([*categories, truth], device=region.device)]].cpu().numpy()
-        right = self.right_boxes(image, np.concatenate([boxes, five.boxes.cpu().numpy()]))
-        num = len(categories)
-        of_truth = np.array(categories) == truth
+        regions, five, best = prediction.regions, prediction.five_best, prediction.five_categories
+        every = torch.arange(len(regions.boxes), device=regions.boxes.device)
+        scores = regions.at(every, torch.full_like(every, truth))        # (R,) of the image's own category
+        first = (scores == scores.amax()).nonzero()[0]                   # of equal scores the lower region
+        boxes = torch.cat([best.boxes, regions.boxes[first], five.boxes]).cpu().numpy()
+        right = self.right_boxes(image, boxes)
+        num = len(best.labels)
+        of_truth = best.labels.cpu().numpy() == truth
         is_right = {"top1": of_truth[0] and right[0],
                     "top5": (right[num + 1:] & (five.labels.cpu().numpy() == truth)).any(),
                     "top5_classes": (right[:num] & of_truth).any(),

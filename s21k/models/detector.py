@@ -22,7 +22,7 @@ from s21k.models.backbones import build_backbone
 from s21k.models.baselines import SigmoidHead, SoftmaxLabelHead, chosen_boxes
 from s21k.models.box_head import BoxHead
 from s21k.models.mask_head import MaskHead
-from s21k.models.postprocess import Ranking, postprocess
+from s21k.models.postprocess import Ranking, best_categories, postprocess
 from s21k.models.region_encoder import RegionEncoder
 from s21k.models.rpn import RPN
 from s21k.models.softmax_head import SoftmaxHead
@@ -92,9 +92,10 @@ class Detector(nn.Module):
                                                   test.fusion, test.fusion_exponent)
             ranking = Ranking(regions)
             found = postprocess(ranking, test.threshold, test.nms, test.max_detections, test.class_agnostic_nms)
-            # any score: Top-5 has no threshold [P83]
-            five = postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms)
-            yield Prediction(regions, found, five,
+            # Top-5 has no threshold [P83]; where five are above it, they are the first of those found.
+            five = (found.pick(list(range(5))) if len(found.scores) >= 5
+                    else postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms))
+            yield Prediction(regions, found, five, best_categories(ranking, 5),
                              None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
 
     def inherit(self, state: dict[str, Tensor], only: str = "all",

@@ -13,8 +13,6 @@ from torch import Tensor
 from s21k.core.structures import RegionScores
 from s21k.models.scores import fuse, log_norm
 
-ALL = slice(None)
-
 
 class Columns(NamedTuple):
     """A set of evaluated categories, and their rows of g and g-hat; None: that classifier is not asked for them."""
@@ -23,9 +21,16 @@ class Columns(NamedTuple):
     cls: Tensor | slice | None
 
 
-def _view(index: Tensor, size: int) -> Tensor | slice:
-    """An index as ALL where it names all of `size` columns in order: a view then, not a copy."""
-    return ALL if torch.equal(index, torch.arange(size, device=index.device)) else index
+def _view(index: Tensor) -> Tensor | slice:
+    """An index (n,), n > 0, as a slice where its columns follow one another: a view then, not a copy."""
+    first = int(index[0])
+    in_order = torch.equal(index, torch.arange(first, first + len(index), device=index.device))
+    return slice(first, first + len(index)) if in_order else index
+
+
+def _take(rows: Tensor, columns: Tensor | slice) -> Tensor:
+    """rows[:, columns], which for an index takes four times as long as index_select."""
+    return rows[:, columns] if isinstance(columns, slice) else rows.index_select(1, columns)
 
 
 class FusedScores(RegionScores):
@@ -58,19 +63,18 @@ class FusedScores(RegionScores):
         categories = chosen.nonzero().squeeze(1)
         if len(categories) == 0:
             return None
-        return Columns(_view(categories, self.shape[1]),
-                       _view(self.det_index[categories], self.det_logits.shape[1]) if det else None,
-                       _view(self.cls_index[categories], self.cls_logits.shape[1]) if cls else None)
+        return Columns(_view(categories), _view(self.det_index[categories]) if det else None,
+                       _view(self.cls_index[categories]) if cls else None)
 
     def rows(self, first: int, end: int) -> Tensor:
         part = slice(first, end)
         scores = None
         for categories, det, cls in self.sets:
-            log_det = None if det is None else self.det_logits[part, det] - self.det_norm[part, None]
-            log_cls = None if cls is None else self.cls_logits[part, cls] - self.cls_norm[part, None]
+            log_det = None if det is None else _take(self.det_logits[part], det) - self.det_norm[part, None]
+            log_cls = None if cls is None else _take(self.cls_logits[part], cls) - self.cls_norm[part, None]
             found = (log_cls.exp_() if log_det is None else log_det.exp_() if log_cls is None
                      else fuse(log_det, log_cls, self.fusion, self.exponent))
-            if categories is ALL:
+            if found.shape[1] == self.shape[1]:                          # all categories, which are in order
                 scores = found
                 continue
             if scores is None:

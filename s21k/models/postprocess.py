@@ -148,6 +148,24 @@ def postprocess(ranking: Ranking, threshold: float, iou_threshold: float, max_de
         gone |= overlaps[region]
         if len(kept) == wanted or (class_agnostic and gone.all()):
             break
+    return _detections(regions, kept)
+
+
+def best_categories(ranking: Ranking, count: int) -> Detections:
+    """The best box of each of the `count` best categories, whatever its score and before NMS, best first.
+
+    A category's first pair in the ranking is its best, so at most (count - 1) R + 1 of them are looked at.
+    """
+    best: dict[int, tuple[int, int, float]] = {}
+    for region, category, score in walk(ranking.best_first(-1.0)):
+        best.setdefault(category, (region, category, score))
+        if len(best) == min(count, ranking.regions.shape[1]):
+            break
+    return _detections(ranking.regions, list(best.values()))
+
+
+def _detections(regions: RegionScores, rows: list[tuple[int, int, float]]) -> Detections:
+    """rows of (region, category, score)."""
     device = regions.boxes.device
-    region, category = (torch.tensor([row[i] for row in kept], dtype=torch.int64, device=device) for i in (0, 1))
-    return Detections(regions.boxes[region], torch.tensor([row[2] for row in kept], device=device), category)
+    region, category = (torch.tensor([row[i] for row in rows], dtype=torch.int64, device=device) for i in (0, 1))
+    return Detections(regions.boxes[region], torch.tensor([row[2] for row in rows], device=device), category)
