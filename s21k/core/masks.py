@@ -1,5 +1,5 @@
-"""Masks of objects: polygons or run lengths, kept as annotated and packed; no tensors (mask_tensors.py), so that scoring
-a file need not import torch.
+"""Masks of objects: polygons or run lengths, kept as annotated and packed; tensors are mask_tensors.py's, so that
+scoring a file imports no torch.
 
 pycocotools draws polygons and codes run lengths [E35, E36]. A run-length dict ("RLE") is COCO's compressed
 form: {"size": [h, w], "counts": bytes}.

@@ -142,6 +142,11 @@ class RegionScores:
         """(n,): the scores of n pairs."""
         raise NotImplementedError
 
+    def of(self, category: int) -> Tensor:
+        """(R,): one category's scores."""
+        region = torch.arange(self.shape[0], device=self.boxes.device)
+        return self.at(region, torch.full_like(region, category))
+
     def rows_at_once(self, width: int) -> int:
         """So many rows of this width stay in a processor's cache; a GPU wants more."""
         return max(1, (1 << 18 if self.boxes.device.type == "cpu" else 1 << 24) // max(width, 1))

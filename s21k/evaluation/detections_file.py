@@ -15,6 +15,7 @@ from s21k.core.masks import Rles, broken_counts
 from s21k.core.packed import Packed
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.sorting import index_of
 from s21k.files.json_pieces import read_list
 
 LARGEST = 1 << 1000                                 # a whole number that a float64 can hold
@@ -202,16 +203,15 @@ def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = Fals
     Detections of unknown categories are dropped [E2], or kept as -1, and noted. InputError: an unknown image, or no
     known category.
     """
-    image = np.searchsorted(gt.image_ids, columns.image).clip(max=max(len(gt.image_ids) - 1, 0)).astype(np.int32)
-    strange = gt.image_ids[image] != columns.image if len(gt.image_ids) else np.ones(len(columns), dtype=bool)
-    if line := unlisted(strange, columns.image, "detections", "on images"):
-        position = int(strange.argmax())
+    image = index_of(columns.image, gt.image_ids).astype(np.int32, copy=False)
+    if line := unlisted(image < 0, columns.image, "detections", "on images"):
+        position = int((image < 0).argmax())
         raise InputError(
             f"{line}: detection {position} is on image {columns.image[position]}, which is not in {gt.path}"
         )
-    order = np.argsort(gt.category_ids)
-    at = np.searchsorted(gt.category_ids[order], columns.category).clip(max=max(len(order) - 1, 0))
-    known = gt.category_ids[order][at] == columns.category if len(order) else np.zeros(len(at), dtype=bool)
+    order = np.argsort(gt.category_ids, kind="stable")
+    place = index_of(columns.category, gt.category_ids[order])
+    known = place >= 0
     if line := unlisted(~known, columns.category, "detections", "of categories"):
         if not known.any():
             raise InputError(
@@ -219,6 +219,6 @@ def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = Fals
                 f"{gt.category_ids[order[0]] if len(order) else 'none'}"
             )
         note(line)
-    category = np.where(known, order[at] if len(order) else -1, -1).astype(np.int32)
+    category = np.append(order, -1).astype(np.int32)[place]
     located = replace(columns, image=image, category=category)
     return located if keep_unknown or known.all() else located.take(np.flatnonzero(known))
