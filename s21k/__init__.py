@@ -7,7 +7,7 @@ Five layers; imports only go down (tests/test_floors.py checks it).
                explain speaks of
   packages     models/  data/  training/  evaluation/  prepare/   none imports another; experiments/ uses all of them
   files        images image_files deep_images archives annotations annotation_table annotation_parts annotation_faults
-               json_pieces tables: how data lies on disk; and draw.py: boxes, names, contact sheets
+               json_pieces json_columns tables: how data lies on disk; and draw.py: boxes, names, contact sheets
   core         structures boxes masks mask_tensors packed categories config words trees names errors randomness transfer
                distributed: what every layer uses
 

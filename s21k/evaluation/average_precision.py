@@ -95,6 +95,7 @@ class AveragePrecision:
         # a crowd is ignored, and may match again and again
         self.crowd = self.ignored = gt.crowd
         self.recall_at = (1, 10, max_detections)                         # AR of the best so many of each cell [E24]
+        self.matched: dict[tuple[float, float], np.ndarray] = {}         # area range -> as _match gives it
         self.parts: list[DetectionColumns] = []
 
     def update(self, image_id: int, prediction: "Prediction") -> None:
@@ -132,7 +133,7 @@ class AveragePrecision:
         return image.astype(np.int64) * (len(self.gt.category_ids) + 1) + category
 
     def _ranked(self) -> None:
-        """Fill found, source and near. Of source also category, areas_found and excused; of near cell and rank [E20]."""
+        """Fill found, areas_found, source, near; category and excused are of source, cell and rank of near [E20]."""
         self.found = found = DetectionColumns.join(self.parts)
         self.parts = [found]
         cell = self._cell(found.image, found.category)
@@ -197,7 +198,7 @@ class AveragePrecision:
         second ones (round 1), and so on: as many rounds as one cell has detections with a pair.
         """
         det, box, iou = self.pair_det, self.pair_box, self.pair_iou
-        matched = np.full((len(IOU_THRESHOLDS), len(self.paired)), -1, dtype=np.int64)
+        matched = np.full((len(IOU_THRESHOLDS), len(self.paired)), -1, dtype=np.int32)
         if len(det) == 0:
             return matched
         cell = self.cell[self.paired]
@@ -234,7 +235,7 @@ class AveragePrecision:
         counts_alone = ((self.areas_found >= low) & (self.areas_found <= high))[self.source] & ~self.excused
         before = np.cumsum(np.r_[False, counts_alone])                   # in the whole list
         category_start = np.searchsorted(self.category, np.arange(num_categories))
-        matched = self._match(gt_ignored)
+        matched = self.matched[area] = self.matched[area] if area in self.matched else self._match(gt_ignored)
         ap = np.full((len(IOU_THRESHOLDS), num_categories), -1.0)
         recalls = {n: np.full_like(ap, -1.0) for n in self.recall_at}
         has_boxes = num_boxes > 0
@@ -281,6 +282,7 @@ class AveragePrecision:
         there is no box [E21, E25]."""
         self._ranked()
         self._pairs()
+        self.matched = {}
         return self._results()
 
     def _results(self) -> dict[str, float]:

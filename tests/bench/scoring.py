@@ -1,12 +1,15 @@
 """Scoring at the size of the 21,000-category benchmark, and how pycocotools, lvis and ours grow.
 
-    python -m tests.bench.scoring write [--images 101625 --categories 21077 --out runs/in21k-synthetic]
-                                                             seeded; --json as well
-    python -m tests.bench.scoring score [--out ..] [--json]  s21k.evaluation.score --metric in21k: time and memory
-    python -m tests.bench.scoring check [--out ..]           20 random categories over all images with pycocotools
-    python -m tests.bench.scoring growth                     three sizes, each tool in a process of its own
+    python -m tests.bench.scoring [--all] [--json RESULT]   all of these:
+    python -m tests.bench.scoring write     the files, seeded; the other parts write them, too, where they are missing
+    python -m tests.bench.scoring score     s21k.evaluation.score --metric in21k beside the floor; --all: of JSON, too
+    python -m tests.bench.scoring check     20 random categories over all images with pycocotools
+    python -m tests.bench.scoring growth    two sizes, --all: three; each tool in a process of its own
 
-An image has one category and 1.5 boxes, and 100 detections, a quarter of them of its category.
+The files are runs/in21k-synthetic, 10.16 million detections (--images, --categories, --out: others). An image has one
+category and 1.5 boxes, and 100 detections, a quarter of them of its category. The floor is a process that reads the
+columns of the .npz and sorts them once by one packed key of category and score. Everything runs on one core, with
+start and imports. Seconds are the clock's; the processor's are those that other programs on the machine add little to.
 """
 import argparse
 import contextlib
@@ -16,13 +19,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 PER_IMAGE = 100
 
 
+class Cost(NamedTuple):
+    """Of a process on one core."""
+    seconds: float
+    processor_seconds: float
+    gigabytes: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s ({self.processor_seconds:.1f} s of the processor), {self.gigabytes:.2f} GB"
+
+
 def write(out: Path, num_images: int, num_categories: int, with_json: bool) -> None:
+    """truth.json, detections.npz and, asked for, detections.json; they stay where they are already."""
+    if (out / "detections.npz").is_file() and (not with_json or (out / "detections.json").is_file()):
+        return
     rng = np.random.default_rng(0)
     out.mkdir(parents=True, exist_ok=True)
     category = rng.permutation(np.arange(num_images) % num_categories)           # of each image
@@ -68,30 +85,52 @@ def write(out: Path, num_images: int, num_categories: int, with_json: bool) -> N
                       for p in sorted(out.iterdir()) if p.suffix in (".json", ".npz")))
 
 
-def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and GB of a command on one core."""
+def measured(command: list[str]) -> Cost:
+    """Of a command on one core."""
     code = ("import os, resource, subprocess, sys, time\nos.sched_setaffinity(0, "
             "{sorted(os.sched_getaffinity(0))[0]})\nbegan = time.perf_counter()\n"
             "subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)\n"
-            "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)")
+            "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+            "print(time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6)")
     done = subprocess.run([sys.executable, "-c", code, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, check=True)
-    print(done.stderr, end="")
-    seconds, gigabytes = map(float, done.stdout.split())
-    return seconds, gigabytes
+                          capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return Cost(*map(float, done.stdout.split()))
 
 
-def score(out: Path, name: str) -> None:
-    seconds, gigabytes = measured([sys.executable, "-m", "s21k.evaluation.score", "--metric", "in21k", "--annotations",
-                                   str(out / "truth.json"),
-                                   "--detections", str(out / name), "--out", str(out / "metrics.json"),
-                                   "--per-category"])
-    print(f"{name}: {seconds:.1f} s, {gigabytes:.2f} GB, one core")
+def one(tool: str, out: Path) -> Cost:
+    return measured([sys.executable, "-m", "tests.bench.scoring", "one", "--tool", tool, "--out", str(out)])
 
 
-def check(out: Path) -> None:
+def score(out: Path, of_json: bool) -> dict:
+    floor = one("floor", out)
+    print(f"floor: {floor}", flush=True)
+    results = {"floor": floor._asdict()}
+    for name in ["detections.npz"] + ["detections.json"] * of_json:
+        cost = measured([sys.executable, "-m", "s21k.evaluation.score", "--metric", "in21k", "--annotations",
+                         str(out / "truth.json"), "--detections", str(out / name), "--out", str(out / "metrics.json"),
+                         "--per-category"])
+        ratio = cost.seconds / floor.seconds
+        print(f"{name}: {cost}, one core; {ratio:.2f} times the floor", flush=True)
+        results[name] = cost._asdict() | {"times_the_floor": ratio}
+    return results
+
+
+def sort_once(out: Path) -> None:
+    """The floor: read the columns, and sort them once by (category, falling score)."""
+    with np.load(out / "detections.npz") as file:
+        columns = {name: file[name] for name in file}
+    score = ~columns["score"].view(np.uint32)                            # of scores above 0
+    key = columns["category_id"].astype(np.uint64) << np.uint64(32) | score
+    np.argsort(key, kind="stable")
+
+
+def check(out: Path) -> dict:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+    if not (out / "metrics.json").is_file():
+        score(out, of_json=False)
     ours = json.loads((out / "metrics.json").read_text())["per_category"]
     chosen = np.random.default_rng(1).choice(sorted(map(int, ours)), 20, replace=False).tolist()
     with np.load(out / "detections.npz") as file:
@@ -111,11 +150,13 @@ def check(out: Path) -> None:
     precision = evaluator.eval["precision"][:, :, :, 0, -1]                       # (T, 101, 20)
     difference = max(abs(precision[:, :, k].mean() - ours[str(c)][0]) for k, c in enumerate(sorted(chosen)))
     print(f"20 categories, {len(found)} detections: largest difference of AP to pycocotools {difference:.1e}; mean AP "
-          f"of these {precision.mean():.4f}")
+          f"of these {precision.mean():.4f}", flush=True)
+    assert difference <= 1e-9, difference
+    return {"largest_difference": difference, "categories": len(chosen)}
 
 
-def one(tool: str, out: Path) -> None:
-    """Run by `growth` in a process of its own."""
+def run_tool(tool: str, out: Path) -> None:
+    """In a process of its own."""
     truth, found = str(out / "truth.json"), str(out / "detections.json")
     if tool == "pycocotools":
         from pycocotools.coco import COCO
@@ -137,46 +178,53 @@ def one(tool: str, out: Path) -> None:
         federated.write_text(json.dumps(content))
         gt = LVIS(str(federated))
         LVISEval(gt, LVISResults(gt, found), "bbox").run()
+    elif tool == "floor":
+        sort_once(out)
     else:
         from s21k.evaluation.score import main
         main(["--metric", "coco", "--annotations", truth, "--detections", found])
 
 
-def growth() -> None:
-    for num_images, num_categories in ((500, 100), (1000, 200), (2000, 400)):
+def growth(every_size: bool) -> dict:
+    results = {}
+    for num_images, num_categories in ((500, 100), (1000, 200), (2000, 400))[:3 if every_size else 2]:
         out = Path(f"runs/growth-{num_images}")
         with contextlib.redirect_stdout(io.StringIO()):
             write(out, num_images, num_categories, True)
-        figures = []
-        for tool in ("pycocotools", "lvis", "ours"):
-            with contextlib.redirect_stdout(io.StringIO()):
-                seconds, gigabytes = measured([sys.executable, "-m", "tests.bench.scoring", "one", "--tool", tool,
-                                               "--out", str(out)])
-            figures.append(f"{tool} {seconds:.1f} s {gigabytes:.2f} GB")
+        costs = {tool: one(tool, out) for tool in ("pycocotools", "lvis", "ours")}
         print(f"{num_images} images x {num_categories} categories, {PER_IMAGE * num_images} detections, with start and "
-              f"reading JSON: " + ", ".join(figures), flush=True)
+              f"reading JSON: " + ", ".join(f"{tool} {cost}" for tool, cost in costs.items()), flush=True)
+        results[f"{num_images} images"] = {tool: cost._asdict() for tool, cost in costs.items()}
+    return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("write", "score", "check", "growth", "one"))
+# Minutes on two cores of an AMD EPYC: of the parts, and what --all adds.
+MINUTES = {"write": (0.5, 0.5), "score": (0.3, 0.7), "check": (0.3, 0), "growth": (0.5, 0.8)}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.scoring", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("write", "score", "check", "growth", "one"))
+    parser.add_argument("--all", action="store_true", help="JSON, and the third size of growth, too")
+    parser.add_argument("--json", type=Path, help="where the result goes")
     parser.add_argument("--images", type=int, default=101625)
     parser.add_argument("--categories", type=int, default=21077)
     parser.add_argument("--out", type=Path, default=Path("runs/in21k-synthetic"))
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--tool", default="ours")
-    a = parser.parse_args()
-    if a.what == "write":
-        write(a.out, a.images, a.categories, a.json)
-    elif a.what == "score":
-        score(a.out, "detections.json" if a.json else "detections.npz")
-    elif a.what == "check":
-        check(a.out)
-    elif a.what == "growth":
-        growth()
-    else:
-        one(a.tool, a.out)
+    parser.add_argument("--tool", help=argparse.SUPPRESS)
+    a = parser.parse_args(argv)
+    if a.what == "one":
+        return run_tool(a.tool, a.out)
+    parts = [a.what] if a.what else list(MINUTES)
+    minutes = sum(MINUTES[part][0] + MINUTES[part][1] * a.all for part in {*parts, "write"})
+    print(f"about {minutes:.1f} minutes at most, on one core", flush=True)
+    if parts != ["growth"]:
+        write(a.out, a.images, a.categories, a.all)
+    run = {"score": lambda: score(a.out, a.all), "check": lambda: check(a.out), "growth": lambda: growth(a.all)}
+    results = {part: run[part]() for part in parts if part in run}
+    if a.json:
+        a.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
