@@ -24,7 +24,7 @@ from s21k.core.masks import mask_iou
 from s21k.core.packed import ranges
 from s21k.evaluation.columns import DetectionColumns, Noted, best_of_each, most_of_an_image
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh
-from s21k.evaluation.sorting import is_in, stable_order, starts, then_by
+from s21k.evaluation.sorting import is_in, running_maximum_from_right, stable_order, starts, then_by
 
 if TYPE_CHECKING:                                   # scoring a file imports no torch
     from s21k.core.structures import Prediction
@@ -33,20 +33,6 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # [E12]
 RECALLS = np.linspace(0.0, 1.0, 101)                # [E23]
 AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # [E18]
 BLOCK = 1 << 16                                     # pairs measured at a time: they stay in a processor's cache
-
-
-def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """Within each run of equal `segment` the maximum of what follows, itself included (the envelope) [E22]."""
-    values = values.copy()
-    step = 1
-    while step < len(values):
-        same = segment[step:] == segment[:-step]
-        better = np.maximum(values[:-step], values[step:])
-        values[:-step] = np.where(same, better, values[:-step])
-        if not same.any():
-            break
-        step *= 2
-    return values
 
 
 def mean(values: np.ndarray) -> float:

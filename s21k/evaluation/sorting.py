@@ -37,7 +37,8 @@ def _as_whole(key: np.ndarray) -> np.ndarray:
     """Whole numbers in the order of finite floats: their bits. -0 becomes 0; floats below 0 run backwards."""
     if key.dtype.kind != "f":
         return key
-    single = key.astype(np.float32)
+    with np.errstate(over="ignore"):                # to infinity: not equal, then
+        single = key.astype(np.float32)
     if key.dtype == np.float32 or np.array_equal(single, key):
         key, whole, magnitude = single, np.int32, 0x7FFFFFFF
     else:
@@ -75,3 +76,17 @@ def index_of(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
 def is_in(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     """(n,) bool: which values stand in a sorted array."""
     return index_of(values, ascending) >= 0
+
+
+def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.ndarray:
+    """Within each run of equal `segment` the maximum of what follows, itself included (the envelope) [E22]."""
+    values = values.copy()
+    step = 1
+    while step < len(values):
+        same = segment[step:] == segment[:-step]
+        better = np.maximum(values[:-step], values[step:])
+        values[:-step] = np.where(same, better, values[:-step])
+        if not same.any():
+            break
+        step *= 2
+    return values
