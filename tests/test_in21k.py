@@ -123,8 +123,9 @@ def test_scoring_a_file_imports_no_torch(tmp_path):
     code = ("import sys; from s21k.evaluation.score import main; main(sys.argv[1:]); "
             "print('imported', sorted({'torch', 'torchvision'} & set(sys.modules)))")
     for metric in ("coco", "in21k"):
-        argv = ["--metric", metric, "--annotations", str(tmp_path / "gt.json"), "--detections", str(tmp_path / "d.json")]
-        done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True)
+        argv = ["--annotations", str(tmp_path / "gt.json"), "--detections", str(tmp_path / "d.json")]
+        done = subprocess.run([sys.executable, "-c", code, "--metric", metric, *argv], cwd=ROOT, capture_output=True,
+                              text=True)
         assert done.returncode == 0 and done.stdout.endswith("imported []\n"), done.stdout + done.stderr
 
 

@@ -90,10 +90,11 @@ def _numbers(text: bytes) -> tuple[np.ndarray, np.ndarray]:
     whole = ~np.r_[is_power[1:], False]
     whole[owner] = False
     hard = (ends - begins > 15) | (scale >= len(TENS)) | (digits == 0) & (unsigned > begins) & ~whole    # -0.0
-    for place in np.flatnonzero(hard & ~is_power):
-        last = place + 1 if place + 1 < len(ends) and is_power[place + 1] else place
-        values[place] = float(text[begins[place]:ends[last]].replace(TIMES_TEN, b"e-"))
-    return values[~is_power], (whole & ~hard)[~is_power]
+    values, whole, hard = (column[~is_power] for column in (values, whole & ~hard, hard))
+    if hard.any():                                  # as Python reads them, one by one
+        written, places = text.replace(TIMES_TEN, b"e-").decode().split(","), np.flatnonzero(hard)
+        values[places] = [float(written[place]) for place in places.tolist()]
+    return values, whole
 
 
 def _columns(numbers: np.ndarray, whole: np.ndarray, widths: dict[str, int],
