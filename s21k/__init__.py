@@ -7,9 +7,9 @@ Five layers; imports only go down (tests/test_floors.py checks it).
                explain speaks of
   packages     models/  data/  training/  evaluation/  prepare/   none imports another; experiments/ uses all of them
   files        images image_files deep_images archives annotations annotation_table annotation_parts annotation_faults
-               json_pieces tables: how data lies on disk; and draw.py: boxes, names, contact sheets
-  core         structures boxes masks packed categories config words trees names errors options randomness transfer
-               distributed: what every layer uses
+               json_pieces json_columns tables: how data lies on disk; and draw.py: boxes, names, contact sheets
+  core         structures boxes masks mask_tensors packed categories config words trees names errors options randomness
+               transfer distributed: what every layer uses
 
 Start with train_stage2.py, then models/detector.py and models/scores.py: they are the method.
 P- and G-numbers in comments ([P25, G3]) refer to s21k/audit.md.

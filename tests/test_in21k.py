@@ -1,17 +1,21 @@
 """The benchmark's report: each part against pycocotools or the localization accuracy on its own."""
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from s21k.core.errors import InputError
+from s21k.evaluation.columns import DetectionColumns, best_of_each
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import KEYS, LocalizationAccuracy
-from s21k.evaluation.sorting import is_in, stable_order
+from s21k.evaluation.sorting import index_of, is_in, stable_order, then_by
+from tests.bench import scoring
 from tests.test_average_precision import pycocotools_stats, random_detections, random_truth
-from tests.toy import run
+from tests.toy import ROOT, run
 
 
 def benchmark(seed, per_image):
@@ -77,6 +81,66 @@ def test_stable_order_is_lexsort():
         for _ in range(30):
             chosen = [keys[i] for i in rng.integers(0, len(keys), rng.integers(1, 4))]
             assert np.array_equal(stable_order(*chosen), np.lexsort(chosen))
+
+
+def test_sorting_on_keeps_the_order_of_equals_and_the_choice():
+    """By the slow way: Python's sort of the positions chosen, which is stable."""
+    rng = np.random.default_rng(1)
+    extremes = np.array([np.iinfo(np.int64).min, -1, 0, 1, np.iinfo(np.int64).max])
+    for key in (rng.integers(0, 4, 60).astype(np.uint8), rng.choice(extremes, 60), rng.integers(-9, 9, 60) * 10**9,
+                rng.choice([-1e300, 1e300, 0.1, -0.0, 0.0], 60),
+                rng.choice([-2.5, 0.5, -0.0, 0], 60).astype(np.float16)):
+        order = rng.permutation(60)[:rng.integers(0, 60)]
+        assert then_by(key, order).tolist() == sorted(order.tolist(), key=lambda i: key[i])  # noqa: B023
+        assert then_by(key).tolist() == sorted(range(60), key=lambda i: key[i])              # noqa: B023
+
+
+@pytest.mark.parametrize("ids", [[], [5], [3, 4, 4, 9], [-7, 0, 2**40], [-2**63, 2**63 - 1], [2**63 - 2, 2**63 - 1]])
+def test_index_of_is_the_first_place_or_minus_one(ids):
+    values = [*ids, *(i + 1 for i in ids if i < 2**63 - 1), *(i - 1 for i in ids if i > -2**63), 0, -2**63, 2**63 - 1]
+    expected = [ids.index(value) if value in ids else -1 for value in values]
+    found = index_of(np.array(values, dtype=np.int64), np.array(ids, dtype=np.int64))
+    assert found.tolist() == expected
+
+
+def test_the_best_of_each_group_are_those_of_the_slow_way():
+    rng = np.random.default_rng(2)
+    for most in (1, 3):
+        scores, group, image = rng.choice([0.1, 0.5, 0.5, 0.9], 80), rng.integers(0, 9, 80), rng.integers(0, 5, 80)
+        found = DetectionColumns(image, group, scores, np.zeros((80, 4)))
+        assert found.by_score.tolist() == sorted(range(80), key=lambda i: (-scores[i], image[i], i))  # noqa: B023
+        kept = best_of_each(image, found, most)
+        for i in range(80):
+            better = sum((scores[j], -j) > (scores[i], -i) for j in range(80) if image[j] == image[i])
+            assert kept[i] == (better < most)
+
+
+def test_scoring_a_file_imports_no_torch(tmp_path):
+    """It would be the longest part of scoring a small one."""
+    truth, rows = benchmark(0, per_image=30)
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    code = ("import sys; from s21k.evaluation.score import main; main(sys.argv[1:]); "
+            "print('imported', sorted({'torch', 'torchvision'} & set(sys.modules)))")
+    for metric in ("coco", "in21k"):
+        argv = ["--annotations", str(tmp_path / "gt.json"), "--detections", str(tmp_path / "d.json")]
+        done = subprocess.run([sys.executable, "-c", code, "--metric", metric, *argv], cwd=ROOT, capture_output=True,
+                              text=True)
+        assert done.returncode == 0 and done.stdout.endswith("imported []\n"), done.stdout + done.stderr
+
+
+def test_the_bench_scores_beside_its_floor_and_checks_against_pycocotools(tmp_path, capsys, monkeypatch):
+    """On a small world: lines as they come, the result as JSON."""
+    monkeypatch.chdir(ROOT)
+    small = ["--images", "80", "--categories", "25", "--out", str(tmp_path)]
+    for part in ("score", "check"):
+        scoring.main([part, *small, "--all", "--json", str(tmp_path / f"{part}.result")])
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("about") and [line.split(":")[0] for line in out[2:5]] == ["floor", "detections.npz",
+                                                                                      "detections.json"]
+    floor, of_npz, _ = json.loads((tmp_path / "score.result").read_text())["lines"]
+    assert of_npz["times_the_floor"] > 0 and floor["gigabytes"] > 0
+    assert json.loads((tmp_path / "check.result").read_text())["lines"][-1]["largest_difference"] <= 1e-9
 
 
 def test_is_in_is_isin():

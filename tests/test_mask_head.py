@@ -6,7 +6,8 @@ import pytest
 import torch
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from s21k.core.masks import Masks, Outline
+from s21k.core.mask_tensors import Masks
+from s21k.core.masks import Outline
 from s21k.core.structures import BACKGROUND, Regions, Target
 from s21k.models.mask_head import MaskHead
 from s21k.models.roi_pool import pool_regions

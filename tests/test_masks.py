@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
-from s21k.core.masks import Masks, Outline, PackedOutlines, Rles, broken_counts, parse_outline, paste
+from s21k.core.mask_tensors import Masks, paste
+from s21k.core.masks import Outline, PackedOutlines, Rles, broken_counts, parse_outline
 from s21k.core.packed import Packed
 from s21k.core.structures import Target
 from s21k.data.augment_stage2 import JitterParams, LargeScaleJitter, flip_target, move_target

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from s21k.core.config import load_config
-from s21k.core.masks import Masks, Outline
+from s21k.core.mask_tensors import Masks
+from s21k.core.masks import Outline
 from s21k.core.structures import Batch, Target
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector

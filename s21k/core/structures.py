@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from s21k.core.masks import Masks, paste
+from s21k.core.mask_tensors import Masks, paste
 from s21k.core.transfer import to_device
 
 BACKGROUND = -1
@@ -133,6 +133,11 @@ class RegionScores:
     def at(self, region: Tensor, category: Tensor) -> Tensor:
         """(n,): the scores of n pairs."""
         raise NotImplementedError
+
+    def of(self, category: int) -> Tensor:
+        """(R,): one category's scores."""
+        region = torch.arange(self.shape[0], device=self.boxes.device)
+        return self.at(region, torch.full_like(region, category))
 
     def rows_at_once(self, width: int) -> int:
         """So many rows of this width stay in a processor's cache; a GPU wants more."""

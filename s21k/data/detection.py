@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from s21k.core.errors import InputError
-from s21k.core.masks import Masks
+from s21k.core.mask_tensors import Masks
 from s21k.core.packed import fingerprint
 from s21k.core.structures import Target
 from s21k.files.annotation_faults import check_boxes, check_category_names, cut_boxes

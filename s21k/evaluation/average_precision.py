@@ -15,32 +15,24 @@ category: for them a count is enough. So the lists get shorter, each holding pos
 
 N detections    G boxes of the ground truth    K categories    T IoU thresholds    P pairs
 """
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from s21k.core.errors import InputError
 from s21k.core.masks import mask_iou
-from s21k.core.structures import Prediction
-from s21k.evaluation.columns import DetectionColumns, Noted
+from s21k.core.packed import ranges
+from s21k.evaluation.columns import DetectionColumns, Noted, best_of_each, most_of_an_image
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh
-from s21k.evaluation.sorting import is_in, stable_order, starts
+from s21k.evaluation.sorting import is_in, running_maximum_from_right, stable_order, starts, then_by
+
+if TYPE_CHECKING:                                   # scoring a file imports no torch
+    from s21k.core.structures import Prediction
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)         # [E12]
 RECALLS = np.linspace(0.0, 1.0, 101)                # [E23]
 AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}      # [E18]
-
-
-def running_maximum_from_right(values: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    """Within each run of equal `segment` the maximum of what follows, itself included (the envelope) [E22]."""
-    values = values.copy()
-    step = 1
-    while step < len(values):
-        same = segment[step:] == segment[:-step]
-        better = np.maximum(values[:-step], values[step:])
-        values[:-step] = np.where(same, better, values[:-step])
-        if not same.any():
-            break
-        step *= 2
-    return values
+BLOCK = 1 << 16                                     # pairs measured at a time: they stay in a processor's cache
 
 
 def mean(values: np.ndarray) -> float:
@@ -89,13 +81,14 @@ class AveragePrecision:
         # a crowd is ignored, and may match again and again
         self.crowd = self.ignored = gt.crowd
         self.recall_at = (1, 10, max_detections)                         # AR of the best so many of each cell [E24]
+        self.matched: dict[tuple[float, float], np.ndarray] = {}         # area range -> as _match gives it
         self.parts: list[DetectionColumns] = []
 
-    def update(self, image_id: int, prediction: Prediction) -> None:
+    def update(self, image_id: int, prediction: "Prediction") -> None:
         """One image's detections, boxes in the pixels of the original image."""
         self.add_all(DetectionColumns.of(self.gt.image_position(image_id), prediction.detections))
 
-    def note(self, image_id: int, prediction: Prediction) -> None:
+    def note(self, image_id: int, prediction: "Prediction") -> None:
         """AP needs nothing of an image but its detections."""
 
     def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
@@ -111,41 +104,35 @@ class AveragePrecision:
 
     # --- the computation -------------------------------------------------------------------------------------------
 
-    def _select(self, found: DetectionColumns, areas: np.ndarray) -> np.ndarray:
-        """Which detections take part, ascending: the best max_detections of each (image, category) [E11]."""
-        if len(found) == 0 or np.bincount(found.image).max() <= self.max_detections:
-            return np.arange(len(found))
-        cell = self._cell(found.image, found.category)
-        order = stable_order(-found.scores, cell)                        # the place in the image decides ties
-        return np.sort(order[np.arange(len(order)) - starts(cell[order]) < self.max_detections])
+    def _select(self, found: DetectionColumns, cell: np.ndarray) -> np.ndarray | None:
+        """(N,) bool: which detections take part, the best max_detections of each cell [E11]; None: all."""
+        if most_of_an_image(found) <= self.max_detections:
+            return None
+        return best_of_each(cell, found, self.max_detections)            # the place in the image decides ties
 
     def _excused(self, cell: np.ndarray) -> np.ndarray:
         """(N,) bool: detections that are not wrong even if unmatched. COCO has none."""
         return np.zeros(len(cell), dtype=bool)
 
     def _cell(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
-        """One number for each (image, category)."""
-        return category.astype(np.int64) * len(self.gt.image_ids) + image
+        """One number for each (image, category), of category -1, too; image after image, as detections come."""
+        return image.astype(np.int64) * (len(self.gt.category_ids) + 1) + category
 
     def _ranked(self) -> None:
-        """Fill found, source and near. Of source also category, det_area and excused; of near cell and rank [E20]."""
-        self.found = DetectionColumns.join(self.parts)
-        self.parts = [self.found]
-        areas = (self.found.boxes[:, 2].astype(np.float64) * self.found.boxes[:, 3] if self.found.areas is None
-                 else self.found.areas)
-        kept = self._select(self.found, areas)
-        if len(kept) < len(self.found):
-            # rows of found
-            self.source = kept[stable_order(self.found.image[kept], -self.found.scores[kept],
-                                            self.found.category[kept])]
-        else:
-            self.source = stable_order(self.found.image, -self.found.scores, self.found.category)
-        self.category, self.det_area = self.found.category[self.source], areas[self.source]
-        cell = self._cell(self.found.image[self.source], self.category)
-        self.excused = self._excused(cell)
-        self.near = np.flatnonzero(is_in(cell, np.unique(self._cell(self.gt.image, self.gt.category))))
-        self.cell = cell[self.near]
-        by_cell = stable_order(self.cell)                                # keeps the order of scores and places
+        """Fill found, areas_found, source, near; category and excused are of source, cell and rank of near [E20]."""
+        self.found = found = DetectionColumns.join(self.parts)
+        self.parts = [found]
+        cell = self._cell(found.image, found.category)
+        self.areas_found = (found.boxes[:, 2].astype(np.float64) * found.boxes[:, 3] if found.areas is None
+                            else found.areas)
+        kept = self._select(found, cell)
+        order = found.by_score if kept is None else found.by_score[kept[found.by_score]]
+        self.source = then_by(found.category, order)                     # rows of found
+        self.category, self.excused = found.category[self.source], self._excused(cell)[self.source]
+        with_boxes = np.unique(self._cell(self.gt.image, self.gt.category))
+        self.near = np.flatnonzero(is_in(cell, with_boxes)[self.source])
+        self.cell = cell[self.source[self.near]]
+        by_cell = then_by(self.cell)                                     # keeps the order of scores and places
         self.rank = np.empty(len(by_cell), dtype=np.int64)
         self.rank[by_cell] = np.arange(len(by_cell)) - starts(self.cell[by_cell])
 
@@ -156,16 +143,20 @@ class AveragePrecision:
         low = np.searchsorted(gt_cell[by_cell], self.cell, "left")
         count = np.searchsorted(gt_cell[by_cell], self.cell, "right") - low
         near = np.repeat(np.arange(len(self.cell)), count)               # each once for every box of its cell
-        within = np.arange(len(near)) - np.repeat(np.cumsum(count) - count, count)
-        box = by_cell[np.repeat(low, count) + within]
-        if self.kind == "mask":
-            iou = self._mask_iou(near, box)
-        else:
-            boxes = self.found.boxes[self.source[self.near]][near].astype(np.float64)
-            iou = iou_xywh(boxes, self.gt.boxes[box], self.crowd[box])
+        box = by_cell[ranges(low, count)]
+        iou = self._mask_iou(near, box) if self.kind == "mask" else self._box_iou(near, box)
         enough = iou >= min(IOU_THRESHOLDS[0], 1 - 1e-10)
         self.paired, self.pair_det = np.unique(near[enough], return_inverse=True)
         self.pair_box, self.pair_iou = box[enough], iou[enough]
+
+    def _box_iou(self, near: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """IoU of pairs (P,): of places of near, and rows of the truth."""
+        rows, iou = self.source[self.near], np.empty(len(near))
+        for first in range(0, len(near), BLOCK):
+            some = slice(first, first + BLOCK)
+            boxes = self.found.boxes[rows[near[some]]].astype(np.float64)
+            iou[some] = iou_xywh(boxes, self.gt.boxes[box[some]], self.crowd[box[some]])
+        return iou
 
     def _mask_iou(self, near: np.ndarray, box: np.ndarray) -> np.ndarray:
         """IoU of the masks of pairs (P,): every detection of a cell with every object of it, cell after cell."""
@@ -193,7 +184,7 @@ class AveragePrecision:
         second ones (round 1), and so on: as many rounds as one cell has detections with a pair.
         """
         det, box, iou = self.pair_det, self.pair_box, self.pair_iou
-        matched = np.full((len(IOU_THRESHOLDS), len(self.paired)), -1, dtype=np.int64)
+        matched = np.full((len(IOU_THRESHOLDS), len(self.paired)), -1, dtype=np.int32)
         if len(det) == 0:
             return matched
         cell = self.cell[self.paired]
@@ -227,11 +218,10 @@ class AveragePrecision:
         gt_ignored = self.ignored | (self.gt.areas < low) | (self.gt.areas > high)
         num_boxes = np.bincount(self.gt.category[~gt_ignored], minlength=num_categories)                 # npig (K,)
         # unmatched, it is wrong [E18]
-        counts_alone = (self.det_area >= low) & (self.det_area <= high) & ~self.excused
-        before = np.cumsum(counts_alone) - counts_alone                  # in the whole list, then in its category alone
+        counts_alone = ((self.areas_found >= low) & (self.areas_found <= high))[self.source] & ~self.excused
+        before = np.cumsum(np.r_[False, counts_alone])                   # in the whole list
         category_start = np.searchsorted(self.category, np.arange(num_categories))
-        before_in_category = before - np.append(before, counts_alone.sum())[category_start][self.category]
-        matched = self._match(gt_ignored)
+        matched = self.matched[area] = self.matched[area] if area in self.matched else self._match(gt_ignored)
         ap = np.full((len(IOU_THRESHOLDS), num_categories), -1.0)
         recalls = {n: np.full_like(ap, -1.0) for n in self.recall_at}
         has_boxes = num_boxes > 0
@@ -240,7 +230,8 @@ class AveragePrecision:
             right = ~gt_ignored[matched[t][hit]]
             source, rank = self.near[self.paired[hit]], self.rank[self.paired[hit]]
             category = self.category[source]
-            place = place_in_ranking(before_in_category[source], counts_alone[source], right, category)
+            before_in_category = before[source] - before[category_start[category]]
+            place = place_in_ranking(before_in_category, counts_alone[source], right, category)
             rank, category, place = rank[right], category[right], place[right]
             hits = np.arange(len(rank)) - starts(category) + 1
             precision = hits / (place + np.spacing(1))
@@ -277,6 +268,7 @@ class AveragePrecision:
         there is no box [E21, E25]."""
         self._ranked()
         self._pairs()
+        self.matched = {}
         return self._results()
 
     def _results(self) -> dict[str, float]:

@@ -3,13 +3,17 @@
 N detections, in the order in which they were found or written.
 """
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s21k.core.masks import Rles
-from s21k.core.structures import Detections
 from s21k.evaluation.ground_truth import xyxy_to_xywh
-from s21k.evaluation.sorting import stable_order, starts
+from s21k.evaluation.sorting import stable_order, starts, then_by
+
+if TYPE_CHECKING:                                   # scoring a file imports no torch
+    from s21k.core.structures import Detections
 
 # What a metric's `note` said of n images while all their scores were at hand: positions (n,) of the images, and rows
 # (n, ..).
@@ -35,7 +39,7 @@ class DetectionColumns:
         return len(self.scores)
 
     @classmethod
-    def of(cls, image: int, found: Detections) -> "DetectionColumns":
+    def of(cls, image: int, found: "Detections") -> "DetectionColumns":
         """One image's detections, boxes xyxy in the pixels of its image."""
         return cls(np.full(len(found.scores), image), found.labels.cpu().numpy(), found.scores.cpu().numpy(),
                    xyxy_to_xywh(found.boxes.cpu().numpy()), None, None if found.masks is None else Rles.of(found.masks))
@@ -45,11 +49,19 @@ class DetectionColumns:
         """One after the other. Parts that all have masks, or areas, keep them."""
         def column(name: str) -> np.ndarray:
             return np.concatenate([getattr(p, name) for p in parts])
+        if len(parts) == 1:
+            return parts[0]
         if not parts:
             return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros((0, 4)))
         return cls(column("image"), column("category"), column("scores"), column("boxes"),
                    None if any(p.areas is None for p in parts) else column("areas"),
                    None if any(p.masks is None for p in parts) else Rles.join([p.masks for p in parts]))
+
+    @cached_property
+    def by_score(self) -> np.ndarray:
+        """Positions (N,) by falling score; of equals the lower image, then the earlier place. Each metric sorts on from
+        here."""
+        return stable_order(self.image, -self.scores)
 
     def take(self, rows: np.ndarray) -> "DetectionColumns":
         """rows: positions (n,)."""
@@ -58,10 +70,14 @@ class DetectionColumns:
                                 None if self.masks is None else self.masks.take(rows))
 
 
-def best_of_each_image(found: DetectionColumns, most: int) -> np.ndarray:
-    """Positions, ascending, of the `most` best detections of each image over all categories (-1: all); of equals the
-    first."""
-    if most < 0 or len(found) == 0 or np.bincount(found.image).max() <= most:
-        return np.arange(len(found))
-    order = stable_order(-found.scores, found.image)
-    return np.sort(order[np.arange(len(order)) - starts(found.image[order]) < most])
+def best_of_each(group: np.ndarray, found: DetectionColumns, most: int) -> np.ndarray:
+    """(N,) bool: the `most` best detections of each group (N,) of whole numbers; of equals the first."""
+    order = then_by(group, found.by_score)
+    kept = np.empty(len(found), dtype=bool)
+    kept[order] = np.arange(len(order)) - starts(group[order]) < most
+    return kept
+
+
+def most_of_an_image(found: DetectionColumns) -> int:
+    """How many detections the image with most of them has."""
+    return int(np.bincount(found.image).max()) if len(found) else 0

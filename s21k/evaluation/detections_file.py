@@ -15,7 +15,8 @@ from s21k.core.masks import Rles, broken_counts
 from s21k.core.packed import Packed
 from s21k.evaluation.columns import DetectionColumns
 from s21k.evaluation.ground_truth import GroundTruth
-from s21k.files.json_pieces import read_list
+from s21k.evaluation.sorting import index_of
+from s21k.files.json_pieces import Entries, read_list
 
 LARGEST = 1 << 1000                                 # a whole number that a float64 can hold
 WRONG = (TypeError, KeyError, ValueError, AttributeError, OverflowError)
@@ -92,8 +93,13 @@ def _is_rle(value: object) -> bool:
         and len(value["size"]) == 2 and all(_number(v, int) and 0 <= v < 1 << 24 for v in value["size"])
 
 
-def _convert(rows: list, with_boxes: bool, masks: bool) -> DetectionColumns:
+FIELDS = {"image_id": "i8", "category_id": "i8", "score": "f8", "bbox": "4f8"}
+
+
+def _convert(rows: Entries, with_boxes: bool, masks: bool) -> DetectionColumns:
     """Columns of some entries; TypeError, KeyError, .. when one is not what it should be."""
+    if isinstance(rows, dict):
+        return DetectionColumns(*(rows[key] for key in FIELDS))
     image, category = (_column([r[key] for r in rows], np.int64, int) for key in ("image_id", "category_id"))
     scores = _column([r["score"] for r in rows], np.float64, int, float)
     rles = None
@@ -142,18 +148,18 @@ def _wrong_field(row: object, with_boxes: bool, masks: bool) -> str | None:
 
 def _read_json(path: Path, masks: bool) -> DetectionColumns:
     parts: list[DetectionColumns] = []
-    done, with_boxes = 0, True
+    done = 0
     try:
-        for rows in read_list(path, "detection"):
-            if done == 0 and rows and isinstance(rows[0], dict):         # the first decides for all [E9]
-                with_boxes = "bbox" in rows[0] or "segmentation" not in rows[0]
+        first, = next(read_list(path, "detection"))[:1] or [None]        # decides for all [E9]
+        with_boxes = not isinstance(first, dict) or "bbox" in first or "segmentation" not in first
+        for rows in read_list(path, "detection", FIELDS if with_boxes and not masks else None):
             try:
                 parts.append(_convert(rows, with_boxes, masks or not with_boxes))
             except WRONG:
                 said = ((i, _wrong_field(row, with_boxes, masks or not with_boxes)) for i, row in enumerate(rows))
                 bad, what = next(((i, what) for i, what in said if what), (0, "not what it should be"))
                 raise InputError(f"{path}: detection {done + bad} is {what}") from None
-            done += len(rows)
+            done += len(parts[-1])
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     columns = DetectionColumns.join(parts)
@@ -202,16 +208,15 @@ def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = Fals
     Detections of unknown categories are dropped [E2], or kept as -1, and noted. InputError: an unknown image, or no
     known category.
     """
-    image = np.searchsorted(gt.image_ids, columns.image).clip(max=max(len(gt.image_ids) - 1, 0)).astype(np.int32)
-    strange = gt.image_ids[image] != columns.image if len(gt.image_ids) else np.ones(len(columns), dtype=bool)
-    if line := unlisted(strange, columns.image, "detections", "on images"):
-        position = int(strange.argmax())
+    image = index_of(columns.image, gt.image_ids).astype(np.int32, copy=False)
+    if line := unlisted(image < 0, columns.image, "detections", "on images"):
+        position = int((image < 0).argmax())
         raise InputError(
             f"{line}: detection {position} is on image {columns.image[position]}, which is not in {gt.path}"
         )
-    order = np.argsort(gt.category_ids)
-    at = np.searchsorted(gt.category_ids[order], columns.category).clip(max=max(len(order) - 1, 0))
-    known = gt.category_ids[order][at] == columns.category if len(order) else np.zeros(len(at), dtype=bool)
+    order = np.argsort(gt.category_ids, kind="stable")
+    place = index_of(columns.category, gt.category_ids[order])
+    known = place >= 0
     if line := unlisted(~known, columns.category, "detections", "of categories"):
         if not known.any():
             raise InputError(
@@ -219,6 +224,6 @@ def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = Fals
                 f"{gt.category_ids[order[0]] if len(order) else 'none'}"
             )
         note(line)
-    category = np.where(known, order[at] if len(order) else -1, -1).astype(np.int32)
+    category = np.append(order, -1).astype(np.int32)[place]
     located = replace(columns, image=image, category=category)
     return located if keep_unknown or known.all() else located.take(np.flatnonzero(known))

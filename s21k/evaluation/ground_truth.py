@@ -4,15 +4,18 @@ I images    K categories    G boxes
 """
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, note
 from s21k.core.masks import PackedOutlines
 from s21k.files.annotation_faults import check_category_names, check_truth
 from s21k.files.annotation_table import AnnotationTable
 from s21k.files.annotations import load_annotations
+
+if TYPE_CHECKING:                                   # scoring a file imports no torch
+    from s21k.core.categories import CategoryMap
 
 
 @dataclass
@@ -44,7 +47,7 @@ class GroundTruth:
 
     @staticmethod
     def load(
-        path: str | Path, categories: CategoryMap | None = None, masks: bool = False, with_crowds: bool = False
+        path: str | Path, categories: "CategoryMap | None" = None, masks: bool = False, with_crowds: bool = False
     ) -> "GroundTruth":
         """Read a COCO-format file; categories None: the file's own, without groups; masks: the segmentations, too.
 

@@ -5,15 +5,18 @@ Its images are annotated for one category each. The paper's text does not say ho
 other categories [G28]; both readings are reported, and the protocol is printed above the figures.
 """
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s21k.core.errors import InputError
-from s21k.core.structures import Prediction
 from s21k.evaluation.average_precision import AREAS, AveragePrecision
-from s21k.evaluation.columns import DetectionColumns, Noted, best_of_each_image
+from s21k.evaluation.columns import DetectionColumns, Noted, best_of_each, most_of_an_image
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
+
+if TYPE_CHECKING:                                   # scoring a file imports no torch
+    from s21k.core.structures import Prediction
 
 PROTOCOL = """AP, AP50, AP75: COCO's definition, boxes, all images, the best {most} detections of each image over all
   categories; detections of a category other than the image's count as wrong. Images are not annotated exhaustively, so
@@ -48,13 +51,13 @@ class In21kReport:
         self.truncated = 0
         self.protocol = PROTOCOL.format(most=max_detections, rule=">=" if at_least else ">", threshold=iou_threshold)
 
-    def update(self, image_id: int, prediction: Prediction) -> None:
+    def update(self, image_id: int, prediction: "Prediction") -> None:
         """One image, as a detector sees it: the image's own category is asked for, however low its score [P74]."""
         position = self.localization.gt.image_position(image_id)
         self.add_all(DetectionColumns.of(position, prediction.detections),
                      (np.array([position]), self.note(image_id, prediction)[None]))
 
-    def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
+    def note(self, image_id: int, prediction: "Prediction") -> np.ndarray:
         """As LocalizationAccuracy's, of the best max_detections."""
         best = range(min(len(prediction.detections.scores), self.max_detections))
         return self.localization.note(image_id, replace(prediction, detections=prediction.detections.pick(list(best))))
@@ -62,10 +65,9 @@ class In21kReport:
     def add_all(self, found: DetectionColumns, noted: Noted | None = None) -> None:
         """All detections of many images, with positions in place of ids; known categories only. noted: as
         LocalizationAccuracy's."""
-        kept = best_of_each_image(found, self.max_detections)
-        if len(kept) < len(found):
+        if most_of_an_image(found) > self.max_detections:
             self.truncated += int((np.bincount(found.image) > self.max_detections).sum())
-            found = found.take(kept)
+            found = found.take(np.flatnonzero(best_of_each(found.image, found, self.max_detections)))
         self.localization.add_all(found, noted)
         self.precision.add_all(found)
 

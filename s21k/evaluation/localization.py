@@ -5,14 +5,18 @@ Localization accuracy of Sec. 4.3 [P73, P74, P83, E38-E44, G27], for images of o
 An answer is right when its category is the image's and its box has IoU > 0.5 with one of the
 image's boxes ("over 50%"); at_least: IoU >= 0.5, the rule of ILSVRC's kit and wsolevaluation [E42].
 """
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from s21k.core.errors import InputError
-from s21k.core.structures import Prediction
+from s21k.core.packed import ranges
 from s21k.evaluation.columns import DetectionColumns, Noted
 from s21k.evaluation.ground_truth import GroundTruth, iou_xywh, xyxy_to_xywh
-from s21k.evaluation.sorting import stable_order, starts
+from s21k.evaluation.sorting import starts, then_by
+
+if TYPE_CHECKING:                                   # scoring a file imports no torch
+    from s21k.core.structures import Prediction
 
 KEYS = ("top1", "top5", "top5_classes", "gt_known", "has_gt_class_det", "cls_top1", "cls_top5")
 
@@ -48,11 +52,11 @@ class LocalizationAccuracy:
         """boxes (n, 4) xyxy -> (n,) bool: IoU over the threshold with one of the image's boxes."""
         return self._right_pairs(np.full(len(boxes), image), xyxy_to_xywh(boxes))
 
-    def update(self, image_id: int, prediction: Prediction) -> None:
+    def update(self, image_id: int, prediction: "Prediction") -> None:
         """One image; boxes in the pixels of the original image. Images without boxes are not counted [E38]."""
         self.add_hits(np.array([self.gt.image_position(image_id)]), self.note(image_id, prediction)[None])
 
-    def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
+    def note(self, image_id: int, prediction: "Prediction") -> np.ndarray:
         """(len(KEYS),) bool: in which way one image is right, of all its scores; nothing of an image without boxes or
         regions."""
         image = self.gt.image_position(image_id)
@@ -60,11 +64,10 @@ class LocalizationAccuracy:
         if truth < 0 or len(prediction.regions.boxes) == 0:
             return np.zeros(len(KEYS), dtype=bool)
         regions, five, best = prediction.regions, prediction.five_best, prediction.five_categories
-        every = torch.arange(len(regions.boxes), device=regions.boxes.device)
-        scores = regions.at(every, torch.full_like(every, truth))        # (R,) of the image's own category
+        scores = regions.of(truth)
         first = (scores == scores.amax()).nonzero()[0]                   # of equal scores the lower region
-        boxes = torch.cat([best.boxes, regions.boxes[first], five.boxes]).cpu().numpy()
-        right = self.right_boxes(image, boxes)
+        boxes = [boxes.cpu().numpy() for boxes in (best.boxes, regions.boxes[first], five.boxes)]
+        right = self.right_boxes(image, np.concatenate(boxes))
         num = len(best.labels)
         of_truth = best.labels.cpu().numpy() == truth
         is_right = {"top1": of_truth[0] and right[0],
@@ -82,26 +85,27 @@ class LocalizationAccuracy:
         the detections."""
         if noted is not None:
             return self.add_hits(*noted)
-        order = stable_order(-found.scores, found.image)
-        image, category = found.image[order], found.category[order]
-        truth = self.image_category[image]
-        first = starts(image)
-        rank = np.arange(len(image)) - first
-        # The first of each (image, category) is that category's best box; how many such come before counts categories.
-        cell = image.astype(np.int64) * len(self.gt.category_ids) + category
-        by_cell = stable_order(cell)
-        best = np.zeros(len(image), dtype=bool)
-        best[by_cell[np.r_[True, np.diff(cell[by_cell]) != 0][:len(cell)]]] = True
-        before = np.cumsum(best, dtype=np.int32) - best
-        near = np.flatnonzero((category == truth) & (truth >= 0))        # the others cannot be right
-        class_rank = before[near] - before[first[near]]
-        image, rank, best = image[near], rank[near], best[near]
-        right = self._right_pairs(image, found.boxes[order[near]].astype(np.float64))
+        num_images, num_categories = len(self.gt.image_ids), len(self.gt.category_ids)
+        order = then_by(found.image, found.by_score)                     # image after image, the best first
+        count = np.bincount(found.image, minlength=num_images)
+        begin = np.cumsum(count) - count                                 # of each image
+        truth = self.image_category[found.image]
+        near = np.flatnonzero(((found.category == truth) & (truth >= 0))[order])     # the others cannot be right
+        row = order[near]
+        image, rank = found.image[row], near - begin[found.image[row]]
+        best = starts(image) == np.arange(len(image))                    # the best box of the image's category
+        # How many other categories are better: those of all that come before it.
+        before = order[ranges(begin[image[best]], rank[best])]
+        cells = np.unique(found.image[before].astype(np.int64) * num_categories + found.category[before])
+        class_rank = np.bincount(cells // num_categories, minlength=num_images)[image]
+        right = np.zeros(len(near), dtype=bool)
+        asked = np.flatnonzero(best | (rank < 5))
+        right[asked] = self._right_pairs(image[asked], found.boxes[row[asked]].astype(np.float64))
         marks = {"top1": right & (rank == 0), "top5": right & (rank < 5),
                  "top5_classes": right & best & (class_rank < 5),
                  "gt_known": right & best, "has_gt_class_det": np.ones(len(near), dtype=bool), "cls_top1": rank == 0,
                  "cls_top5": best & (class_rank < 5)}
-        hits = np.zeros((len(self.image_category), len(KEYS)), dtype=bool)
+        hits = np.zeros((num_images, len(KEYS)), dtype=bool)
         for column, key in enumerate(KEYS):
             hits[image[marks[key]], column] = True
         self.add_hits(np.arange(len(hits)), hits)

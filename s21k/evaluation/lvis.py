@@ -11,7 +11,7 @@ import numpy as np
 
 from s21k.core.errors import InputError
 from s21k.evaluation.average_precision import AveragePrecision, mean
-from s21k.evaluation.columns import DetectionColumns, best_of_each_image
+from s21k.evaluation.columns import DetectionColumns, best_of_each, most_of_an_image
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.sorting import is_in
 
@@ -39,15 +39,16 @@ class LvisAveragePrecision(AveragePrecision):
         self.recall_at = (np.iinfo(np.int64).max,)
         self.warnings = [] if len(gt.negative) else [NO_NEGATIVES]
 
-    def _select(self, found: DetectionColumns, areas: np.ndarray) -> np.ndarray:
+    def _select(self, found: DetectionColumns, cell: np.ndarray) -> np.ndarray:
         """The best of each image; of those, the ones with an area [E29] whose category is judged there [E30].
 
         category -1 is one that the file does not list: it uses up the budget and is then dropped [E28].
         """
-        kept = best_of_each_image(found, self.max_detections)
         judged = np.union1d(self._cell(self.gt.image, self.gt.category), self._cell(*self.gt.negative.T))
-        return kept[(found.category[kept] >= 0) & (areas[kept] > 0)
-                    & is_in(self._cell(found.image[kept], found.category[kept]), judged)]
+        kept = (found.category >= 0) & (self.areas_found > 0) & is_in(cell, judged)
+        if 0 <= self.max_detections < most_of_an_image(found):
+            kept &= best_of_each(found.image, found, self.max_detections)
+        return kept
 
     def _excused(self, cell: np.ndarray) -> np.ndarray:
         """Of a category that was not boxed completely in that image [E31]."""

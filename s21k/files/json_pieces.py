@@ -2,14 +2,18 @@
 
 Read are a list (a results file), and an object that holds lists (COCO's annotation files).
 """
+import gc
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from s21k.core.errors import InputError
+import numpy as np
 
-PIECE = 1 << 24                                                          # characters read at a time
+from s21k.core.errors import InputError
+from s21k.files.json_columns import columns_alike
+
+PIECE = 1 << 21                                                          # characters read at a time
 LONGEST_ENTRY = 1 << 26
 TAIL = 1 << 16
 BETWEEN = re.compile(r"\s*(?:,\s*(?=[^\]\s])|(?=\]))")  # after an entry: a comma and the next one, or the end
@@ -78,27 +82,46 @@ def _one_by_one(source: _Text, done: int, part: str, final: bool) -> tuple[list,
     return rows, at
 
 
-def _entries(source: _Text, part: str) -> Iterator[list]:
-    """The entries of the list whose [ comes next, and its ]: some at a time, at least one piece, perhaps empty."""
+Entries = list | dict[str, np.ndarray]              # or the columns of what was wanted of them
+
+
+def _together(text: str, wanted: dict[str, str] | None) -> tuple[Entries, int, int]:
+    """The entries before the last place that looks like the gap between two ("}, {"): they, how many, and where they
+    end. Nothing where there is no such place, or it lies inside an entry, or what is before it is not JSON."""
+    *_, gap = None, *GAP.finditer(text, max(0, len(text) - TAIL))
+    if gap is None:
+        return [], 0, 0
+    head = text[:gap.start() + 1]
+    columns = columns_alike(head, wanted) if wanted else None
+    if columns is not None:
+        return columns, len(next(iter(columns.values()))), gap.end()
+    collects = gc.isenabled()
+    gc.disable()            # the garbage collector would look through all that was read, again and again
+    try:
+        rows, end = json.JSONDecoder().raw_decode(f"[{head}]")
+    except (ValueError, RecursionError):
+        return [], 0, 0
+    finally:
+        if collects:
+            gc.enable()
+    return rows, len(rows), gap.end() if end == len(head) + 2 else end - 2         # the list ends before the gap
+
+
+def _entries(source: _Text, part: str, wanted: dict[str, str] | None = None) -> Iterator[Entries]:
+    """The entries of the list whose [ comes next, some at a time; at least one piece, perhaps empty. Its ] is read,
+    too. wanted: as columns_alike's; where it finds columns, they come in place of the entries."""
     source.take("[", part)
     done = 0
     while True:
-        # Entries are parsed together up to one of the last places that look like the gap between two ("}, {"). Where
-        # that is none (lists inside an entry), or something is wrong, they are read one by one.
-        text = source.text
-        gap = GAP.search(text, max(0, len(text) - TAIL))
-        end = gap.end() if gap else 0
-        try:
-            rows = json.loads(f"[{text[:end].rstrip().removesuffix(',')}]")
-        except (ValueError, RecursionError):
-            rows = []
-        if not rows:
+        rows, count, end = _together(source.text, wanted)
+        if not count:
             rows, end = _one_by_one(source, done, part, final=False)
             if not rows and not source.text.startswith("]") and not source.more():
                 rows, end = _one_by_one(source, done, part, final=True)
-        done += len(rows)
+            count = len(rows)
+        done += count
         source.skip(end)
-        if rows and not source.text.startswith("]"):
+        if count and not source.text.startswith("]"):
             source.more()                                                # so that a piece is about PIECE long again
         if source.text.startswith("]"):
             source.skip(1)
@@ -109,14 +132,16 @@ def _entries(source: _Text, part: str) -> Iterator[list]:
         yield rows
 
 
-def read_list(path: Path, part: str) -> Iterator[list]:
-    """The entries of a JSON list, some at a time; part names an entry in errors ("detection").
+def read_list(path: Path, part: str, wanted: dict[str, str] | None = None) -> Iterator[Entries]:
+    """The entries of a JSON list, some at a time; part names an entry in errors ("detection"). wanted: the fields that
+    are asked for; where columns_alike finds them, their columns come in place of the entries.
+
     InputError: not a list, or not JSON, and where. OSError and UnicodeDecodeError pass."""
     source = _Text(path)
     with source.file:
         if not source.text.startswith("["):
             raise InputError(f"{path}: expected a list of {part}s, found {source.text[:20]!r}")
-        yield from _entries(source, part)
+        yield from _entries(source, part, wanted)
         source.end(f"the list of {part}s")
 
 

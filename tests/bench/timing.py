@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import torch
-
 
 def alternate(contenders: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
     """Seconds of each call, after one that is not counted; the contenders take turns, so that both see the same
@@ -35,6 +33,7 @@ def shown(seconds: list[float]) -> str:
 
 def machine() -> dict[str, str]:
     """Where and of what a figure is: processor, threads, versions, revision."""
+    import torch  # here: processes that are measured must not pay for it
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
              if line.startswith("model name")] if info.exists() else []
@@ -60,9 +59,9 @@ class Bench:
         self.parser.add_argument("--all", action="store_true", help=f"everything, at full size: {minutes[1]:g} minutes")
         self.parser.add_argument("--json", type=Path, metavar="PATH", help="write the lines and their figures")
 
-    def begin(self) -> argparse.Namespace:
-        """The options; says how long it will take."""
-        self.options = options = self.parser.parse_args()
+    def begin(self, argv: list[str] | None = None) -> argparse.Namespace:
+        """The options, of argv or of the command line; says how long it will take."""
+        self.options = options = self.parser.parse_args(argv)
         if self.parts:
             if unknown := [part for part in options.parts if part not in self.parts]:
                 self.parser.error(f"{unknown[0]!r} is none of {', '.join(self.parts)}")
