@@ -24,7 +24,7 @@ NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.wo
            "model.checkpoint_activations", "stage1.save_every", "stage1.log_every", "stage1.validate_every",
            "stage2.save_every", "stage2.log_every")
 # Keys that change stage II alone: runs that differ in these share their stage I.
-STAGE2_ONLY = ("stage2.", "model.rpn_")
+STAGE2_ONLY = ("stage2.", "model.rpn_", "data.det.")
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,9 @@ class Stage2Config:
     image_loss_weight: float = 0.1          # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
     loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" [P25, G3]
     loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions [G3]
+    # ours, not the paper's: background regions that g-hat gives to a category without boxes, by at least this
+    # probability, are left out of f's loss; 0: none are [G6]
+    ignore_novel_above: float = 0.0
     # for comparison only: models/baselines.py
     baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"
     drop_path: float = 0.0                  # [G22]
@@ -200,7 +203,8 @@ RANGES = {"seed": (0, INF), "timeout": (1, INF), "data.max_faults": (0, 1), "dat
           "stage2.lr": (0, INF),
           "stage2.weight_decay": (0, INF), "stage2.warmup": (0, INF), "stage2.clip_norm": (0, INF),
           "stage2.image_loss_weight": (0, INF),
-          "stage2.drop_path": (0, 0.99), "stage2.save_every": (1, INF), "stage2.log_every": (1, INF),
+          "stage2.drop_path": (0, 0.99), "stage2.ignore_novel_above": (0, 1),
+          "stage2.save_every": (1, INF), "stage2.log_every": (1, INF),
           "eval.batch": (1, INF),
           "eval.fusion_exponent": (0, 1), "eval.threshold": (-1, 1), "eval.nms": (0, 1),
           "eval.max_detections": (-1, INF), "eval.pictures": (0, INF)}

@@ -193,11 +193,13 @@ class Detections:
 class Prediction:
     """One image, boxes in one kind of pixels: every region's scores; the detections chosen from them; and the five
     best after NMS, before threshold and cap (for the top-5 localization accuracy). masks (N, m, m): the
-    probability of each detection's mask inside its box, or None."""
+    probability of each detection's mask inside its box, or None. proposals (R, 4): the RPN's, best first, from which
+    the regions' boxes were made; None where nobody asks."""
     regions: RegionScores
     detections: Detections
     five_best: Detections
     masks: Tensor | None = None
+    proposals: Tensor | None = None
 
     def in_image(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
         """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one at a
@@ -206,4 +208,5 @@ class Prediction:
         found, five = (Detections(d.boxes / divisor, d.scores, d.labels) for d in (self.detections, self.five_best))
         if self.masks is not None:
             found.masks = [paste(mask, box, size) for mask, box in zip(self.masks.cpu(), found.boxes.tolist())]
-        return Prediction(self.regions.with_boxes(self.regions.boxes / divisor), found, five)
+        return Prediction(self.regions.with_boxes(self.regions.boxes / divisor), found, five,
+                          proposals=None if self.proposals is None else self.proposals / divisor)

@@ -112,9 +112,10 @@ def write_format(a: argparse.Namespace) -> str:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.prepare.shapes")
-    names = ("categories", "images_per_category", "detection_images", "val_per_category", "size")
-    for name in (*names, "seed", "processes"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default={"seed": 0, "processes": 2}.get(name))
+    for name in ("categories", "images-per-category", "detection-images", "val-per-category", "size"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
     for name in ("out", "annotate", "truth"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--format", choices=list(SIZES), default="toy")
@@ -124,7 +125,7 @@ def main(argv: list[str]) -> None:
             raise InputError("--annotate: expected --truth, the file beside the miniature's tars")
         print(f"{a.annotate.with_name('val_boxes.json')}: {annotate(a.annotate, a.truth)} boxes")
         return
-    for name, usual in zip(names, SIZES[a.format]):
+    for name, usual in zip(vars(a), SIZES[a.format]):                    # vars: in the order of their definition
         if getattr(a, name) is None:
             setattr(a, name, usual)
     a.out = a.out or Path("data/scenes" if a.format == "scenes" else "data/shapes")
