@@ -37,11 +37,10 @@ def localization_draws(metric: LocalizationAccuracy, hits: np.ndarray, weights: 
 
 
 def recall_draws(metric: ProposalRecall, counts: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The same of the proposals' recall: counts (I, 1 + groups, 2)."""
-    names = ["proposal_recall", *(f"proposal_recall_{name}" for name in metric.gt.groups)]
-    found, total = (weights @ counts[:, :, column] for column in (0, 1))
-    return {name: np.where(total[:, n] > 0, found[:, n] / np.maximum(total[:, n], 1), -1.0)
-            for n, name in enumerate(names)}
+    """The same of the proposals' recall: counts (I, 1 + groups)."""
+    boxes = [np.bincount(metric.gt.image[of], minlength=weights.shape[1]) for of in metric.members]      # (I,) each
+    found, total = weights @ counts, weights @ np.stack(boxes, axis=1)                                # (D, 1 + groups)
+    return dict(zip(metric.names, np.where(total > 0, found / np.maximum(total, 1), -1.0).T))
 
 
 class ResampledPrecision(AveragePrecision):

@@ -16,18 +16,18 @@ class ProposalRecall:
     def __init__(self, gt: GroundTruth, most: int = 100, iou_threshold: float = 0.5) -> None:
         self.gt, self.most, self.iou_threshold = gt, most, iou_threshold
         self.members = np.stack([~gt.crowd, *(~gt.crowd & of_group[gt.category] for of_group in gt.groups.values())])
-        self.counts = np.zeros((len(self.members), 2), dtype=np.int64)
+        self.names = ["proposal_recall", *(f"proposal_recall_{name}" for name in gt.groups)]
+        self.counts = np.zeros(len(self.members), dtype=np.int64)
 
     def note(self, image_id: int, prediction: Prediction) -> np.ndarray:
-        """(1 + groups, 2): how many boxes of the image are covered, and how many there are."""
+        """(1 + groups,): how many boxes of the image are covered, of all and of each group."""
         rows = np.flatnonzero(self.gt.image == self.gt.image_position(image_id))
         proposals = xyxy_to_xywh(prediction.proposals[:self.most].cpu().numpy())
         covered = np.zeros(len(rows), dtype=bool)
         for place, row in enumerate(rows):
             truth = np.broadcast_to(self.gt.boxes[row], proposals.shape)
             covered[place] = (iou_xywh(proposals, truth) >= self.iou_threshold).any()
-        members = self.members[:, rows]
-        return np.stack([(members & covered).sum(axis=1), members.sum(axis=1)], axis=1)
+        return (self.members[:, rows] & covered).sum(axis=1)
 
     def update(self, image_id: int, prediction: Prediction) -> None:
         """One image, its proposals in the pixels of the original."""
@@ -40,6 +40,5 @@ class ProposalRecall:
 
     def compute(self) -> dict[str, float]:
         """Of an image that could not be read there is no note: its boxes are not covered."""
-        names = ["proposal_recall", *(f"proposal_recall_{name}" for name in self.gt.groups)]
         return {name: float(found / total) if total else -1.0
-                for name, (found, _), total in zip(names, self.counts, self.members.sum(axis=1))}
+                for name, found, total in zip(self.names, self.counts, self.members.sum(axis=1))}

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s21k.core.config import Config
 from s21k.core.categories import CategoryMap
+from s21k.core.config import Config
 from s21k.evaluation.bootstrap import ResampledPrecision, draw_weights, localization_draws, recall_draws
 from s21k.evaluation.detections_file import locate, read_detections
 from s21k.evaluation.ground_truth import GroundTruth
@@ -62,8 +62,8 @@ def difference(row: dict[int, dict[str, float]], other: dict[int, dict[str, floa
 def image_draws(cfg: Config, folder: Path) -> Draws:
     """The figures of an evaluation on each draw of its images, from the files in its folder."""
     where = cfg.data.eval
-    gt = GroundTruth.load(Path(cfg.data.root) / where.annotations, CategoryMap.load(Path(cfg.data.root)
-                                                                                   / where.categories))
+    root = Path(cfg.data.root)
+    gt = GroundTruth.load(root / where.annotations, CategoryMap.load(root / where.categories))
     weights = draw_weights(len(gt.image_ids))
     precision = ResampledPrecision(gt)
     precision.add_all(locate(read_detections(folder / "detections.npz"), gt))
