@@ -7,7 +7,7 @@ D draws    I images    K categories    N detections
 """
 import numpy as np
 
-from s21k.evaluation.average_precision import RECALLS, AveragePrecision
+from s21k.evaluation.average_precision import RECALLS, AveragePrecision, mean
 from s21k.evaluation.localization import KEYS, LocalizationAccuracy
 from s21k.evaluation.proposals import ProposalRecall
 
@@ -55,18 +55,18 @@ class ResampledPrecision(AveragePrecision):
         right, counts = np.zeros(len(self.source), dtype=bool), np.ones(len(self.source), dtype=bool)
         right[ranked[~on_crowd]], counts[ranked[on_crowd]] = True, False
         image = self.found.image[self.source]
-        ap = np.full((len(self.gt.category_ids), len(weights)), np.nan)
+        ap = np.full((len(self.gt.category_ids), len(weights)), -1.0)
         for k in range(len(ap)):
             mine = np.flatnonzero((self.category == k) & counts)
             ap[k] = average_precision(weights[:, image[mine]], right[mine],
                                       weights[:, boxes[0][boxes[1] == k]].sum(axis=1))
         groups = {"AP50": np.ones(len(ap), dtype=bool)} | {f"AP50_{name}": of for name, of in self.gt.groups.items()}
-        return {name: np.nanmean(ap[of], axis=0) for name, of in groups.items()}
+        return {name: np.array([mean(of_draw[of]) for of_draw in ap.T]) for name, of in groups.items()}
 
 
 def average_precision(weights: np.ndarray, right: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """AP (D,) of one category: weights (D, N) and right (N,) of its detections, best first; boxes (D,), how many there
-    are. NaN where there is none.
+    are. -1 where there is none [E21].
 
     A detection that counts twice is one that stands twice in the ranking: precision at the second place is no lower
     than at the first, so the envelope is that of the whole ranking [E22, E23].
@@ -74,7 +74,7 @@ def average_precision(weights: np.ndarray, right: np.ndarray, boxes: np.ndarray)
     ranked = np.cumsum(weights, axis=1)[:, right]                                      # (D, hits)
     found = np.cumsum(weights[:, right], axis=1)
     envelope = np.maximum.accumulate((found / np.maximum(ranked, 1))[:, ::-1], axis=1)[:, ::-1]
-    result = np.full(len(weights), np.nan)
+    result = np.full(len(weights), -1.0)
     for d in np.flatnonzero(boxes > 0):
         at = np.searchsorted(found[d] / boxes[d], RECALLS, side="left")
         result[d] = np.where(at < found.shape[1], np.append(envelope[d], 0.0)[at], 0.0).mean()

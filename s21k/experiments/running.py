@@ -122,10 +122,11 @@ def finish(words: list[str], variant: str = "") -> tuple[dict[str, float], Draws
     return figures | ({"stage1_top1": accuracy[-1]} if accuracy else {}), image_draws(cfg, folder)
 
 
-def run_row(row: str, words: list[str]) -> tuple[dict[str, float], Draws]:
-    """Train and evaluate a row: its figures, and those on draws of the images (none of "cam")."""
+def run_row(row: str, more: list[str], words: list[str]) -> tuple[dict[str, float], Draws]:
+    """Train and evaluate a row: its figures, and those on draws of the images (none of "cam"). more: its own words
+    among all."""
     if row != "cam":
-        return finish(words, file_name(row) if any(word.startswith("eval.") for word in words) else "")
+        return finish(words, file_name(row) if any(word.startswith("eval.") for word in more) else "")
     train_stage1(words)
     cfg = load_config(words)
     return cam_figures(cfg, Path(cfg.parent_dir) / "stage1.pt"), {}
@@ -142,7 +143,7 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
             if any("DET_ONLY" in word for word in more):
                 start = load_config([*base, "det_only", f"seed={seed}"]).output_dir
                 words = [word.replace("DET_ONLY", start) for word in words]
-            figures, draws = run_row(row, words)
+            figures, draws = run_row(row, more, words)
             if draws:
                 shown = {key for key in draws if key.removesuffix("_base").removesuffix("_novel") in GROUPED}
                 save_draws(draws_file(name, row, seed), {key: draws[key] for key in shown})
@@ -166,7 +167,7 @@ def repeat(world: SmallWorld, rows: dict[str, list[str]], seeds: list[int]) -> N
             if lines[seed].get("config", now := config_hash(load_config(words))) != now:
                 note(f"{row}, seed {seed}: committed with another configuration, {lines[seed]['config']} at revision "
                      f"{lines[seed]['revision']}, now {now}")
-            figures, _ = run_row(row, words)
+            figures, _ = run_row(row, more, words)
             for key in (key for keys in world.tables for key in keys if key in figures):           # CAM has no AP
                 all_seeds = [100 * line["figures"][key] for line in lines.values()]
                 noise = f"{statistics.stdev(all_seeds):.1f}" if len(all_seeds) > 1 else "not known"
