@@ -3,6 +3,7 @@ import io
 import json
 import os
 import runpy
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -148,6 +149,24 @@ def test_the_hash_is_of_what_changes_a_figure():
                               "stage2.save_every=7")
     assert len({hashed(), hashed("seed=1"), hashed("eval.nms=0.6"), hashed("stage2.lr=1e-3"), hashed("amp=off"),
                 hashed("data.eval.images=x"), hashed("data.det.images=scenes/det_50")}) == 7
+
+
+def test_the_revision_says_whether_the_code_was_changed_and_leaves_out_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "ROOT", tmp_path)
+    assert running.revision() == ""                                      # no repository
+    result = tmp_path / "s21k" / "experiments" / "results" / "scenes.jsonl"
+    result.parent.mkdir(parents=True)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
+    for name in (result, tmp_path / "code.py"):
+        name.write_text("1")
+    for words in (["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    clean = running.revision()
+    result.write_text("2")
+    assert running.revision() == clean and len(clean) >= 7
+    (tmp_path / "code.py").write_text("2")
+    assert running.revision() == f"{clean}+"
 
 
 @pytest.mark.parametrize("name", list(WORLDS))

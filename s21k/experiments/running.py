@@ -59,13 +59,16 @@ def file_name(row: str) -> str:
 
 
 def revision() -> str:
-    """Of the code, "+" behind it where files were changed since; "" where git does not know."""
+    """Of the code, "+" behind it where a file of it was changed since (results are none); "" where git does not
+    know."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=ROOT,
-                               capture_output=True, text=True, timeout=60)
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!s21k/experiments/results")
+        return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(changed)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def config_hash(cfg: Config) -> str:
@@ -139,7 +142,7 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
         for row, more in rows.items():
             if any(line["row"] == row and line["seed"] == seed for line in read_results(name)):
                 continue
-            words, began = [*base, *more, f"seed={seed}"], time.time()
+            words, began, code = [*base, *more, f"seed={seed}"], time.time(), revision()
             if any("DET_ONLY" in word for word in more):
                 start = load_config([*base, "det_only", f"seed={seed}"]).output_dir
                 words = [word.replace("DET_ONLY", start) for word in words]
@@ -147,7 +150,7 @@ def run_rows(name: str, rows: dict[str, list[str]], seeds: list[int], base: list
             if draws:
                 shown = {key for key in draws if key.removesuffix("_base").removesuffix("_novel") in GROUPED}
                 save_draws(draws_file(name, row, seed), {key: draws[key] for key in shown})
-            line = {"row": row, "seed": seed, "words": words, "revision": revision(),
+            line = {"row": row, "seed": seed, "words": words, "revision": code,
                     "config": config_hash(load_config(words)), "seconds": round(time.time() - began),
                     "figures": {key: round(value, 5) for key, value in figures.items()}}
             with open(RESULTS / f"{name}.jsonl", "a") as file:
