@@ -32,7 +32,8 @@ from s21k.evaluation.in21k import In21kReport
 from s21k.evaluation.localization import LocalizationAccuracy, box_baselines
 from s21k.evaluation.lvis import LvisAveragePrecision
 from s21k.evaluation.metric import Metric
-from s21k.evaluation.parts import PartWriter, finished_images, open_parts, read_parts, wait_for_all
+from s21k.evaluation.parts import IMAGE_ROWS, PartWriter, finished_images, open_parts, read_parts, wait_for_all
+from s21k.evaluation.proposals import ProposalRecall
 from s21k.files.image_files import check_images
 from s21k.files.images import read_image
 from s21k.models.detector import Detector, restore_detector
@@ -45,11 +46,13 @@ from s21k.training.step_monitor import too_many_faults
 # A word of eval.metrics -> how its metric is made of the ground truth, and the prefix of its keys in metrics.json.
 METRICS: dict[str, tuple[Callable[[GroundTruth], Metric], str]] = {
     "localization": (LocalizationAccuracy, ""),
+    "localization_one_category": (partial(LocalizationAccuracy, leave_out_several=True), ""),
     "box_ap": (AveragePrecision, ""),
     "mask_ap": (partial(AveragePrecision, kind="mask"), "mask_"),
     "lvis_box_ap": (LvisAveragePrecision, "lvis_"),
     "lvis_mask_ap": (partial(LvisAveragePrecision, kind="mask"), "lvis_mask_"),
-    "in21k": (In21kReport, "")}
+    "in21k": (In21kReport, ""),
+    "proposal_recall": (ProposalRecall, "")}
 
 
 def draw_images(folder: Path, found: DetectionColumns, count: int, data: DetectionData, gt: GroundTruth,
@@ -117,7 +120,7 @@ def check_words(cfg: Config) -> None:
         raise InputError("data.eval: missing, expected annotations, images and categories to evaluate on")
     if unknown := [name for name in names if name not in METRICS]:
         raise InputError(f"eval.metrics: {unknown[0]!r} is none of {', '.join(METRICS)}")
-    if "in21k" in names and {"localization", "box_ap"} & set(names):
+    if "in21k" in names and {"localization", "localization_one_category", "box_ap"} & set(names):
         raise InputError("eval.metrics: in21k reports localization and AP itself, by the benchmark's rules: expected "
                          "it without localization and box_ap")
     if (of_masks := [name for name in names if "mask" in name]) and not cfg.model.with_masks:
@@ -180,16 +183,18 @@ def detect(cfg: Config, world: World, task: Task, detector: Detector, folder: Pa
 
 
 def score(task: Task, folder: Path) -> tuple[dict[str, float], DetectionColumns]:
-    """The figures, and all detections in ascending image id, category a position. Reads the parts."""
+    """The figures, and all detections in ascending image id, category a position. Reads the parts, and writes what the
+    metrics noted of each image beside their folder."""
     image_ids, found, noted = read_parts(folder)
+    np.savez(folder.parent / IMAGE_ROWS, image_id=image_ids, **noted)
     images = np.searchsorted(task.gt.image_ids, image_ids)
     in_positions = dataclasses.replace(found, image=np.searchsorted(task.gt.image_ids, found.image))
     results: dict[str, float] = {}
     for name, metric in task.metrics.items():
         metric.add_all(in_positions, (images, noted[name]) if name in noted else None)
         results |= {METRICS[name][1] + key: value for key, value in metric.compute().items()}
-        if name in ("localization", "in21k"):
-            results |= box_baselines(metric if name == "localization" else metric.localization)
+        if isinstance(metric, (LocalizationAccuracy, In21kReport)):
+            results |= box_baselines(metric.localization if isinstance(metric, In21kReport) else metric)
     return results, found
 
 

@@ -20,7 +20,7 @@ from s21k.core.randomness import set_seed
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, open_detection, stage2_batches
 from s21k.experiments.plot import plot_curves
-from s21k.models.detector import Detector, build_detector
+from s21k.models.detector import Detector, build_detector, novel_rows
 from s21k.models.pretrained import load_backbone
 from s21k.models.roi_pool import level_shares
 from s21k.plan import plan_stage2
@@ -70,6 +70,8 @@ def main(words: list[str]) -> None:
     detector = build_detector(cfg)
     if s.init != "scratch" and run.found is None:                       # "-stage I" [P68] starts from nothing
         start_from_stage1(cfg, detector, identity)
+    if s.ignore_novel_above > 0:                                        # ours, off by default [G6]
+        detector.box_head.novel_rows = on_all_ranks(lambda: novel_rows(cfg)).to(world.device)
     model = wrap_ddp(detector, cfg, world)
     optimizer = build_optimizer(parameter_groups(detector, s.weight_decay), "adamw", s.lr)     # [P60, G18]
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")

@@ -30,8 +30,8 @@ ENDINGS = (".py", ".md", ".yaml", ".svg", ".png", ".jpg", ".jsonl", ".json", ".t
 MADE = ("data/", "runs/", "photos/", "pictures/", "predictions/", "parts/", "val/", "train/", "imagenet21k/", "DIR/",
         "tiny/")
 WRITTEN = {"config.yaml", "stage1.pt", "stage2.pt", "stage1.previous.pt", "stage2.previous.pt", "log.jsonl",
-           "curves.svg", "metrics.json", "detections.json", "detections.npz", "contact_sheet.png", "my_data.yaml",
-           "my_data.categories.json", "photo.jpg", "val_boxes.json", "val_images.json", "groups.json"}
+           "curves.svg", "metrics.json", "image_rows.npz", "detections.json", "detections.npz", "contact_sheet.png",
+           "my_data.yaml", "my_data.categories.json", "photo.jpg", "val_boxes.json", "val_images.json", "groups.json"}
 # Files that a recipe of the page asks the reader to write.
 RECIPES = {"convnext.py", "convnext_t.yaml", "confident.py"}
 

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import runpy
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -12,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import s21k.experiments.__main__ as experiments
 from s21k.core.categories import CategoryMap
 from s21k.core.config import load_config
 from s21k.core.distributed import World
@@ -21,9 +21,11 @@ from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
 from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.localization import LocalizationAccuracy
-from s21k.experiments import cam
+from s21k.experiments import __main__ as command
+from s21k.experiments import cam, noise, running, tables
 from s21k.experiments.plot import line_plot, round_up
 from s21k.experiments.why import Curve, look
+from s21k.experiments.worlds import CLAIMS, GROUPED, TITLES, WORLDS
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import build_detector
 from s21k.prepare.tiny_imagenet import prepare
@@ -32,7 +34,7 @@ from tests.toy import ROOT, SMALL
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(running, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
     return tmp_path / "results"
 
@@ -42,11 +44,11 @@ def write(path, *rows):
         "".join(json.dumps({"row": row, "seed": seed, "figures": figures}) + "\n" for row, seed, figures in rows))
 
 
-def test_a_difference_is_paired_by_seed_and_judged_by_students_t(results):
+def test_a_difference_is_paired_by_seed_and_judged_by_students_t():
     def one(*pairs):
-        write(results / "tiny40.jsonl", *(("a", seed, {"top1": a}) for seed, (a, _) in enumerate(pairs)),
-              *(("b", seed, {"top1": b}) for seed, (_, b) in enumerate(pairs)))
-        return experiments.difference("a", "b", "top1")
+        row, other = ({seed: {"top1": pair[n]} for seed, pair in enumerate(pairs)} for n in (0, 1))
+        found = noise.difference(row, other, "top1", {}, {})
+        return None if found is None else (str(found), found.verdict)
 
     # 10, 10, 20: mean 40 / 3, deviation sqrt(300 / 9)
     assert one((0.5, 0.4), (0.7, 0.6), (0.3, 0.1)) == ("+13.3 ± 5.8", "not seen")
@@ -55,17 +57,47 @@ def test_a_difference_is_paired_by_seed_and_judged_by_students_t(results):
     assert one((0.5, 0.4)) is None
 
 
-def test_the_verdicts_name_claim_rows_and_figures(results):
-    write(results / "tiny40.jsonl", *(("full", seed, {"top1": 0.5 + seed / 100, "AP50_base": 0.2}) for seed in range(
-        3)), *(("g alone", seed, {"top1": 0.4, "AP50_base": 0.3}) for seed in range(3)))
-    assert experiments.verdicts()[2:] == ["| Eq. 5 beats g alone where both know a category [P33] | full - g alone | "
-                                          "Top-1 +11.0 ± 1.0: holds; AP50 base -10.0 ± 0.0: reversed |"]
+def test_a_difference_that_the_draws_of_images_do_not_confirm_is_not_seen():
+    """Both rows move with the draw: only their difference, draw by draw, counts."""
+    figures = [{seed: {"top1": value + seed / 1000} for seed in range(3)} for value in (0.5, 0.4)]
+    common = np.random.default_rng(0).normal(0, 0.2, 1000)
+
+    def found(apart):
+        other = {seed: {"top1": common} for seed in range(3)}
+        return noise.difference(*figures, "top1", {seed: {"top1": common + apart} for seed in range(3)}, other)
+
+    steady = found(np.linspace(0.06, 0.14, 1000))
+    assert steady.verdict == "holds" and steady.interval == pytest.approx((0.062, 0.138))
+    assert str(steady) == "+10.0 ± 0.0 [+6.2, +13.8]"
+    assert found(np.linspace(-0.05, 0.25, 1000)).verdict == "not seen"
+    # the draws tell the spread, not the mean
+    assert found(np.linspace(0.26, 0.34, 1000)).interval == pytest.approx((0.062, 0.138))
+    alone = noise.difference(*figures, "top1", {0: {"top1": common}}, {0: {"top1": common}})
+    assert alone.interval is None and alone.verdict == "holds"                            # draws of one seed alone
+
+
+def test_the_verdicts_name_claim_rows_and_the_figures_of_each_world(results):
+    rows = [(row, seed, {"top1": top1 + seed / 100 * (row == "full"), "AP50_base": ap})
+            for row, top1, ap in (("full", 0.5, 0.2), ("g alone", 0.4, 0.3)) for seed in range(3)]
+    write(results / "tiny40.jsonl", *rows)
+    write(results / "scenes.jsonl", *rows)
+    assert tables.verdicts()[2:] == ["| Eq. 5 beats g alone where both know a category [P33] | full - g alone | "
+                                     "Top-1 +11.0 ± 1.0: holds; AP50 base -10.0 ± 0.0: reversed | "
+                                     "AP50 base -10.0 ± 0.0: reversed; Top-1 +11.0 ± 1.0: holds |"]
+
+
+def test_the_committed_lines_of_both_ages_are_read():
+    lines = running.read_results("tiny40")
+    assert {line["row"] for line in lines} == set(WORLDS["tiny40"].rows) and all("figures" in line for line in lines)
+    for name in ("tiny40", "scenes"):
+        for line in running.read_results(name):
+            assert "minutes" in line or {"revision", "config", "seconds", "words"} <= set(line)
 
 
 def test_by_chance_one_claim_of_twenty_is_seen():
     """The bars of Student's t against their definition, on a million draws."""
     draws = torch.randn(5, 1_000_000, generator=torch.Generator().manual_seed(0))
-    for count, bar in experiments.STUDENT.items():
+    for count, bar in noise.STUDENT.items():
         t = draws[:count].mean(0) / (draws[:count].std(0) / count**0.5)
         assert (t.abs() > bar).float().mean().item() == pytest.approx(0.05, abs=0.001)
 
@@ -73,7 +105,7 @@ def test_by_chance_one_claim_of_twenty_is_seen():
 def test_the_table_has_mean_and_sample_deviation_of_what_is_there(results):
     write(results / "tiny40.jsonl", ("full", 0, {"top1": 0.2, "top1_base": 0.3}),
           ("full", 1, {"top1": 0.3, "top1_base": 0.3}), ("cam", 0, {"top1": 0.1}))
-    head, _, full, cam = experiments.table("tiny40", ("", "base"), ("top1", "gt_known"))
+    head, _, full, cam = tables.table("tiny40", ("", "base"), ("top1", "gt_known"))
     assert head.startswith("| row | seeds | Top-1, all | Top-1, base | GT-Known, all |")
     assert (full.startswith("| full: the method | 2 | 25.0 ± 7.1 | 30.0 ± 0.0 |  |")
             and cam.startswith("| cam: class activation maps, no boxes in training | 1 | 10.0 |  |"))
@@ -82,60 +114,125 @@ def test_the_table_has_mean_and_sample_deviation_of_what_is_there(results):
 def test_rows_that_are_there_are_not_run_again_and_others_are_appended_at_once(results, monkeypatch):
     done = []
 
-    def finish(words):
-        done.append(words)
-        if "stop" in words:
+    def finish(words, variant=""):
+        done.append((words, variant))
+        if "stage2.lr=0.5" in words:
             raise InputError("stopped")
-        return {"top1": 0.123456789}
+        return {"top1": 0.123456789}, {"top1": np.array([0.1, 0.2]), "cls_top1_base": np.zeros(2)}
 
-    monkeypatch.setattr(experiments, "finish", finish)
+    monkeypatch.setattr(running, "finish", finish)
     write(results / "x.jsonl", ("b", 0, {"top1": 0.5}))
+    rows = {"a %": ["eval.nms=0.4"], "b": [], "c": ["stage2.lr=0.5"]}
     with pytest.raises(InputError, match="stopped"):
-        experiments.run_rows("x", {"a": ["k=1"], "b": [], "c": ["stop"]}, [0], ["base"])
-    assert done == [["base", "k=1", "seed=0"], ["base", "stop", "seed=0"]]
-    assert [(line["row"], line["seed"], line["figures"]["top1"])
-            for line in experiments.read_results("x")] == [("b", 0, 0.5), ("a", 0, 0.12346)]
-    experiments.run_rows("x", {"a": ["k=1"], "b": []}, [0, 1], ["base"])
-    assert done[2:] == [["base", "k=1", "seed=1"], ["base", "seed=1"]]
+        running.run_rows("x", rows, [0], ["toy"])
+    assert done == [(["toy", "eval.nms=0.4", "seed=0"], "a-percent"), (["toy", "stage2.lr=0.5", "seed=0"], "")]
+    lines = running.read_results("x")
+    assert [(line["row"], line["seed"], line["figures"]) for line in lines] == [("b", 0, {"top1": 0.5}),
+                                                                               ("a %", 0, {"top1": 0.12346})]
+    assert lines[1]["words"] == done[0][0] and lines[1]["seconds"] >= 0 and "revision" in lines[1]
+    assert lines[1]["config"] == running.config_hash(load_config(lines[1]["words"]))
+    kept = running.draws_of("x", "a %")[0]
+    assert set(kept) == {"top1"} and kept["top1"] == pytest.approx([0.1, 0.2], abs=1e-4)
+    assert running.draws_of("x", "b") == {0: {}}
+    running.run_rows("x", {"b": []}, [0, 1], ["toy"])
+    assert done[2:] == [(["toy", "seed=1"], "")]
     (results / "x.jsonl").write_text("{")
     with pytest.raises(InputError, match="x.jsonl: a line is not JSON"):
-        experiments.read_results("x")
+        running.read_results("x")
 
 
-def test_a_repeated_row_stands_beside_the_committed_one(results, monkeypatch, capsys):
-    monkeypatch.setattr(experiments, "finish", lambda words: {"top1": 0.25, "gt_known": 0.5, "top5": 0.4, "AP50": 0.3})
+def test_the_hash_is_of_what_changes_a_figure():
+    def hashed(*more):
+        return running.config_hash(load_config(["scenes", *more]))
+
+    assert hashed() == hashed("data.root=elsewhere", "output_dir=x", "eval.pictures=0", "data.workers=0",
+                              "stage2.save_every=7")
+    assert len({hashed(), hashed("seed=1"), hashed("eval.nms=0.6"), hashed("stage2.lr=1e-3"), hashed("amp=off"),
+                hashed("data.eval.images=x"), hashed("data.det.images=scenes/det_50")}) == 7
+
+
+def test_the_revision_says_whether_the_code_was_changed_and_leaves_out_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "ROOT", tmp_path)
+    assert running.revision() == ""                                      # no repository
+    result = tmp_path / "s21k" / "experiments" / "results" / "scenes.jsonl"
+    result.parent.mkdir(parents=True)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
+    for name in (result, tmp_path / "code.py"):
+        name.write_text("1")
+    for words in (["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    clean = running.revision()
+    result.write_text("2")
+    assert running.revision() == clean and len(clean) >= 7
+    (tmp_path / "code.py").write_text("2")
+    assert running.revision() == f"{clean}+"
+
+
+@pytest.mark.parametrize("name", list(WORLDS))
+def test_a_repeated_row_stands_beside_the_committed_one(results, monkeypatch, capsys, name):
+    monkeypatch.setattr(running, "finish", lambda words, variant="": (
+        {"top1": 0.25, "gt_known": 0.5, "top5": 0.4, "AP50": 0.3}, {}))
     same = {"gt_known": 0.6, "top5": 0.4, "AP50": 0.3}
-    write(results / "tiny40.jsonl", ("full", 0, {"top1": 0.2, **same}), ("full", 1, {"top1": 0.3, **same}))
-    experiments.repeat({"full": []}, [1])
+    write(results / f"{name}.jsonl", ("full", 0, {"top1": 0.2, **same}), ("full", 1, {"top1": 0.3, **same}))
+    running.repeat(WORLDS[name], {"full": []}, [1])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["full, seed 1: Top-1 25.0, committed 30.0, standard deviation over seeds 7.1",
-                         "full, seed 1: GT-Known 50.0, committed 60.0, standard deviation over seeds 0.0"] and len(
-                             lines) == 4
+    assert "full, seed 1: Top-1 25.0, committed 30.0, standard deviation over seeds 7.1" in lines
+    assert "full, seed 1: GT-Known 50.0, committed 60.0, standard deviation over seeds 0.0" in lines
+    assert len(lines) == (4 if name == "tiny40" else 3)
     with pytest.raises(InputError, match="'full', seed 2: not in .*expected one of the committed seeds .0, 1."):
-        experiments.repeat({"full": []}, [2])
+        running.repeat(WORLDS[name], {"full": []}, [2])
 
 
-def test_every_row_and_choice_is_a_configuration_and_shares_what_it_should():
+def test_a_repeated_row_says_that_its_configuration_is_another(results, monkeypatch, capsys):
+    monkeypatch.setattr(running, "finish", lambda words, variant="": ({}, {}))
+    line = {"row": "full", "seed": 0, "figures": {}, "revision": "abc", "config": "0123"}
+    (results / "scenes.jsonl").write_text(json.dumps(line))
+    running.repeat(WORLDS["scenes"], {"full": []}, [0])
+    assert "full, seed 0: committed with another configuration, 0123 at revision abc" in capsys.readouterr().out
+    line["config"] = running.config_hash(load_config(["scenes", "seed=0"]))
+    (results / "scenes.jsonl").write_text(json.dumps(line))
+    running.repeat(WORLDS["scenes"], {"full": []}, [0])
+    assert "another configuration" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list(WORLDS))
+def test_every_row_and_choice_is_a_configuration_and_shares_what_it_should(name):
+    world = WORLDS[name]
+
     def folders(words):
-        cfg = load_config([*experiments.BASE, *words, "seed=3"])
+        cfg = load_config([*world.base, *words, "seed=3"])
         return cfg.output_dir, cfg.parent_dir
 
-    rows = {row: folders(words) for row, words in experiments.ROWS.items()}
-    choices = {row: folders(words) for row, words in experiments.CHOICES.items()}
+    rows = {row: folders(words) for row, words in world.rows.items()}
+    choices = {row: folders(words) for row, words in world.choices.items()}
     for row in ("g alone", "g-hat alone", "exponent 1/2", "exponent 1/3", "arithmetic"):
         assert rows[row] == rows["full"]                                                  # the same trained model
-    own = [row for row, words in experiments.ROWS.items()
+    own = [row for row, words in world.rows.items()
            if not any(word.startswith("eval.") for word in words) and row != "cam"]
     assert len({rows[row][0] for row in own}) == len(own)
-    for row in ("max_size", "max_score", "image", "softmax"):
+    for row in set(own) - {"no_reform", "no_stage1"}:
         assert rows[row][1] == rows["full"][1]                                            # the same stage I
-    # g, g-hat alone
-    assert (all(choices[row][1] == rows["full"][1] for row in choices if row in list(choices)[:11])
-            and len({c[0] for c in choices.values()}) == len(choices) - 2)
-    assert len({choices[row][1] for row in choices if row.startswith("level")}) == 4
-    for _, row, other, keys in experiments.CLAIMS:
-        assert ({row, other} <= set(experiments.ROWS)
-                and all(key.removesuffix("_base").removesuffix("_novel") in experiments.KEYS for key in keys))
+    if choices:
+        # g, g-hat alone
+        assert (all(choices[row][1] == rows["full"][1] for row in choices if row in list(choices)[:11])
+                and len({c[0] for c in choices.values()}) == len(choices) - 2)
+        assert len({choices[row][1] for row in choices if row.startswith("level")}) == 4
+    for claim in CLAIMS:
+        keys = getattr(claim, name)
+        assert not keys or {claim.row, claim.other} <= set(world.rows)
+        assert {key.removesuffix("_base").removesuffix("_novel") for key in keys} <= set(GROUPED)
+    assert {key for keys in world.tables for key in keys} <= set(TITLES)
+    assert len({running.file_name(row) for row in world.rows}) == len(world.rows)
+
+
+def test_the_command_knows_the_rows_of_its_world(capsys):
+    with pytest.raises(InputError, match="--world scenes: it has no choices"):
+        command.main(["choices", "--world", "scenes"])
+    with pytest.raises(InputError, match="--rows 'novel 0 %': not one of full"):
+        command.main(["run", "--rows", "novel 0 %"])
+    command.main(["table"])
+    assert "| full: the method | 3 |" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +272,7 @@ def world(tmp_path_factory):
 def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, results, capsys):
     small = [word for word in SMALL if not word.startswith(("stage1.size", "eval.resize"))]
     base = ["r18", "tiny40", *small, f"data.root={world / 'data'}", "stage2.det_batch=1", "eval.pictures=1"]
-    monkeypatch.setattr(experiments, "BASE", base)
-    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    monkeypatch.setattr(running, "ROOT", tmp_path)
     monkeypatch.setattr(cam, "CAM_SIZES", (64, 96))
     monkeypatch.chdir(tmp_path)
     ran = []
@@ -189,11 +285,18 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
         except SystemExit as end:
             assert not end.code, capsys.readouterr().err
 
-    monkeypatch.setattr(experiments, "script", script)
-    rows = {row: experiments.ROWS[row] for row in ("full", "no_reform", "no_stage1", "det_only", "cam", "g alone")}
-    experiments.run_rows("tiny40", rows, [0], base)
-    figures = {line["row"]: line["figures"] for line in experiments.read_results("tiny40")}
+    monkeypatch.setattr(running, "script", script)
+    rows = {row: WORLDS["tiny40"].rows[row] for row in ("full", "no_reform", "no_stage1", "det_only", "cam", "g alone")}
+    running.run_rows("tiny40", rows, [0], base)
+    figures = {line["row"]: line["figures"] for line in running.read_results("tiny40")}
     assert list(figures) == list(rows) and ran.count("train_stage1.py") == 5 and ran.count("evaluate.py") == 5
+    full = tmp_path / load_config([*base, "seed=0"]).output_dir
+    # another evaluation of one model has a folder of its own
+    for key in ("gt_known", "AP50"):
+        for row, folder in (("full", full), ("g alone", full / "g-alone")):
+            assert json.loads((folder / "metrics.json").read_text())[key] == pytest.approx(figures[row][key], abs=1e-5)
+            assert len(running.draws_of("tiny40", row)[0][key]) == 200
+    assert running.draws_of("tiny40", "cam") == {0: {}}
     # det_only takes that of full, CAM that of no_reform
     assert len(list((tmp_path / "runs").glob("*/stage1.pt"))) == 2
     assert all(0 <= f[f"gt_known{group}"] <= 1 for f in figures.values() for group in ("", "_base", "_novel"))
@@ -204,9 +307,9 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
     assert weights == [4, 4, 4]
     cut = torch.load(place := tmp_path / load_config([*base, "seed=0"]).parent_dir / "stage1.pt")
     torch.save({**cut, "step": 1}, place)                                # a stage I that was stopped is no row
-    monkeypatch.setattr(experiments, "script", lambda name, words: None)
+    monkeypatch.setattr(running, "script", lambda name, words: None)
     with pytest.raises(InputError, match="stage1.pt: 1 of 2 steps"):
-        experiments.finish([*base, "seed=0"])
+        running.finish([*base, "seed=0"])
     torch.save(cut, place)
 
     monkeypatch.setattr(sys, "argv", ["why", *base, "seed=0", "--out", str(tmp_path / "pictures")])

@@ -11,7 +11,7 @@ from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
 from s21k.files.annotations import load_annotations
-from s21k.prepare.shape_drawing import Category, _object, draw_image, make_categories
+from s21k.prepare.shape_drawing import Category, draw_image, draw_object, make_categories
 from s21k.prepare.tiny_imagenet import prepare
 from tests.toy import DATA, SMALL, run, write_toy
 
@@ -34,7 +34,7 @@ def test_no_attribute_alone_tells_the_24_categories_apart():
 def test_a_drawn_box_encloses_its_object_tightly():
     """An object's coverage reaches all four sides of its cut, and the cut's size is the box's."""
     for category in make_categories(64)[::3]:
-        _, coverage = _object(np.random.default_rng(0), category, 40.0)
+        _, coverage = draw_object(np.random.default_rng(0), category, 40.0)
         assert min(coverage[0].max(), coverage[-1].max(), coverage[:, 0].max(), coverage[:, -1].max()) > 0.5
     image, boxes, placed, masks = draw_image(5, [category], 96, (0.3, 0.6))
     x, y, w, h = boxes[0]

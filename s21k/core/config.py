@@ -23,7 +23,7 @@ NEUTRAL = ("output_dir", "parent_dir", "timeout", "eval.", "data.root", "data.wo
            "data.det.expected", "data.cls.expected", "model.checkpoint_activations", "stage1.save_every",
            "stage1.log_every", "stage1.validate_every", "stage2.save_every", "stage2.log_every")
 # Keys that change stage II alone: runs that differ in these share their stage I.
-STAGE2_ONLY = ("stage2.", "model.rpn_")
+STAGE2_ONLY = ("stage2.", "model.rpn_", "data.det.")
 
 # Numbers and their limits.
 Count, AtLeastOne, Side = Annotated[int, Between(0)], Annotated[int, Between(1)], Annotated[int, Between(32)]
@@ -140,6 +140,9 @@ class Stage2Config:
     image_loss_weight: Amount = 0.1         # lambda, searched in 0.01, 0.1, 1.0 [P61, G4]
     loss_reading: Literal["nll", "bce_product"] = "nll"     # "performed on this final score" [P25, G3]
     loss_norm: Literal["all", "fg"] = "all"                 # the category term over all or foreground regions [G3]
+    # ours, not the paper's: background regions that g-hat gives to a category without boxes, by at least this
+    # probability, are left out of f's loss; 0: none are [G6]
+    ignore_novel_above: Share = 0.0
     baseline: Literal["none", "max_size", "max_score", "image", "softmax"] = "none"    # to compare: models/baselines.py
     drop_path: DropRate = 0.0               # [G22]
     save_every: AtLeastOne = 1000           # steps

@@ -189,12 +189,14 @@ class Detections:
 class Prediction:
     """One image, boxes in one kind of pixels: every region's scores; the detections chosen from them; and, for the
     top-5 localization accuracies, before threshold and cap the five best after NMS, and the best box of each of the
-    five best categories. masks (N, m, m): the probability of each detection's mask inside its box, or None."""
+    five best categories. masks (N, m, m): the probability of each detection's mask inside its box, or None.
+    proposals (R, 4): the RPN's, best first, from which the regions' boxes were made; None where nobody asks."""
     regions: RegionScores
     detections: Detections
     five_best: Detections
     five_categories: Detections
     masks: Tensor | None = None
+    proposals: Tensor | None = None
 
     def in_image(self, scale: tuple[float, float], size: tuple[int, int]) -> "Prediction":
         """In the pixels of the original image of size (h, w): scale as in Batch.scales. Masks are pasted one by one."""
@@ -203,4 +205,5 @@ class Prediction:
                                    for d in (self.detections, self.five_best, self.five_categories))
         if self.masks is not None:
             found.masks = [paste(mask, box, size) for mask, box in zip(self.masks.cpu(), found.boxes.tolist())]
-        return Prediction(self.regions.with_boxes(self.regions.boxes / divisor), found, five, categories)
+        return Prediction(self.regions.with_boxes(self.regions.boxes / divisor), found, five, categories,
+                          proposals=None if self.proposals is None else self.proposals / divisor)

@@ -32,19 +32,22 @@ class LocalizationAccuracy:
     cls_top1, cls_top5   the category alone is right: of the best, of the five best categories
     """
 
-    def __init__(self, gt: GroundTruth, iou_threshold: float = 0.5, at_least: bool = False) -> None:
-        """InputError: an image has boxes of more than one category [E44]."""
+    def __init__(self, gt: GroundTruth, iou_threshold: float = 0.5, at_least: bool = False,
+                 leave_out_several: bool = False) -> None:
+        """InputError: an image has boxes of more than one category [E44]; leave_out_several: it is not counted."""
         self.gt, self.iou_threshold, self.at_least = gt, iou_threshold, at_least
         usable = np.flatnonzero(~gt.crowd)
         order = usable[np.argsort(gt.image[usable], kind="stable")]
-        self.boxes = gt.boxes[order]
-        self.offsets = np.searchsorted(gt.image[order], np.arange(len(gt.image_ids) + 1))
         self.image_category = np.full(len(gt.image_ids), -1, dtype=np.int32)
         self.image_category[gt.image[order]] = gt.category[order]
-        if (mixed := self.image_category[gt.image[order]] != gt.category[order]).any():
-            image = gt.image_ids[gt.image[order][mixed][0]]
-            raise InputError(f"{gt.path}: image {image} has boxes of several categories: localization accuracy "
-                             f"needs one")
+        several = gt.image[order][self.image_category[gt.image[order]] != gt.category[order]]
+        if len(several) and not leave_out_several:
+            raise InputError(f"{gt.path}: image {gt.image_ids[several[0]]} has boxes of several categories: "
+                             f"localization accuracy needs one")
+        self.image_category[several] = -1
+        order = order[~np.isin(gt.image[order], several)]
+        self.boxes = gt.boxes[order]
+        self.offsets = np.searchsorted(gt.image[order], np.arange(len(gt.image_ids) + 1))
         self.group_names = list(gt.groups)
         self.counts = np.zeros((1 + len(gt.groups), len(KEYS)), dtype=np.int64)
 

@@ -19,6 +19,8 @@ from s21k.evaluation.columns import DetectionColumns
 
 FLUSH_SECONDS = 30.0                    # what a killed evaluation loses at most, of each process
 ABOUT = "evaluation.json"
+# What is kept of an evaluation: image_id (I,) ascending, and of each metric that notes something its rows (I, ..).
+IMAGE_ROWS = "image_rows.npz"
 
 
 def open_parts(folder: Path, about: dict, rank: int) -> None:

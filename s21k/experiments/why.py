@@ -1,7 +1,7 @@
 """Why the method works or not, of a trained run: python -m s21k.experiments.why r18 tiny40 [seed=0] [--out
 .github/pictures]
 
-On evaluation images of one category each: what S_fg and g-hat's score of the true category are for proposals of every
+On the evaluation images of one category: what S_fg and g-hat's score of the true category are for proposals of every
 overlap with the truth [P31], of base and novel categories, and how often the tighter of two proposals scores higher;
 which categories the novel ones are taken for; the images of failures. Writes why.json into the run's folder,
 foreground.svg and failures.jpg into --out.
@@ -26,6 +26,7 @@ from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
 from s21k.draw import contact_sheet, draw_boxes
 from s21k.evaluation.ground_truth import GroundTruth
+from s21k.evaluation.localization import LocalizationAccuracy
 from s21k.experiments.plot import line_plot
 from s21k.files.images import normalize, read_image
 from s21k.models.detector import Detector, restore_detector
@@ -93,14 +94,18 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth,
       of GT-Known): how often its IoU with the truth is above 0.5, and above 0.7.
     """
     curves, taken_for, failures, means = defaultdict(Curve), Counter(), [], defaultdict(list)
+    image_category = LocalizationAccuracy(gt, leave_out_several=True).image_category
     for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
         pyramid = detector.encoder.pyramid(normalize(batch.images, batch.sizes))
         proposals, _ = detector.rpn(pyramid, batch.sizes)
         for i, prediction in enumerate(detector.predict(batch, categories, cfg.eval)):
             image_id, to_network = batch.image_ids[i], torch.tensor([*batch.scales[i]] * 2)
-            mine = gt.image == gt.image_position(image_id)
+            position = gt.image_position(image_id)
+            category = int(image_category[position])
+            if category < 0:                                             # several categories, or none
+                continue
             # also boxes of less than a pixel
-            category, truth = int(gt.category[mine][0]), corners(gt.boxes[mine]) * to_network
+            truth = corners(gt.boxes[gt.image == position]) * to_network
             group = categories.groups[category]
             levels = [level[i:i + 1] for level in pyramid]
             entire = detector.box_head.classify(detector.encoder.images(levels, [batch.sizes[i]]))[0,
@@ -179,8 +184,9 @@ def main(argv: list[str]) -> None:
               "most common": [{"novel": n, "taken for": o, "group": g, "times": c}
                               for (n, o, g), c in taken_for.most_common(12)]}
     (Path(cfg.output_dir) / "why.json").write_text(json.dumps(result, indent=1))
-    print(f"of {len(gt.image_ids)} images {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} by "
-          f"the box alone")
+    seen = int((LocalizationAccuracy(gt, leave_out_several=True).image_category >= 0).sum())
+    print(f"of {seen} images of one category {len(failures)} fail: {wrong['category']} by the category, {wrong['box']} "
+          f"by the box alone")
     print(f"novel ones with a wrong category are taken for: {dict(groups)}; most often: "
           + ", ".join(f"{n.split(',')[0]} -> {o.split(',')[0]} ({g}, {c} x)"
                       for (n, o, g), c in taken_for.most_common(6)))

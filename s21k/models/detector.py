@@ -6,6 +6,7 @@ the whole-image RoI only those with a label: no multi-instance learning, no pseu
 import dataclasses
 import operator
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,8 @@ class Detector(nn.Module):
             five = (found.pick(list(range(5))) if len(found.scores) >= 5
                     else postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms))
             yield Prediction(regions, found, five, best_categories(ranking, 5),
-                             None if self.mask_head is None else self.mask_head.predict(levels, found.boxes))
+                             None if self.mask_head is None else self.mask_head.predict(levels, found.boxes),
+                             proposals)
 
     def inherit(self, state: dict[str, Tensor], only: str = "all",
                 load_image_classifier: bool = True) -> tuple[list[str], list[str]]:
@@ -146,12 +148,26 @@ HEADS = {"none": BoxHead, "max_size": SigmoidHead, "max_score": SigmoidHead, "im
          "softmax": SoftmaxLabelHead}
 
 
+def novel_rows(cfg: Config) -> Tensor:
+    """(n,): the rows of g-hat that g has no row for, by data.eval.categories. InputError: there is none."""
+    categories = CategoryMap.load(Path(cfg.data.root) / cfg.data.eval.categories)
+    rows = categories.cls_index[(categories.det_index < 0) & (categories.cls_index >= 0)]
+    if len(rows) == 0:
+        raise InputError(f"stage2.ignore_novel_above: {cfg.data.eval.categories} has no category that g-hat alone "
+                         f"knows, expected 0")
+    return rows
+
+
 def build_head(cfg: Config) -> BoxHead | SoftmaxHead:
-    """The head of a configuration. InputError: image labels, and no g-hat to train with them."""
+    """The head of a configuration. InputError: image labels, and no g-hat to train with them; or no g-hat, or no
+    categories, to ignore novel ones by."""
     num_det = cfg.data.det.classes
+    if cfg.stage2.ignore_novel_above > 0 and (cfg.data.cls is None or cfg.data.eval is None):
+        raise InputError("stage2.ignore_novel_above needs data.cls, for g-hat, and data.eval, for its categories; "
+                         "expected 0")
     if cfg.model.head == "decoupled":
         return HEADS[cfg.stage2.baseline](cfg.model.region_dim, num_det, cfg.data.cls.classes if cfg.data.cls else None,
-                                          cfg.stage2.loss_reading, cfg.stage2.loss_norm)
+                                          cfg.stage2.loss_reading, cfg.stage2.loss_norm, cfg.stage2.ignore_novel_above)
     if cfg.data.cls is not None:
         raise InputError("model.head=softmax has no g-hat, expected data.cls: null with it")
     return SoftmaxHead(cfg.model.region_dim, num_det)

@@ -143,7 +143,7 @@ def make_categories(count: int, seed: int = 0) -> list[Category]:
 
 # --- drawing -------------------------------------------------------------------------------------------------------
 
-def _background(rng: np.random.Generator, h: int, w: int) -> Image.Image:
+def draw_background(rng: np.random.Generator, h: int, w: int) -> Image.Image:
     """A field of muted colour at two scales, with grain: (h, w)."""
     coarse = rng.uniform(40, 215, (1, 1, 3)) + rng.normal(0, 30, (4, 4, 3))
     fine = rng.normal(0, rng.uniform(5, 22), (max(2, h // 6), max(2, w // 6), 3))
@@ -154,7 +154,7 @@ def _background(rng: np.random.Generator, h: int, w: int) -> Image.Image:
     return Image.fromarray((layers[0] + layers[1] + grain).clip(0, 255).astype(np.uint8))
 
 
-def _clutter(rng: np.random.Generator, image: Image.Image, count: int) -> Image.Image:
+def draw_clutter(rng: np.random.Generator, image: Image.Image, count: int) -> Image.Image:
     """Plain things without texture on the image: strokes and blobs of one colour. They are no category."""
     w, h = image.size
     layer = Image.new("RGBA", (w * SMOOTH, h * SMOOTH))
@@ -174,7 +174,7 @@ def _clutter(rng: np.random.Generator, image: Image.Image, count: int) -> Image.
     return Image.alpha_composite(image.convert("RGBA"), layer.reduce(SMOOTH)).convert("RGB")
 
 
-def _object(rng: np.random.Generator, category: Category, size: float) -> tuple[np.ndarray, np.ndarray]:
+def draw_object(rng: np.random.Generator, category: Category, size: float) -> tuple[np.ndarray, np.ndarray]:
     """Colours (s, s, 3) and coverage (s, s) in [0, 1] of one object, cut to its extent; size: its diameter in
     pixels."""
     turn = rng.uniform(-0.5, 0.5)
@@ -209,14 +209,14 @@ def draw_image(seed: int, categories: list[Category], size: int, scale: tuple[fl
     """
     rng = np.random.default_rng(seed)
     h, w = (int(size * rng.uniform(0.85, 1.15)) for _ in range(2))
-    image = _clutter(rng, _background(rng, h, w), int(rng.integers(3, 9)))
+    image = draw_clutter(rng, draw_background(rng, h, w), int(rng.integers(3, 9)))
     canvas = np.asarray(image, dtype=np.float32).copy()
     boxes: list[list[float]] = []
     placed: list[int] = []
     masks: list[np.ndarray] = []
     for number, category in enumerate(categories):
         for _ in range(20):
-            colors, coverage = _object(rng, category, rng.uniform(*scale) * min(h, w))
+            colors, coverage = draw_object(rng, category, rng.uniform(*scale) * min(h, w))
             oh, ow = coverage.shape
             x, y = int(rng.integers(0, w - ow + 1)), int(rng.integers(0, h - oh + 1))
             if all(x + ow <= bx or bx + bw <= x or y + oh <= by or by + bh <= y for bx, by, bw, bh in boxes):
@@ -227,5 +227,5 @@ def draw_image(seed: int, categories: list[Category], size: int, scale: tuple[fl
                 masks.append(np.zeros((h, w), dtype=bool))
                 masks[-1][y:y + oh, x:x + ow] = coverage >= 0.5
                 break
-    image = _clutter(rng, Image.fromarray(canvas.clip(0, 255).astype(np.uint8)), int(rng.integers(0, 3)))
+    image = draw_clutter(rng, Image.fromarray(canvas.clip(0, 255).astype(np.uint8)), int(rng.integers(0, 3)))
     return image, boxes, placed, masks

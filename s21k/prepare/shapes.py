@@ -3,6 +3,8 @@
     python -m s21k.prepare.shapes --out data/shapes [--categories 24] [--images-per-category 250]
     python -m s21k.prepare.shapes --format lvis|imagenet|objects365 --out data/mini
                     a miniature in the form of the paper's data
+    python -m s21k.prepare.shapes --format scenes --out data/scenes
+                    the world of s21k.prepare.scenes, where boxes are hard
     python -m s21k.prepare.shapes --annotate data/mini/imagenet21k/val_images.json
                     --truth data/mini/imagenet21k_tars_truth.json
 
@@ -21,15 +23,14 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
-import torch
-from pycocotools.mask import area
 
-from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError, run_command
 from s21k.core.masks import encode
 from s21k.core.randomness import derive_seed
+from s21k.prepare.scenes import write_scenes
 from s21k.prepare.shape_drawing import Category, draw_image, make_categories
 from s21k.prepare.shape_formats import FORMATS, THINGS, annotate
+from s21k.prepare.shape_sets import coco, save_categories
 
 
 def _draw_one(job: tuple) -> tuple[int, int, list, list, list]:
@@ -49,21 +50,6 @@ def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Categor
         folder.mkdir(parents=True, exist_ok=True)
         jobs.append((folder / f"{i:06d}.jpg", derive_seed(seed, name, i), content, size, scale))
     return pool.map(_draw_one, jobs, chunksize=32)
-
-
-def _coco(results: list[tuple], contents: list[list[Category]], listed: list[Category]) -> dict:
-    """A COCO-format file of a set; category ids start at 1."""
-    ids = {category.name: i for i, category in enumerate(listed, start=1)}
-    images = [{"id": i, "file_name": f"{i:06d}.jpg", "height": r[0], "width": r[1]}
-              for i, r in enumerate(results, start=0)]
-    annotations = [{"image_id": i, "category_id": ids[contents[i][number].name], "bbox": box, "area": float(area(mask)),
-                    "iscrowd": 0,
-                    "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}}
-                   for i, r in enumerate(results) for box, number, mask in zip(*r[2:])]
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    return {"images": images, "annotations": annotations,
-            "categories": [{"id": i, "name": c.name} for i, c in enumerate(listed, start=1)]}
 
 
 def write_world(out: Path, num_categories: int, per_category: int, det_images: int, val_per_category: int, size: int,
@@ -87,51 +73,64 @@ def write_world(out: Path, num_categories: int, per_category: int, det_images: i
         _draw_set(pool, out, "cls_train", seed, cls_contents, size, (0.4, 0.9), by_category=True)
         val = _draw_set(pool, out, "val", seed, val_contents, size, (0.3, 0.65))
         det = _draw_set(pool, out, "det_train", seed, det_contents, size, (0.25, 0.6))
-    (out / "det_train.json").write_text(json.dumps(_coco(det, det_contents, base)))
-    (out / "val.json").write_text(json.dumps(_coco(val, val_contents, categories)))
+    (out / "det_train.json").write_text(json.dumps(coco(det, det_contents, base)))
+    (out / "val.json").write_text(json.dumps(coco(val, val_contents, categories)))
     (out / "val.tsv").write_text(
         "".join(f"val/{i:06d}.jpg\t{content[0].name}\n" for i, content in enumerate(val_contents)))
-    det_row = {c.name: i for i, c in enumerate(base)}
-    cls_row = {name: i for i, name in enumerate(sorted(c.name for c in categories))}
-    CategoryMap([c.name for c in categories], [None] * len(categories), [c.group for c in categories],
-                torch.tensor([det_row.get(c.name, -1) for c in categories]),
-                torch.tensor([cls_row[c.name] for c in categories])).save(out / "categories.json")
+    save_categories(out / "categories.json", categories)
     out.rename(final)
     return categories
 
 
+# What each world has unless said otherwise: categories, labelled images of each, images with boxes, evaluation images
+# for each, and about an image's side.
+SIZES = {"toy": (24, 250, 1500, 25, 96), "scenes": (24, 150, 1500, 105, 144),
+         **{name: (len(THINGS), 250, 1500, 25, 96) for name in FORMATS}}
+
+
+def write_format(a: argparse.Namespace) -> str:
+    """Write a world of another form than the toy's; what there is now. InputError: it cannot be written."""
+    if a.out.exists():
+        raise InputError(f"--out {a.out}: exists already; remove it, or give another folder")
+    unfinished = a.out.with_name(a.out.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    numbers = a.images_per_category, a.detection_images
+    try:
+        if a.format == "scenes":
+            counts = write_scenes(unfinished, a.categories, *numbers, a.val_per_category * a.categories, a.size,
+                                  a.seed, a.processes)
+            written = ", ".join(f"{100 * n:.1f} % of the objects novel in {name}" if isinstance(n, float)
+                                else f"{n} {name}" for name, n in counts.items())
+        else:
+            FORMATS[a.format](unfinished, *numbers, a.val_per_category * len(THINGS), a.size, a.seed)
+            written = ", ".join(sorted(entry.name for entry in unfinished.iterdir()))
+        unfinished.rename(a.out)
+    except OSError as error:
+        raise InputError(f"--out {a.out}: cannot be written ({error})") from None
+    return f"{a.out}: {written}"
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m s21k.prepare.shapes")
-    parser.add_argument("--out", type=Path, default=Path("data/shapes"))
-    parser.add_argument("--categories", type=int, default=24)
-    parser.add_argument("--images-per-category", type=int, default=250)
-    parser.add_argument("--detection-images", type=int, default=1500)
-    parser.add_argument("--val-per-category", type=int, default=25)
-    parser.add_argument("--size", type=int, default=96)
+    for name in ("categories", "images-per-category", "detection-images", "val-per-category", "size"):
+        parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--format", choices=["toy", *FORMATS], default="toy")
-    for name in ("annotate", "truth"):
+    for name in ("out", "annotate", "truth"):
         parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--format", choices=list(SIZES), default="toy")
     a = parser.parse_args(argv)
     if a.annotate:
         if a.truth is None:
             raise InputError("--annotate: expected --truth, the file beside the miniature's tars")
         print(f"{a.annotate.with_name('val_boxes.json')}: {annotate(a.annotate, a.truth)} boxes")
         return
+    for name, usual in zip(vars(a), SIZES[a.format]):                    # vars: in the order of their definition
+        if getattr(a, name) is None:
+            setattr(a, name, usual)
+    a.out = a.out or Path("data/scenes" if a.format == "scenes" else "data/shapes")
     if a.format != "toy":
-        if a.out.exists():
-            raise InputError(f"--out {a.out}: exists already; remove it, or give another folder")
-        unfinished = a.out.with_name(a.out.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            FORMATS[a.format](unfinished, a.images_per_category, a.detection_images, a.val_per_category * len(THINGS),
-                              a.size, a.seed)
-            unfinished.rename(a.out)
-        except OSError as error:
-            raise InputError(f"--out {a.out}: cannot be written ({error})") from None
-        print(f"{a.out}: {', '.join(sorted(entry.name for entry in a.out.iterdir()))}")
-        return
+        return print(write_format(a))
     categories = write_world(a.out, a.categories, a.images_per_category, a.detection_images, a.val_per_category, a.size,
                              a.seed, a.processes)
     print(f"{a.out}: {len(categories)} categories ({sum(c.group == 'base' for c in categories)} base), "

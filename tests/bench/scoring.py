@@ -190,8 +190,8 @@ def growth(bench: Bench, every_size: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             write(out, num_images, num_categories, True)
         costs = {tool: one(tool, out) for tool in ("pycocotools", "lvis", "ours")}
-        bench.line(f"{num_images} images x {num_categories} categories, {PER_IMAGE * num_images} detections, with start "
-                   f"and reading JSON: " + ", ".join(f"{tool} {cost}" for tool, cost in costs.items()),
+        bench.line(f"{num_images} images x {num_categories} categories, {PER_IMAGE * num_images} detections, with "
+                   f"start and reading JSON: " + ", ".join(f"{tool} {cost}" for tool, cost in costs.items()),
                    **{tool: cost.seconds for tool, cost in costs.items()})
 
 
