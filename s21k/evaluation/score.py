@@ -16,9 +16,9 @@
 --per-category  adds {"per_category": {category id: [AP, AP50]}}; not with loc
 
 Detections: COCO's results JSON, or an .npz with image_id, category_id, score (N,) and bbox (N, 4) [x, y, w, h]; for
-masks also rle_counts (uint8, all of them one after the other), rle_offsets (N + 1,), rle_size (N, 2). Ten million
-boxes take one core 7 seconds from .npz (0.3 GB) and 22 from JSON (1 GB, read in pieces).
-Values are fractions; -1 where there is nothing to find.
+masks also rle_counts (uint8, all of them one after the other), rle_offsets (N + 1,), rle_size (N, 2). What it costs:
+ten million boxes take one core 7 seconds from .npz (0.3 GB) and 22 from JSON (1 GB, read in pieces). Values are
+fractions; -1 where there is nothing to find.
 """
 import argparse
 import json
