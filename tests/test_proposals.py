@@ -61,7 +61,8 @@ def test_recall_is_the_share_of_boxes_that_a_proposal_covers(tmp_path):
 def test_proposals_are_moved_into_the_image_with_the_boxes():
     moved = prediction(torch.tensor([[10.0, 20, 30, 40]])).in_image((2.0, 4.0), (50, 50))
     assert moved.proposals.tolist() == [[5, 5, 15, 10]]
-    assert Prediction(moved.regions, moved.detections, moved.five_best, moved.five_categories).in_image((1.0, 1.0), (5, 5)).proposals is None
+    without = Prediction(moved.regions, moved.detections, moved.five_best, moved.five_categories)
+    assert without.in_image((1.0, 1.0), (5, 5)).proposals is None
 
 
 def test_images_of_several_categories_are_left_out_where_asked(tmp_path):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from s21k.core.errors import InputError, nearest
 from s21k.core.randomness import derive_seed, uniform
-from s21k.models.resnet import resnet18, resnet34, resnet50, resnet101
+from s21k.models.resnet import resnet10, resnet18, resnet34, resnet50, resnet101
 from s21k.models.swin import swin_b, swin_s, swin_t
 
 
@@ -31,7 +31,7 @@ class Backbone(Protocol):
 # rate of the last block) and checkpoint (compute activations again in the backward pass, where that changes nothing).
 # Rows of the paper: ResNet-50, Swin-T, -S, -B [P95].
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
+    "resnet10": resnet10, "resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101,
     "swin_t": swin_t, "swin_s": swin_s, "swin_b": swin_b}
 
 

@@ -1,4 +1,4 @@
-"""ResNet-18/34/50/101 (He et al., 2016): image -> C2..C5 at strides 4, 8, 16, 32.
+"""ResNet-10/18/34/50/101 (He et al., 2016): image -> C2..C5 at strides 4, 8, 16, 32.
 
 Layer names are torchvision's, so that weights copy by name. As there, the 3x3 convolution of a
 bottleneck carries the stride. The norm is chosen by a function of the channels [G17].
@@ -138,6 +138,11 @@ class ResNet(nn.Module):
                 x = recompute(block, x, use_reentrant=False) if again else block(x)
             levels.append(x)
         return levels
+
+
+def resnet10(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> ResNet:
+    """One block a stage: not of He et al., for small worlds on a CPU."""
+    return ResNet(BasicBlock, (1, 1, 1, 1), NORMS[norm], checkpoint)
 
 
 def resnet18(norm: str = "bn", drop_path: float = 0.0, checkpoint: bool = False) -> ResNet:

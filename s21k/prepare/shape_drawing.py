@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from s21k.core.errors import InputError
 from s21k.core.randomness import derive_seed
 
-SMOOTH = 3                                  # objects are drawn this many times larger, then shrunk: anti-aliasing
+SMOOTH = 2                                  # objects are drawn this many times larger, then shrunk: anti-aliasing
+RIM = 0.86                                  # the texture's outline, as a share of the object's
 
 
 # --- the three attributes of a category ----------------------------------------------------------------------------
@@ -182,14 +183,16 @@ def draw_object(rng: np.random.Generator, category: Category, size: float) -> tu
     side = math.ceil(size * 1.05) * SMOOTH
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     radius = size * SMOOTH / 2
-    outline = (SHAPES[category.shape] * stretch * 0.95) @ rotation.T * radius + side / 2
-    mask = Image.new("L", (side, side))
-    ImageDraw.Draw(mask).polygon([tuple(p) for p in outline], fill=255)
+    outline = (SHAPES[category.shape] * stretch * 0.95) @ rotation.T * radius
+    mask, inner = Image.new("L", (side, side)), Image.new("L", (side, side))
+    ImageDraw.Draw(mask).polygon([tuple(p) for p in outline + side / 2], fill=255)
+    ImageDraw.Draw(inner).polygon([tuple(p) for p in RIM * outline + side / 2], fill=255)
     y, x = (np.mgrid[0:side, 0:side] + 0.5 - side / 2) / radius
     local_x, local_y = x * math.cos(turn) + y * math.sin(turn), -x * math.sin(turn) + y * math.cos(turn)
     pattern = TEXTURES[category.texture](local_x + rng.uniform(-0.08, 0.08), local_y + rng.uniform(-0.08, 0.08))
     first, second = (np.clip(np.array(c) + rng.normal(0, 14, 3), 0, 255) for c in FILLS[category.fill])
     light = 1 + rng.uniform(-0.25, 0.25) * x[..., None] + rng.uniform(-0.25, 0.25) * y[..., None]
+    pattern &= np.asarray(inner) > 0                # around the texture lies a rim of the first colour: the shape is seen
     colors = (np.where(pattern[..., None], second, first) * light).clip(0, 255).astype(np.uint8)
     small = (side // SMOOTH, side // SMOOTH)
     colors = np.asarray(Image.fromarray(colors).resize(small, Image.Resampling.BOX))

@@ -70,9 +70,9 @@ def write_world(out: Path, num_categories: int, per_category: int, det_images: i
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error})") from None
     with Pool(processes) as pool:
-        _draw_set(pool, out, "cls_train", seed, cls_contents, size, (0.4, 0.9), by_category=True)
-        val = _draw_set(pool, out, "val", seed, val_contents, size, (0.3, 0.65))
-        det = _draw_set(pool, out, "det_train", seed, det_contents, size, (0.25, 0.6))
+        _draw_set(pool, out, "cls_train", seed, cls_contents, size, (0.5, 0.9), by_category=True)
+        val = _draw_set(pool, out, "val", seed, val_contents, size, (0.4, 0.7))
+        det = _draw_set(pool, out, "det_train", seed, det_contents, size, (0.35, 0.65))
     (out / "det_train.json").write_text(json.dumps(coco(det, det_contents, base)))
     (out / "val.json").write_text(json.dumps(coco(val, val_contents, categories)))
     (out / "val.tsv").write_text(
