@@ -319,7 +319,7 @@ def test_a_picture_that_cannot_be_read_counts_with_no_detections(trained, tmp_pa
 def test_another_configuration_in_the_same_folder_is_refused(trained):
     before = (trained / "run" / "config.yaml").read_text()
     done = run("train_stage2.py", *words(trained, "stage2.lr=0.123"))
-    assert done.returncode == 2 and "stage2.lr (0.0003 before, now 0.123)" in done.stderr
+    assert done.returncode == 2 and "stage2.lr (0.0005 before, now 0.123)" in done.stderr
     assert (trained / "run" / "config.yaml").read_text() == before
 
 

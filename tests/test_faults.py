@@ -90,7 +90,7 @@ def test_a_write_that_fails_leaves_the_checkpoints_as_they_were(tmp_path, monkey
         a_run(tmp_path / "a.pt").save(3, 4, torch.tensor(1.0))
 
 
-@pytest.mark.parametrize("changed, says", [({"stage2.lr": 0.1}, "rank 1 has stage2.lr 0.1, rank 0 has 0.0003"),
+@pytest.mark.parametrize("changed, says", [({"stage2.lr": 0.1}, "rank 1 has stage2.lr 0.1, rank 0 has 0.0005"),
                                            ({"det data": "7 images, x"}, "rank 1 has det data '7 images, x'"),
                                            ({"output_dir": "runs/other"}, "rank 1 has output_dir"),
                                            ({"stage2.save_every": 7}, "rank 1 has stage2.save_every 7")])

@@ -94,7 +94,7 @@ def test_norms_biases_and_position_tables_are_not_decayed():
 def test_under_sgd_everything_is_decayed():
     """P50, as He et al. [17]: a step on zero gradients shrinks every parameter of stage I alike, norms and biases,
     too."""
-    config = load_config(["r18", "toy", "stage1.optimizer=sgd", "model.norm=frozen_bn"])
+    config = load_config(["r18", "tiny", "stage1.optimizer=sgd", "model.norm=frozen_bn"])
     model = build_classifier(config.model, 4, 0.0)
     for parameter in model.parameters():
         torch.nn.init.ones_(parameter)

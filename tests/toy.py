@@ -21,7 +21,8 @@ from s21k.prepare.shapes import write_world
 ROOT = Path(__file__).resolve().parent.parent
 # Real data that some tests compare on; they skip where it is absent.
 DATA = Path(os.environ.get("S21K_TEST_DATA", ROOT.parent / "shared" / "data"))
-SMALL = ["model.norm=gn", "model.fpn_channels=16", "model.region_dim=32", "model.regions_per_image=16", "model.rpn_batch=32",
+SMALL = ["model.norm=gn", "model.fpn_channels=16", "model.region_dim=32", "model.regions_per_image=16",
+         "model.rpn_batch=32",
          "model.rpn_pre_nms=[50,50]", "model.rpn_proposals=[20,20]", "stage1.batch=8", "stage1.epochs=1",
          "stage1.size=32",
          "stage2.size=64", "stage2.det_batch=2", "stage2.iterations=4", "stage2.warmup=1", "stage1.log_every=1",

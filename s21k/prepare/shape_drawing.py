@@ -192,7 +192,7 @@ def draw_object(rng: np.random.Generator, category: Category, size: float) -> tu
     pattern = TEXTURES[category.texture](local_x + rng.uniform(-0.08, 0.08), local_y + rng.uniform(-0.08, 0.08))
     first, second = (np.clip(np.array(c) + rng.normal(0, 14, 3), 0, 255) for c in FILLS[category.fill])
     light = 1 + rng.uniform(-0.25, 0.25) * x[..., None] + rng.uniform(-0.25, 0.25) * y[..., None]
-    pattern &= np.asarray(inner) > 0                # around the texture lies a rim of the first colour: the shape is seen
+    pattern &= np.asarray(inner) > 0                # around it a rim of the first colour: the shape is seen
     colors = (np.where(pattern[..., None], second, first) * light).clip(0, 255).astype(np.uint8)
     small = (side // SMOOTH, side // SMOOTH)
     colors = np.asarray(Image.fromarray(colors).resize(small, Image.Resampling.BOX))
