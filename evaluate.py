@@ -145,8 +145,7 @@ def all_that_matters(cfg: Config, task: Task) -> dict:
     test = {key: value for key, value in dataclasses.asdict(cfg.eval).items() if key != "pictures"}
     stamp = task.checkpoint.stat()
     return {"checkpoint": [str(task.checkpoint), stamp.st_size, stamp.st_mtime_ns], "data": task.data.fingerprint(),
-            "eval": test,
-            "categories": task.categories.keys(),
+            "eval": test, "categories": task.categories.keys(),
             "rows": [task.categories.det_index.tolist(), task.categories.cls_index.tolist()],
             "model": dataclasses.asdict(cfg.model), "amp": cfg.amp}
 
@@ -169,8 +168,7 @@ def detect(cfg: Config, world: World, task: Task, detector: Detector, folder: Pa
                     faults += fault
                     if too_many_faults(len(faults), seen, cfg.data.max_faults):
                         raise InputError(f"{len(faults)} of {seen} images cannot be read, more than "
-                                         f"data.max_faults={cfg.data.max_faults} allows; "
-                                         f"the first: {faults[0]}")
+                                         f"data.max_faults={cfg.data.max_faults} allows; the first: {faults[0]}")
                     continue
                 if image_id in finished:                                 # in a batch with some that are not
                     continue

@@ -143,8 +143,7 @@ def _endless(stream: Stream, name: str, cfg: Config, world: World, batch: int, f
     if batch % world.size:
         key = "stage1.batch" if name == "stage1" else "stage2.det_batch"
         raise InputError(f"{name}: {batch} images a step cannot be shared evenly by {world.size} processes, expected a "
-                         f"{key} that is "
-                         f"a multiple of {world.size} (times stage2.accumulate), or fewer processes")
+                         f"{key} that is a multiple of {world.size} (times stage2.accumulate), or fewer processes")
     share = RankSampler(EpochShuffle(len(stream.data), cfg.seed, name, factors), first, batch, world.rank, world.size)
     return iter(_loader(cfg, world, stream, workers, batch_size=share.local, sampler=share,
                         collate_fn=partial(collate, canvas=canvas)))
@@ -162,8 +161,7 @@ def loader_workers(cfg: Config, share: float = 1.0) -> int:
 def _loader(cfg: Config, world: World, stream: Dataset, workers: int, **options) -> DataLoader:
     """RuntimeError: a batch takes longer than cfg.timeout (errors.run_command says so in one line)."""
     return DataLoader(stream, num_workers=workers, timeout=cfg.timeout if workers else 0,
-                      pin_memory=world.device.type == "cuda",
-                      worker_init_fn=_apart, **options)
+                      pin_memory=world.device.type == "cuda", worker_init_fn=_apart, **options)
 
 
 def _apart(number: int) -> None:

@@ -63,8 +63,7 @@ def _rles(path: Path, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, 
         sizes < 0).any() \
             or (sizes >= 1 << 24).any():
         raise InputError(f"{path}: rle_counts {data.dtype} {data.shape}, rle_offsets {offsets.shape}, rle_size "
-                         f"{sizes.shape}: expected "
-                         f"uint8 (n,), rising ({count + 1},) from 0 to n, ({count}, 2)")
+                         f"{sizes.shape}: expected uint8 (n,), rising ({count + 1},) from 0 to n, ({count}, 2)")
     return _checked(path, Rles(Packed.of_arrays(data, offsets.astype(np.int64)), sizes.astype(np.int32)))
 
 
@@ -132,14 +131,10 @@ def _wrong_field(row: object, with_boxes: bool, masks: bool) -> str | None:
         if type(row[key]) is int and abs(row[key]) >= limit:
             return f"wrong: {key} is too large"
     box = row.get("bbox")
-    if with_boxes and not (
-        type(box) is list and len(box) == 4 and all(_number(v, int, float) and abs(v) < LARGEST for v in box)
-    ):
-        return (
-            f"wrong: bbox is {box!r:.60}, expected [x, y, w, h]"
-            if "bbox" in row
-            else "without bbox, expected [x, y, w, h]"
-        )
+    if with_boxes and not (type(box) is list and len(box) == 4
+                           and all(_number(v, int, float) and abs(v) < LARGEST for v in box)):
+        return (f"wrong: bbox is {box!r:.60}, expected [x, y, w, h]" if "bbox" in row
+                else "without bbox, expected [x, y, w, h]")
     if masks and not _is_rle(row.get("segmentation")):
         mask = row.get("segmentation")
         return f"wrong: segmentation is {mask!r:.60}, expected {{size, counts}} in COCO's compressed form"
@@ -211,18 +206,15 @@ def locate(columns: DetectionColumns, gt: GroundTruth, keep_unknown: bool = Fals
     image = index_of(columns.image, gt.image_ids).astype(np.int32, copy=False)
     if line := unlisted(image < 0, columns.image, "detections", "on images"):
         position = int((image < 0).argmax())
-        raise InputError(
-            f"{line}: detection {position} is on image {columns.image[position]}, which is not in {gt.path}"
-        )
+        raise InputError(f"{line}: detection {position} is on image {columns.image[position]}, which is not in "
+                         f"{gt.path}")
     order = np.argsort(gt.category_ids, kind="stable")
     place = index_of(columns.category, gt.category_ids[order])
     known = place >= 0
     if line := unlisted(~known, columns.category, "detections", "of categories"):
         if not known.any():
-            raise InputError(
-                f"{line}; {gt.path} lists {len(order)}, the first being "
-                f"{gt.category_ids[order[0]] if len(order) else 'none'}"
-            )
+            raise InputError(f"{line}; {gt.path} lists {len(order)}, the first being "
+                             f"{gt.category_ids[order[0]] if len(order) else 'none'}")
         note(line)
     category = np.append(order, -1).astype(np.int32)[place]
     located = replace(columns, image=image, category=category)

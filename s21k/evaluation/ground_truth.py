@@ -46,9 +46,8 @@ class GroundTruth:
     not_exhaustive: np.ndarray
 
     @staticmethod
-    def load(
-        path: str | Path, categories: "CategoryMap | None" = None, masks: bool = False, with_crowds: bool = False
-    ) -> "GroundTruth":
+    def load(path: str | Path, categories: "CategoryMap | None" = None, masks: bool = False,
+             with_crowds: bool = False) -> "GroundTruth":
         """Read a COCO-format file; categories None: the file's own, without groups; masks: the segmentations, too.
 
         with_crowds: crowd regions are objects as others are (LVIS). A category that the file does not have has no
@@ -82,8 +81,7 @@ class GroundTruth:
         return GroundTruth(table.path, table.image_ids, np.stack([table.heights, table.widths], axis=1),
                            np.where(there, table.category_ids[chosen], -1),
                            [table.category_names[c] if c >= 0 else "" for c in chosen], groups, table.image_index[kept],
-                           category[kept],
-                           table.boxes[kept], table.areas[kept], table.crowd[kept], table.ignore[kept],
+                           category[kept], table.boxes[kept], table.areas[kept], table.crowd[kept], table.ignore[kept],
                            None if table.masks is None else table.masks.take(np.flatnonzero(kept)),
                            [table.frequencies[c] if c >= 0 else None for c in chosen], pairs(table.negative),
                            pairs(table.not_exhaustive))

@@ -75,10 +75,8 @@ class LocalizationAccuracy:
         of_truth = best.labels.cpu().numpy() == truth
         is_right = {"top1": of_truth[0] and right[0],
                     "top5": (right[num + 1:] & (five.labels.cpu().numpy() == truth)).any(),
-                    "top5_classes": (right[:num] & of_truth).any(),
-                    "gt_known": right[num],
-                    "has_gt_class_det": bool((prediction.detections.labels == truth).any()),
-                    "cls_top1": of_truth[0],
+                    "top5_classes": (right[:num] & of_truth).any(), "gt_known": right[num],
+                    "has_gt_class_det": bool((prediction.detections.labels == truth).any()), "cls_top1": of_truth[0],
                     "cls_top5": of_truth.any()}
         return np.array([is_right[key] for key in KEYS], dtype=bool)
 

@@ -16,10 +16,9 @@ from s21k.evaluation.ground_truth import GroundTruth
 from s21k.evaluation.sorting import is_in
 
 FREQUENCIES = "rcf"                         # rare, common, frequent [E33]
-NO_NEGATIVES = (
-    "no image says by neg_category_ids what it was checked for: detections of categories without a box in their image "
-    "count as nothing, and AP is far too high; expected LVIS's own annotations, or --metric coco"
-)
+NO_NEGATIVES = ("no image says by neg_category_ids what it was checked for: detections of categories without a box in "
+                "their image count as nothing, and AP is far too high; expected LVIS's own annotations, or --metric "
+                "coco")
 
 
 class LvisAveragePrecision(AveragePrecision):
@@ -62,5 +61,4 @@ class LvisAveragePrecision(AveragePrecision):
         return ({name: results[name] for name in names}
                 | {f"AP{letter}": mean(self.per_category[:, letters == letter]) for letter in FREQUENCIES}
                 | {"AR@300": results[f"AR{self.recall_at[0]}"]}
-                | {f"AR{size}@300": results[f"AR{size}"] for size in "sml"}
-                | self._group_results())
+                | {f"AR{size}@300": results[f"AR{size}"] for size in "sml"} | self._group_results())

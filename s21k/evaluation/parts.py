@@ -83,8 +83,7 @@ class PartWriter:
             return
         found = DetectionColumns.join(self.columns)
         content = {"image_ids": np.array(self.image_ids, dtype=np.int64), "image": found.image,
-                   "category": found.category,
-                   "score": found.scores, "bbox": found.boxes}
+                   "category": found.category, "score": found.scores, "bbox": found.boxes}
         if found.masks is not None:
             content |= {"rle_counts": found.masks.counts.data, "rle_offsets": found.masks.counts.offsets,
                         "rle_size": found.masks.sizes}

@@ -154,7 +154,6 @@ def plain_localization(ranked: list[Found], five: list[Found], category: int, bo
     best_of: dict[int, Found] = {}                                       # each category's best box, best category first
     for answer in ranked:
         best_of.setdefault(answer.category, answer)
-    return {"top1": any(map(is_right, ranked[:1])),
-            "top5": any(map(is_right, five)),
-            "top5_classes": any(map(is_right, list(best_of.values())[:5])),
-            "gt_known": category in best_of and is_right(best_of[category])}
+    return {"top1": any(map(is_right, ranked[:1])), "top5": any(map(is_right, five)),
+            "top5_classes": any(map(is_right, list(best_of.values())[:5])), "gt_known": category in best_of
+            and is_right(best_of[category])}

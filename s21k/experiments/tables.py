@@ -74,8 +74,7 @@ def levels(world: SmallWorld) -> list[str]:
     cfg = load_config(world.base)
     jitter = cfg.stage2.size * torch.linspace(*cfg.stage2.scale, 1000).clamp(max=1.0)
     return [f"level of the whole image, stage I: {level_shares(torch.tensor([float(cfg.stage1.size)]))}; stage II: "
-            f"{level_shares(jitter)}; "
-            f"in the paper: {level_shares(torch.tensor([224.0]))}; "
+            f"{level_shares(jitter)}; in the paper: {level_shares(torch.tensor([224.0]))}; "
             f"{level_shares(1024 * torch.linspace(0.1, 2, 1000).clamp(max=1))} (square images)"]
 
 

@@ -121,20 +121,15 @@ def _column_specs(columns: dict[str, np.ndarray]) -> dict[str, ColumnSpec]:
 
     images, categories, annotations = length("image_ids"), length("category_ids"), length("image_index")
     letters = length("file_names")
-    return {"image_ids": ColumnSpec("i", (images,)),
-            "heights": ColumnSpec("i", (images,), 1, INF),
-            "widths": ColumnSpec("i", (images,), 1, INF),
-            "category_ids": ColumnSpec("i", (categories,)),
+    return {"image_ids": ColumnSpec("i", (images,)), "heights": ColumnSpec("i", (images,), 1, INF),
+            "widths": ColumnSpec("i", (images,), 1, INF), "category_ids": ColumnSpec("i", (categories,)),
             "image_index": ColumnSpec("i", (annotations,), 0, images - 1),
             "category_index": ColumnSpec("i", (annotations,), 0, categories - 1),
-            "boxes": ColumnSpec("f", (annotations, 4), -1e300, 1e300),
-            "areas": ColumnSpec("f", (annotations,)),
-            "crowd": ColumnSpec("b", (annotations,)),
-            "ignore": ColumnSpec("b", (annotations,)),
+            "boxes": ColumnSpec("f", (annotations, 4), -1e300, 1e300), "areas": ColumnSpec("f", (annotations,)),
+            "crowd": ColumnSpec("b", (annotations,)), "ignore": ColumnSpec("b", (annotations,)),
             "negative": ColumnSpec("i", (length("negative"), 2), 0, INF),
             "not_exhaustive": ColumnSpec("i", (length("not_exhaustive"), 2), 0, INF),
-            "file_names": ColumnSpec("u", (letters,)),
-            "file_name_offsets": ColumnSpec("i", (images + 1,), 0, letters)}
+            "file_names": ColumnSpec("u", (letters,)), "file_name_offsets": ColumnSpec("i", (images + 1,), 0, letters)}
 
 
 def _mask_specs(columns: dict[str, np.ndarray]) -> dict[str, ColumnSpec]:

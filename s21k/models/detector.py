@@ -88,9 +88,8 @@ class Detector(nn.Module):
             # Top-5 has no threshold [P83]; where five are above it, they are the first of those found.
             five = (found.pick(list(range(5))) if len(found.scores) >= 5
                     else postprocess(ranking, -1.0, test.nms, 5, test.class_agnostic_nms))
-            yield Prediction(regions, found, five, best_categories(ranking, 5),
-                             None if self.mask_head is None else self.mask_head.predict(levels, found.boxes),
-                             proposals)
+            yield Prediction(regions, found, five, best_categories(ranking, 5), None if self.mask_head is None
+                             else self.mask_head.predict(levels, found.boxes), proposals)
 
     def inherit(self, state: dict[str, Tensor], only: str = "all",
                 load_image_classifier: bool = True) -> tuple[list[str], list[str]]:

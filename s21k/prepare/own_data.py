@@ -105,8 +105,7 @@ def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[st
     one_category = all(len(set(val.category_index[val.image_index == image])) <= 1
                        for image in np.unique(val.image_index))
     path = a.out.with_suffix(".categories.json")
-    data = {"root": ".",
-            "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
+    data = {"root": ".", "det": {"annotations": str(a.boxes), "images": str(a.images), "classes": len(boxed)},
             "cls": {"train": str(a.photos), "val": None, "classes": len(folders)},
             "eval": {"annotations": str(a.val_boxes or a.boxes), "images": str(a.val_images or a.images),
                      "categories": str(path)}}

@@ -148,8 +148,7 @@ def plant_faults(folder: Path, size: int, seed: int) -> None:
     rotated = Image.Exif()
     rotated[0x0112] = 6
     faults = {"truncated": good[:len(good) // 2], "gzipped": gzip.compress(good), "cmyk": _jpeg(image.convert("CMYK")),
-              "16bit": png.getvalue(), "palette": palette.getvalue(),
-              "1x1": _jpeg(image.resize((1, 1))),
+              "16bit": png.getvalue(), "palette": palette.getvalue(), "1x1": _jpeg(image.resize((1, 1))),
               "rotated": _jpeg(image.transpose(Image.Transpose.ROTATE_90), exif=rotated), "empty": b"",
               "nopicture": b"<html>404</html>", "a" * 120: good, "twice": good}
     with tarfile.open(folder / f"{thing.wnid}.tar", "a", format=tarfile.GNU_FORMAT) as tar:
@@ -167,8 +166,7 @@ def write_lvis(out: Path, per_class: int, det_images: int, val_images: int, size
     things = sorted((thing for thing in THINGS if thing.lvis), key=lambda t: t.lvis)
     ids = {thing: i for i, thing in enumerate(things, start=1)}
     categories = [{"id": i, "name": t.lvis, "synset": t.synset, "frequency": t.frequency, "synonyms": [t.lvis],
-                   "def": "a thing",
-                   "image_count": 1, "instance_count": 1} for t, i in ids.items()]
+                   "def": "a thing", "image_count": 1, "instance_count": 1} for t, i in ids.items()]
     for part, count, folders in (("train", det_images, ["train2017"]), ("val", val_images, ["val2017", "train2017"])):
         file, rng = Annotations(categories, ids), np.random.default_rng(derive_seed(seed, part))
         for i in range(count):
@@ -278,8 +276,7 @@ def annotate(val_images: Path, truth: Path) -> int:
         content, boxes = json.loads(val_images.read_text()), json.loads(truth.read_text())
         ids = {category["wnid"]: category["id"] for category in content["categories"]}
         rows = [{"image_id": image["id"], "category_id": ids[image["wnid"]], "bbox": box, "area": box[2] * box[3],
-                 "iscrowd": 0}
-                for image in content["images"]
+                 "iscrowd": 0} for image in content["images"]
                 for box in boxes.get(image["file_name"], [[0, 0, image["width"], image["height"]]])]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--annotate {val_images}: expected val_images.json of the benchmark, and {truth} "

@@ -15,8 +15,7 @@ def coco(results: list[tuple], contents: list[list[Category]], listed: list[Cate
     images = [{"id": i, "file_name": f"{i:06d}.jpg", "height": r[0], "width": r[1]}
               for i, r in enumerate(results, start=0)]
     annotations = [{"image_id": i, "category_id": ids[contents[i][number].name], "bbox": box, "area": float(area(mask)),
-                    "iscrowd": 0,
-                    "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}}
+                    "iscrowd": 0, "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}}
                    for i, r in enumerate(results) for box, number, mask in zip(*r[2:])]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number

@@ -41,8 +41,7 @@ def _draw_one(job: tuple) -> tuple[int, int, list, list, list]:
 
 
 def _draw_set(pool, out: Path, name: str, seed: int, contents: list[list[Category]], size: int,
-              scale: tuple[float, float],
-              by_category: bool = False) -> list[tuple]:
+              scale: tuple[float, float], by_category: bool = False) -> list[tuple]:
     """Draw one set's images to out/name/000000.jpg .. or out/name/<category>/; (h, w, boxes, placed, masks) of each."""
     jobs = []
     for i, content in enumerate(contents):
