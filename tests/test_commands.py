@@ -185,7 +185,7 @@ def test_public_weights_start_either_stage_and_the_load_is_reported(trained, tmp
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "public.pt")
     more = ["model.norm=frozen_bn", f"output_dir={tmp_path / 'run'}"]
     for script, key in (("train_stage1.py", "stage1.init"), ("train_stage2.py", "stage2.init")):
-        done = run(script, *words(trained, *more, f"{key}={tmp_path / 'public.pt'}"))
+        done = run(script, *words(trained, "model.backbone=resnet18", *more, f"{key}={tmp_path / 'public.pt'}"))
         assert done.returncode == 0, done.stderr
         assert "ResNet weights: " in done.stdout and "100.0 % of the backbone's parameters" in done.stdout
 

@@ -48,12 +48,13 @@ def _corners(*points: tuple[float, float]) -> np.ndarray:
 
 
 SHAPES: dict[str, np.ndarray] = {
-    "disc": _polar(lambda a: np.ones_like(a)), "triangle": _polygon(3),
+    "disc": _polar(lambda a: np.ones_like(a)),
+    "hourglass": _corners((-.9, -1), (.9, -1), (.18, 0), (.9, 1), (-.9, 1), (-.18, 0)),
     "plus": _corners((-.35, -1), (.35, -1), (.35, -.35), (1, -.35), (1, .35), (.35, .35), (.35, 1), (-.35, 1),
                      (-.35, .35), (-1, .35), (-1, -.35), (-.35, -.35)),
-    "star": _star(5), "square": _polygon(4), "clover": _flower(3), "hexagon": _polygon(6),
+    "triangle": _polygon(3), "star": _star(5), "square": _polygon(4), "clover": _flower(3), "hexagon": _polygon(6),
     "arrow": _corners((0, -1), (.9, 0), (.35, 0), (.35, 1), (-.35, 1), (-.35, 0), (-.9, 0)),
-    "gear": _gear(7), "hourglass": _corners((-.9, -1), (.9, -1), (.18, 0), (.9, 1), (-.9, 1), (-.18, 0)),
+    "gear": _gear(7),
     "ellipse": _polar(lambda a: 0.5 / np.sqrt(0.25 * np.cos(a) ** 2 + np.sin(a) ** 2)), "cross-star": _star(4),
     "corner": _corners((-.9, -1), (-.1, -1), (-.1, .2), (.9, .2), (.9, 1), (-.9, 1)), "daisy": _flower(6),
     "drop": _polar(lambda a: 0.55 + 0.45 * np.clip(np.cos(a), 0, 1) ** 3), "pentagon": _polygon(5),

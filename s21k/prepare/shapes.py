@@ -83,7 +83,7 @@ def write_world(out: Path, num_categories: int, per_category: int, det_images: i
 
 # What each world has unless said otherwise: categories, labelled images of each, images with boxes, evaluation images
 # for each, and about an image's side.
-SIZES = {"toy": (24, 250, 1500, 25, 96), "scenes": (24, 150, 1500, 105, 144),
+SIZES = {"toy": (24, 250, 1500, 25, 80), "scenes": (24, 150, 1500, 105, 144),
          **{name: (len(THINGS), 250, 1500, 25, 96) for name in FORMATS}}
 
 
