@@ -65,6 +65,8 @@ TABLE = {
          "test_detector.py::test_the_image_loss_reaches_neither_f_nor_g_nor_the_rpn_nor_the_boxes"),
         ("G13", "F.l1_loss(deltas[objects].float(), wanted", "F.smooth_l1_loss(deltas[objects].float(), wanted",
          "test_detector.py::test_region_losses_equal_a_slow_loop_over_the_sampled_regions"),
+        ("G6", "(labels == BACKGROUND) & (novel >=", "(labels >= BACKGROUND) & (novel >=",
+         "test_ignore_novel.py::test_an_object_is_never_left_out"),
         ("P29", "nn.init.normal_(layer.weight, std=std)", "nn.init.zeros_(layer.weight)",
          "test_detector.py::test_new_layers_stay_as_they_were_drawn"),
     ],
@@ -160,6 +162,8 @@ TABLE = {
          "test_postprocess.py::test_a_score_of_exactly_the_threshold_is_no_detection"),
         ("G26", "if len(kept) == wanted or", "if len(kept) > wanted or",
          "test_postprocess.py::test_detections_and_their_order_equal_the_dense_way[3]"),
+        ("P83", "best.setdefault(category, (region, category, score))", "best[category] = region, category, score",
+         "test_postprocess.py::test_each_of_the_best_categories_comes_with_its_best_box[0]"),
         ("G26", "group = 0 if class_agnostic else category", "group = 0",
          "test_postprocess.py::test_an_overlap_of_exactly_the_threshold_removes_nothing"),
     ],
@@ -332,6 +336,10 @@ TABLE = {
          "test_localization.py::test_gt_known_needs_the_box_of_the_true_class_only"),
         ("P83", "\"top5\": (right[num + 1:] &", "\"top5\": (right[num:num + 1] &",
          "test_localization.py::test_top5_detections_may_find_a_second_box_of_the_class_that_top5_classes_may_not"),
+    ],
+    "s21k/evaluation/sorting.py": [
+        ("E11", "np.where(bits < 0, bits ^ whole(magnitude), bits)", "bits",
+         "test_in21k.py::test_stable_order_is_lexsort"),
     ],
     "s21k/evaluation/in21k.py": [
         ("G28", "self.excused[self.near] = False", "self.excused[self.near] = True",
