@@ -104,8 +104,9 @@ def _spiral(count: int) -> Callable:
 
 
 TEXTURES: dict[str, Callable] = {
-    "striped": _stripes(0.0, 3), "checked": _checks(2), "halved": _halves(0.0), "ringed": _rings(3), "rayed": _rays(5),
-    "dotted": _dots(3), "wavy": _waves(3), "barred": _stripes(math.pi / 2, 3), "spiral": _spiral(3),
+    "striped": _stripes(0.0, 3), "checked": _checks(2), "barred": _stripes(math.pi / 2, 3), "ringed": _rings(3),
+    "rayed": _rays(5), "halved": _halves(0.0),
+    "dotted": _dots(3), "wavy": _waves(3), "spiral": _spiral(3),
     "quartered": _rays(2),
     "slanted": _stripes(math.pi / 4, 3), "fine-striped": _stripes(0.0, 5), "fine-checked": _checks(4),
     "banded": _rings(2),
