@@ -8,7 +8,7 @@
     python -m s21k.prepare.shapes --annotate data/mini/imagenet21k/val_images.json
                     --truth data/mini/imagenet21k_tars_truth.json
 
-A category is shape x fill x texture ("red striped triangle"); any number up to 21,952 can be asked
+A category is shape x fill x texture ("red striped hourglass"); any number up to 21,952 can be asked
 for. Half of them, the base categories, have boxes in the detection set; the novel half never does.
 Every image of a category shows one object, anywhere, rotated, partly hidden, among plain clutter
 on a textured background. Image i of a set is a function of (seed, set, i).
