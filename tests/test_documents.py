@@ -255,7 +255,7 @@ def wrong_command(command):
         return ""
     if name in SCRIPTS:
         return wrong_words([word for word in arguments if word != "--plan" and "$" not in word])
-    if not name.startswith(("tests.bench.", "s21k.")) or not is_module(name):
+    if not name.startswith(("tests.bench", "s21k.")) or not is_module(name):
         return f"no script or module {name}"
     unknown = [word for word in arguments if word.startswith("--") and word.split("=")[0] not in flags_of(name)]
     if unknown:

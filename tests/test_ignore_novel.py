@@ -54,6 +54,7 @@ def test_the_loss_is_that_of_the_other_regions_over_the_number_of_all(reading):
 
 
 def test_an_object_is_never_left_out():
+    """Only background may be [G6]."""
     head, x, regions = head_and_regions("nll", 1e-12)
     head.novel_rows = NOVEL
     only = head.region_losses(x, regions)["region_score"]

@@ -72,6 +72,7 @@ def test_every_part_of_the_report_equals_its_oracle(tmp_path, seed):
 
 
 def test_stable_order_is_lexsort():
+    """Equals keep their place [E11]."""
     rng = np.random.default_rng(0)
     for n in (0, 1, 2, 50, 3000):
         keys = [rng.integers(-5, 5, n), rng.integers(0, 1 << 40, n),

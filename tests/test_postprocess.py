@@ -50,7 +50,7 @@ def test_detections_and_their_order_equal_the_dense_way(monkeypatch, seed):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_each_of_the_best_categories_comes_with_its_best_box(monkeypatch, seed):
-    """Of all scores the largest, of equals the lower region, then the lower category; also in tiny pieces."""
+    """Of all scores the largest, of equals the lower region, then the lower category [P83]; also in tiny pieces."""
     if seed % 2:
         monkeypatch.setattr(walk, "FIRST", 2)
     boxes, regions = case(seed)
