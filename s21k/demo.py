@@ -1,6 +1,6 @@
 """The method from start to end, in one command: draw a toy world, stage I, stage II, evaluation.
 
-    python -m s21k.demo              some minutes on two CPU cores
+    python -m s21k.demo              four minutes on two idle CPU cores
     python -m s21k.demo --compare    then the same without stage I ("-stage I" of Tables 2 and 3), and a table of both
     python -m s21k.demo no_stage1    without stage I only
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from s21k.core.config import Config, load_config
 from s21k.core.errors import InputError, run_command
+from s21k.training.checkpoint import read
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {"Top-1": "top1", "Top-5": "top5", "GT-Known": "gt_known", "AP50": "AP50"}
@@ -29,16 +30,25 @@ def run(what: str, *command: str) -> None:
         raise InputError(f"python {' '.join(command)} ended with exit code {code}")
 
 
+def train(what: str, script: str, checkpoint: Path, *words: str) -> None:
+    """One stage. InputError: it was stopped before its end; what follows would be of a half-trained model."""
+    run(what, script, "toy", *words)
+    content = read(ROOT / checkpoint)
+    if content["step"] != content["total"]:
+        raise InputError(f"{script} was stopped after {content['step']} of {content['total']} steps; the same command "
+                         f"goes on from there")
+
+
 def whole_run(cfg: Config, words: list[str]) -> dict[str, float]:
     """Data, stage I where it is wanted, stage II and evaluation; the figures of metrics.json."""
     if not (ROOT / cfg.data.root / "shapes" / "categories.json").is_file():
         run("Draws 24 categories of shapes: images with one label for all, with boxes for 12 of them.",
             "-m", "s21k.prepare.shapes", "--out", str(Path(cfg.data.root) / "shapes"))
     if cfg.stage2.init is None:
-        run("Stage I learns all 24 categories from image labels: the entire image is its one region.",
-            "train_stage1.py", "toy", *words)
-    run("Stage II learns boxes of 12 categories, and goes on with the labels of all 24.",
-        "train_stage2.py", "toy", *words)
+        train("Stage I learns all 24 categories from image labels: the entire image is its one region.",
+              "train_stage1.py", Path(cfg.parent_dir) / "stage1.pt", *words)
+    train("Stage II learns boxes of 12 categories, and goes on with the labels of all 24.",
+          "train_stage2.py", Path(cfg.output_dir) / "stage2.pt", *words)
     run("Evaluation detects all 24 on new images.", "evaluate.py", "toy", *words)
     return json.loads((ROOT / cfg.output_dir / "metrics.json").read_text())
 
@@ -80,9 +90,10 @@ def main(words: list[str]) -> None:
         print(f"\nIn per cent:\n{table(both)}")
     pictures = ROOT / cfg.output_dir / "pictures"
     print(f"  pictures: {pictures / 'contact_sheet.png'}: true boxes dashed, detections solid")
-    image = next(iter(sorted((ROOT / cfg.data.root / "shapes" / "val").iterdir())))
+    name, category = (ROOT / cfg.data.root / "shapes" / "val.tsv").read_text().splitlines()[0].split("\t")
+    image = ROOT / cfg.data.root / "shapes" / name
     shown = " ".join(["toy", *words, str(image.relative_to(ROOT) if image.is_relative_to(ROOT) else image)])
-    print(f"Next:\n  python -m s21k.predict {shown}\n  python -m s21k.explain {shown}\n"
+    print(f"Next:\n  python -m s21k.predict {shown}\n  python -m s21k.explain {shown} --category '{category}'\n"
           f"  python -m s21k.prepare.tiny_imagenet tiny-imagenet-200.zip && python train_stage1.py r18 tiny")
 
 
