@@ -39,7 +39,7 @@ from s21k.files.images import read_image
 from s21k.models.detector import Detector, restore_detector
 from s21k.plan import plan_evaluation
 from s21k.training.amp import autocast, note_precision, resolve_amp
-from s21k.training.checkpoint import read
+from s21k.training.checkpoint import read, unfinished
 from s21k.training.run import set_backend_flags, trained
 from s21k.training.step_monitor import too_many_faults
 
@@ -62,10 +62,7 @@ def draw_images(folder: Path, found: DetectionColumns, count: int, data: Detecti
 
     found: image is an id, category a position."""
     folder.mkdir(exist_ok=True)
-    several = len(set(categories.groups)) > 1
-    names = [f"{name} ({group})" if several and group != "base" else name
-             for name, group in zip(categories.names, categories.groups)]
-    tiles = []
+    names, tiles = categories.titles(), []
     for position in np.linspace(0, len(gt.image_ids) - 1, min(count, len(gt.image_ids))).round().astype(int).tolist():
         image_id = int(gt.image_ids[position])
         try:
@@ -229,6 +226,8 @@ def main(words: list[str]) -> None:
     folder, task = Path(cfg.output_dir), on_all_ranks(lambda: open_task(cfg))
     content = on_all_ranks(lambda: read(task.checkpoint))
     note_precision(cfg, content.get("config", {}), task.checkpoint)
+    if line := unfinished(content, task.checkpoint):
+        print0(f"warning: {line}")
     detector = on_all_ranks(lambda: restore_detector(cfg, content, task.categories)).to(world.device)
     on_all_ranks(lambda: open_parts(folder / "parts", all_that_matters(cfg, task), world.rank))
     # from here on no process waits for a message of another

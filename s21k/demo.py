@@ -15,7 +15,7 @@ from pathlib import Path
 
 from s21k.core.config import Config, load_config
 from s21k.core.errors import InputError, run_command
-from s21k.training.checkpoint import read
+from s21k.training.checkpoint import read, unfinished
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {"Top-1": "top1", "Top-5": "top5", "GT-Known": "gt_known", "AP50": "AP50"}
@@ -33,10 +33,8 @@ def run(what: str, *command: str) -> None:
 def train(what: str, script: str, checkpoint: Path, *words: str) -> None:
     """One stage. InputError: it was stopped before its end; what follows would be of a half-trained model."""
     run(what, script, "toy", *words)
-    content = read(ROOT / checkpoint)
-    if content["step"] != content["total"]:
-        raise InputError(f"{script} was stopped after {content['step']} of {content['total']} steps; the same command "
-                         f"goes on from there")
+    if line := unfinished(read(ROOT / checkpoint), checkpoint):
+        raise InputError(f"{line}; the same command goes on from there")
 
 
 def whole_run(cfg: Config, words: list[str]) -> dict[str, float]:

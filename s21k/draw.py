@@ -134,23 +134,45 @@ def compare(image: Image.Image, truth: Drawn, found: Drawn, side: int) -> Image.
                                         for name, score in zip(found.names, found.scores or [])])
 
 
+class Label(NamedTuple):
+    """Where a name stands, in pixels."""
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+def free_label(label: Label, others: list[Label], bottom: float) -> Label:
+    """The label, moved down until it covers none of the others; where it meets the bottom first, it stays."""
+    place = label
+    while hidden := [o for o in others if o.x1 < place.x2 and place.x1 < o.x2 and o.y1 < place.y2 and place.y1 < o.y2]:
+        down = hidden[0].y2 - place.y1
+        place = Label(place.x1, place.y1 + down, place.x2, place.y2 + down)
+        if place.y2 > bottom:
+            return label
+    return place
+
+
 def draw_boxes(image: Image.Image, boxes: np.ndarray, names: list[str], scores: list[float] | None,
                masks: list[dict] | None = None) -> Image.Image:
     """A copy of image, enlarged where small, with boxes (n, 4) xyxy, their names, and n masks (RLE) as a tint."""
     image = tinted(image, names, masks)
     image, factor = enlarged(image, SMALLEST)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
-    # The worst first, so that the best lies on top.
-    for position in reversed(range(len(names))):
-        x1, y1, x2, y2 = (float(v) * factor for v in boxes[position])
-        color = color_of(names[position])
+    corners = [[float(v) * factor for v in box] for box in boxes]
+    colors = [color_of(name) for name in names]
+    for (x1, y1, x2, y2), color in reversed(list(zip(corners, colors))):          # the best one on top
         draw.rectangle([x1, y1, max(x1, x2), max(y1, y2)], outline=color, width=2)
-        text = names[position] if scores is None else f"{names[position]} {scores[position]:.2f}"
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        x = min(max(0, x1), max(0, image.width - right - 4))
-        y = y1 - bottom - 3 if y1 > bottom + 3 else min(y1, image.height - bottom - 3)
-        draw.rectangle([x, y, x + right + 4, y + bottom + 3], fill=(0, 0, 0))
-        draw.text((x + 2, y + 1), text, fill=color, font=font)
+    texts = names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores)]
+    labels: list[Label] = []
+    for (x1, y1, *_), color, text in zip(corners, colors, texts):
+        _, _, width, height = draw.textbbox((0, 0), text, font=font)
+        width, height = width + 4, height + 3
+        x = min(max(0, x1), max(0, image.width - width))
+        y = y1 - height if y1 > height else min(y1, image.height - height)
+        labels.append(free_label(Label(x, y, x + width, y + height), labels, image.height))
+        draw.rectangle(labels[-1], fill=(0, 0, 0))
+        draw.text((labels[-1].x1 + 2, labels[-1].y1 + 1), text, fill=color, font=font)
     return image
 
 

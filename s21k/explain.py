@@ -152,7 +152,9 @@ class Explainer:
         """The place-th detection in full, and which worse boxes it removed."""
         pair = self.evidence.result.survivors[place - 1]
         removed = [other for other, better in self.evidence.result.removed_by.items() if better == pair]
-        lines = [f"detection {place}: {self.names[pair[1]]} {number(self.score(pair))}", f"  {self.where(pair[0])}"]
+        drawn = "" if self.score(pair) >= self.threshold else f" (not drawn: below --threshold {self.threshold:g})"
+        lines = [f"detection {place}: {self.names[pair[1]]} {number(self.score(pair))}{drawn}",
+                 f"  {self.where(pair[0])}"]
         lines += [f"  {line}" for line in self.equations(pair)]
         shown = [f"region {r} ({self.names[c] + ' ' if c != pair[1] else ''}{number(self.score((r, c)))}, IoU "
                  f"{self.iou(pair, (r, c)):.3f})" for r, c in removed[:top]]

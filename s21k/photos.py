@@ -20,7 +20,7 @@ from s21k.data.loaders import collate
 from s21k.files.image_files import PassedOver, images_below, is_image
 from s21k.models.detector import Detector, restore_detector
 from s21k.training.amp import note_precision, resolve_amp
-from s21k.training.checkpoint import read
+from s21k.training.checkpoint import read, unfinished
 from s21k.training.run import trained
 
 
@@ -82,6 +82,8 @@ def open_detector(cfg: Config) -> Opened:
     checkpoint = trained(cfg)
     content = read(checkpoint)
     note_precision(cfg, content.get("config", {}), checkpoint)
+    if line := unfinished(content, checkpoint):
+        note(f"warning: {line}")
     detector = restore_detector(cfg, content, categories).to(world.device)
     return Opened(cfg, detector, categories, content["categories"], world.device)
 

@@ -84,8 +84,9 @@ def detect(opened: Opened, categories: CategoryMap, path: Path, number: int, thr
                      "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})
         if found.masks is not None:
             rows[-1]["segmentation"] = found.masks[place] | {"counts": found.masks[place]["counts"].decode()}
-    drawing = draw_boxes(image, found.boxes.numpy(), [name.split(",")[0] for name in names], found.scores.tolist(),
-                         found.masks)
+    titles = categories.titles()
+    drawing = draw_boxes(image, found.boxes.numpy(), [titles[label] for label in found.labels.tolist()],
+                         found.scores.tolist(), found.masks)
     try:
         drawing.save(out / drawing_name(number, path))
     except OSError as error:

@@ -308,7 +308,7 @@ def test_whole_rows_cam_and_the_diagnosis_run(world, tmp_path, monkeypatch, resu
     cut = torch.load(place := tmp_path / load_config([*base, "seed=0"]).parent_dir / "stage1.pt")
     torch.save({**cut, "step": 1}, place)                                # a stage I that was stopped is no row
     monkeypatch.setattr(running, "script", lambda name, words: None)
-    with pytest.raises(InputError, match="stage1.pt: 1 of 2 steps"):
+    with pytest.raises(InputError, match="stage1.pt is unfinished: 1 of 2 steps"):
         running.finish([*base, "seed=0"])
     torch.save(cut, place)
 

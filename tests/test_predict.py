@@ -13,7 +13,7 @@ from PIL import Image
 from s21k import predict
 from s21k.core import errors
 from s21k.core.errors import InputError, run_command
-from s21k.draw import LONGEST, SMALLEST, contact_sheet, draw_boxes
+from s21k.draw import LONGEST, SMALLEST, Label, contact_sheet, draw_boxes, free_label
 from s21k.photos import find_images, is_source
 from s21k.predict import drawing_name
 from tests.toy import run, words, write_toy
@@ -47,6 +47,17 @@ def test_one_image_of_an_odd_shape_does_not_enlarge_the_sheet(odd):
     tracemalloc.stop()
     assert max(drawn[-1].size) <= max(LONGEST, *odd) and sheet.width * sheet.height < 20e6 and before >= 0
     assert drawn[0].size == (320, SMALLEST)
+
+
+def test_labels_do_not_cover_one_another_while_there_is_room():
+    first, second = Label(10, 5, 90, 20), Label(10, 20, 60, 35)
+    assert free_label(Label(20, 5, 80, 20), [first, second], 100) == Label(20, 35, 80, 50)
+    assert free_label(Label(90, 5, 120, 20), [first, second], 100) == Label(90, 5, 120, 20)       # beside them
+    assert free_label(Label(20, 5, 80, 20), [first, second], 40) == Label(20, 5, 80, 20)          # no room
+    image = draw_boxes(Image.new("RGB", (240, 240), (255, 255, 255)), np.array([[40.0, 60, 200, 200]] * 4),
+                       ["one name", "another", "a third", "a fourth"], [0.9, 0.8, 0.7, 0.6])
+    black = (np.asarray(image) == 0).all(2)[:, 42]                       # left of the text, inside all four labels
+    assert black.sum() >= 4 * 13                                         # one alone has 13 or 14
 
 
 def test_images_of_ordinary_sizes_are_drawn_and_laid_out_as_before():

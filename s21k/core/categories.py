@@ -38,6 +38,12 @@ class CategoryMap:
         """What identifies each category: its wnid, else its name."""
         return [wnid or name for wnid, name in zip(self.wnids, self.names)]
 
+    def titles(self) -> list[str]:
+        """Names as pictures show them: up to the first comma; and the group, where there are several, but for base."""
+        several = len(set(self.groups)) > 1
+        return [name.split(",")[0] + (f" ({group})" if several and group != "base" else "")
+                for name, group in zip(self.names, self.groups)]
+
     def to(self, device: torch.device) -> "CategoryMap":
         return replace(self, det_index=self.det_index.to(device), cls_index=self.cls_index.to(device))
 

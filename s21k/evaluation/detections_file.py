@@ -41,6 +41,8 @@ def _read_npz(path: Path, masks: bool) -> DetectionColumns:
             image, category, scores, boxes, *rle = (np.asarray(file[name]) for name in names)
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}, expected the columns {', '.join(names)}") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
     except Exception as error:
         # numpy's reader raises whatever damaged bytes lead it to
         raise InputError(f"{path}: not a readable .npz without pickled objects ({error})") from None

@@ -23,7 +23,7 @@ from s21k.experiments.cam import cam_figures
 from s21k.experiments.noise import Draws, image_draws, read_draws, save_draws
 from s21k.experiments.worlds import GROUPED, TITLES, SmallWorld
 from s21k.training.amp import best_precision
-from s21k.training.checkpoint import read
+from s21k.training.checkpoint import read, unfinished
 from s21k.training.run import trained
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -108,10 +108,8 @@ def finish(words: list[str], variant: str = "") -> tuple[dict[str, float], Draws
         train_stage1(words)
     script("train_stage2.py", words)
     for place in (trained(cfg), *([Path(cfg.parent_dir) / "stage1.pt"] if cfg.stage2.init is None else [])):
-        content = read(place)
-        if content["step"] != content["total"]:
-            raise InputError(f"{place}: {content['step']} of {content['total']} steps: training was stopped; the same "
-                             f"command continues it")
+        if line := unfinished(read(place), place):
+            raise InputError(f"{line}; the same command goes on from there")
     folder = Path(cfg.output_dir) / variant
     if variant:
         words += [f"output_dir={folder}", f"eval.checkpoint={trained(cfg)}"]

@@ -116,8 +116,9 @@ def write_words(a: argparse.Namespace, categories: CategoryMap, folders: list[st
         a.out.write_text(yaml.safe_dump({"data": data, "eval": {"metrics": metrics}}, sort_keys=False))
     known = {canonical(name) for name in boxed}
     both = [name for name in folders if canonical(name) in known]
+    some = ", ".join(both[:5]) + f" and {len(both) - 5} more" * (len(both) > 5)
     print(f"{a.out}: {len(folders)} classes with photos, {len(boxed)} with boxes, {len(both)} with both: "
-          f"{', '.join(both)[:200] or 'no name is in both'}")
+          f"{some or 'no name is in both'}")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,13 @@ def _check_ours(content: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: its {wrong[0]} is not that of a checkpoint of this project")
 
 
+def unfinished(content: dict[str, Any], path: Path) -> str:
+    """One line where training was stopped before its end; "" where it was not, or these are public weights."""
+    if not is_ours(content) or content["step"] == content["total"]:
+        return ""
+    return f"{path} is unfinished: {content['step']} of {content['total']} steps"
+
+
 def is_ours(content: dict[str, Any]) -> bool:
     """A checkpoint of this project, not public weights."""
     return "categories" in content

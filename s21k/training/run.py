@@ -14,7 +14,7 @@ from s21k.core.distributed import World, gather_objects, on_all_ranks, print0
 from s21k.core.errors import InputError, TrainingFault, refused
 from s21k.core.trees import leaves
 from s21k.training.amp import note_precision
-from s21k.training.checkpoint import check_categories, is_ours, latest, read, save
+from s21k.training.checkpoint import check_categories, is_ours, latest, read, save, unfinished
 
 
 def set_backend_flags(cfg: Config, world: World, one_size: bool = True) -> None:
@@ -186,8 +186,8 @@ def initial_state(cfg: Config) -> tuple[Path, dict[str, Any]]:
         content = read(place)
         if is_ours(content):
             note_precision(cfg, content["config"], place)
-        if is_ours(content) and content["step"] < content["total"]:
-            print0(f"warning: {place} is unfinished: {content['step']} of {content['total']} steps")
+        if line := unfinished(content, place):
+            print0(f"warning: {line}")
         return place, content
     raise InputError(f"no stage-I checkpoint at {' or '.join(map(str, places))}: run train_stage1.py with the same "
                      "words, or give stage2.init=PATH (or stage2.init=scratch for none)")
