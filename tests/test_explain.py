@@ -116,6 +116,9 @@ def test_a_category_that_lost_says_why(look_at):
             assert float(re.search(r"IoU ([0-9.]+) > 0.5", line).group(1)) >= 0.5
     _, evidence, _, lines = fates(look_at, 0, threshold=1.0)
     assert "not drawn" in lines[0] and "below --threshold 1" in lines[0]
+    for threshold, said in ((1.0, " (not drawn: below --threshold 1)"), (0.0, "")):
+        first = fates(look_at, 0, threshold=threshold)[2].detection(1, 3)[0]
+        assert re.fullmatch(r"detection 1: [^()]+ [0-9.e-]+" + re.escape(said), first), first
     _, evidence, _, lines = fates(look_at, 0, "eval.threshold=0.9999")
     assert all("lost" in line and "is not above eval.threshold = 0.9999" in line for line in lines)
     worst = int(evidence.scores.amax(0).argmin())

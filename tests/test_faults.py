@@ -17,7 +17,7 @@ import torch
 from s21k.core import distributed, errors
 from s21k.core.config import load_config
 from s21k.core.distributed import World
-from s21k.core.errors import InputError, TrainingFault
+from s21k.core.errors import InputError, TrainingFault, refused
 from s21k.evaluation.detections_file import read_detections
 from s21k.training import checkpoint
 from s21k.training import run as training_run
@@ -249,3 +249,12 @@ def test_the_time_that_a_step_waits_for_its_images_is_in_the_log(tmp_path):
         log.step_done(step, 0.1, 0)
     first, second = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
     assert 0.19 < first["data_seconds"] <= first["seconds_per_step"] + 1e-3 and second["data_seconds"] < 0.1
+
+
+@pytest.mark.parametrize("raised, said", [
+    (OSError("disk"), "what (disk), expected this"), (InputError("inner"), "inner"),
+    (ValueError("odd"), "what (odd), expected this")])
+def test_what_is_refused_is_said_once(raised, said):
+    with pytest.raises(InputError) as error, refused("what", ValueError, expected=", expected this"):
+        raise raised
+    assert str(error.value) == said

@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from s21k import predict
@@ -85,6 +86,21 @@ def test_evaluation_with_a_thin_image_ends_with_its_table(world, tmp_path):
         and "GT" in done.stdout.upper()
         and Image.open(root / "run" / "pictures" / "contact_sheet.png").width < 6000
     ), done.stderr
+
+
+def test_an_unfinished_training_is_said(world, tmp_path):
+    """By predict, explain and evaluation, which go on; nothing is said of a finished one."""
+    content = torch.load(world / "run" / "stage2.pt", weights_only=True)
+    torch.save(content | {"step": 1}, tmp_path / "stage2.pt")
+    image = str(photo(tmp_path / "a.jpg"))
+    for place, said in ((tmp_path / "stage2.pt", 1), (world / "run" / "stage2.pt", 0)):
+        more = [f"eval.checkpoint={place}", f"output_dir={tmp_path / 'out'}"]
+        for command, module, argv in (("s21k.predict", True, [image]), ("s21k.explain", True, [image]),
+                                      ("evaluate.py", False, [])):
+            done = run(command, *words(world, *more, *argv), module=module)
+            errors._said.clear()
+            assert done.returncode == 0, done.stderr
+            assert (done.stdout + done.stderr).count("stage2.pt is unfinished: 1 of 4 steps") == said
 
 
 # --- names ---

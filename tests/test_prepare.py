@@ -1,5 +1,6 @@
 """The toy world and Tiny ImageNet: true boxes, the split, and the data formats."""
 import io
+import itertools
 import json
 import zipfile
 
@@ -12,6 +13,7 @@ from s21k.core.errors import InputError
 from s21k.data.classification import ClassificationData
 from s21k.files.annotations import load_annotations
 from s21k.prepare.shape_drawing import Category, draw_image, draw_object, make_categories
+from s21k.prepare.shapes import write_world
 from s21k.prepare.tiny_imagenet import prepare
 from tests.toy import DATA, SMALL, run, write_toy
 
@@ -128,6 +130,31 @@ def test_the_given_tiny_imagenet_has_the_baselines_it_should(tmp_path):
     results = box_baselines(LocalizationAccuracy(GroundTruth.load(tmp_path / "val.json")))
     assert len(lines) == 5000 and round(100 * results["gt_known_whole_image"], 1) == 51.9
     assert round(100 * results["gt_known_centred_box"], 1) == 58.0
+
+
+def test_a_rim_of_the_first_colour_goes_around_the_texture():
+    """Whatever the texture, no white reaches the outline: red has little blue."""
+    for name, seed in itertools.product(("striped", "checked", "barred"), range(5)):
+        category = Category(f"red {name} disc", "disc", "red", name, "base")
+        colors, coverage = draw_object(np.random.default_rng(seed), category, 120.0)
+        covered = coverage == 1
+        inside = covered.copy()
+        for axis, step in itertools.product((0, 1), (-4, 4)):
+            inside &= np.roll(covered, step, axis)
+        inside[:4], inside[-4:], inside[:, :4], inside[:, -4:] = False, False, False, False
+        white = colors[..., 2] > 120
+        assert white[covered & ~inside].mean() < 0.02 and white[inside].mean() > 0.2
+
+
+def test_own_data_names_whole_categories_and_says_how_many_more(tmp_path):
+    write_world(tmp_path / "shapes", 14, 1, 30, 1, 32, seed=0, processes=1)
+    done = run("s21k.prepare.own_data", "--photos", str(tmp_path / "shapes" / "cls_train"), "--boxes",
+               str(tmp_path / "shapes" / "det_train.json"), "--images", str(tmp_path / "shapes" / "det_train"),
+               "--out", str(tmp_path / "mine.yaml"), module=True)
+    base = sorted(row["name"] for row in json.loads((tmp_path / "shapes" / "categories.json").read_text())
+                  if row["group"] == "base")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"7 with both: {', '.join(base[:5])} and 2 more\n"), done.stdout
 
 
 def test_own_data_becomes_a_word_that_trains_and_evaluates(tmp_path):

@@ -193,6 +193,8 @@ def test_what_is_no_npz_is_one_line(tmp_path):
         np.save(file, np.zeros(3))
     done, _ = score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / "d.npz"))
     assert done.returncode == 2 and "not a readable .npz" in done.stderr and done.stderr.count("\n") == 1
+    done, _ = score(tmp_path, "--metric", "coco", "--detections", str(tmp_path / "nowhere.npz"))
+    assert done.returncode == 2 and done.stderr == f"error: {tmp_path / 'nowhere.npz'}: no such file\n"
 
 
 def test_the_entry_with_the_bad_mask_is_named(tmp_path):
