@@ -55,6 +55,13 @@ class OnDevice(Tensor):
         raise RuntimeError(f"{func}: a pretended tensor was used outside of `with Pretended()`")
 
 
+def _pinned(tensor: Tensor, device: torch.device | None = None) -> Tensor:
+    """CUDA's rule: only memory of the host can be pinned."""
+    if tensor.device.type != "cpu":
+        raise RuntimeError(f"cannot pin a tensor on {tensor.device}: only dense CPU tensors can be pinned")
+    return tensor
+
+
 class Pretended(TorchDispatchMode):
     """waits: how often each operation made the host wait. operations: how many were launched.
 
@@ -75,6 +82,7 @@ class Pretended(TorchDispatchMode):
                             ("torch.cuda.is_bf16_supported", lambda *args, **kwargs: True),
                             ("torch.cuda.get_device_capability", lambda device=None: (9, 0))):
             self.patches.enter_context(mock.patch(name, value))
+        self.patches.enter_context(mock.patch.object(Tensor, "pin_memory", _pinned))
         # One thread for the backward pass: those for CUDA devices want real ones. No cuDNN behind batch norm.
         self.patches.enter_context(torch.autograd.set_multithreading_enabled(False))
         self.patches.enter_context(torch.backends.cudnn.flags(enabled=False))

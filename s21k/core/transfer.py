@@ -7,11 +7,12 @@ from torch import Tensor
 
 
 def to_device(values: Tensor | Sequence, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Host values as a tensor on the device; the copy is queued: `torch.tensor(values, device=...)` would wait."""
-    host = torch.as_tensor(values, dtype=dtype)
-    if device.type == "cuda" and torch.cuda.is_available():
-        host = host.pin_memory()                        # a copy from pageable memory may wait
-    return host.to(device, non_blocking=True)
+    """Values as a tensor on the device. The copy from the host is queued: `torch.tensor(values, device=...)` would
+    wait. A tensor that is on the device already is returned as it is."""
+    tensor = torch.as_tensor(values, dtype=dtype)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()                    # a copy from pageable memory may wait
+    return tensor.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=256)
