@@ -21,6 +21,7 @@ from s21k.core.categories import CategoryMap
 from s21k.core.config import Config, load_config
 from s21k.core.distributed import World, on_all_ranks, print0, start_distributed, stop_distributed
 from s21k.core.errors import InputError, note, run_command
+from s21k.core.transfer import model_to
 from s21k.data.detection import DetectionData
 from s21k.data.loaders import eval_batches
 from s21k.draw import Drawn, compare, contact_sheet
@@ -228,7 +229,7 @@ def main(words: list[str]) -> None:
     note_precision(cfg, content.get("config", {}), task.checkpoint)
     if line := unfinished(content, task.checkpoint):
         print0(f"warning: {line}")
-    detector = on_all_ranks(lambda: restore_detector(cfg, content, task.categories)).to(world.device)
+    detector = model_to(on_all_ranks(lambda: restore_detector(cfg, content, task.categories)), world.device)
     on_all_ranks(lambda: open_parts(folder / "parts", all_that_matters(cfg, task), world.rank))
     # from here on no process waits for a message of another
     stop_distributed()

@@ -17,7 +17,7 @@ from s21k.core.config import load_config
 from s21k.core.distributed import World, on_all_ranks, print0, start_distributed, stop_distributed, sum_over_ranks
 from s21k.core.errors import run_command
 from s21k.core.randomness import set_seed
-from s21k.core.transfer import to_device
+from s21k.core.transfer import model_to, to_device
 from s21k.data.first_look import look_ahead
 from s21k.data.loaders import open_classification, stage1_batches, validation_batches
 from s21k.data.mixup import Mixup
@@ -76,7 +76,7 @@ def main(words: list[str]) -> None:
     classifier = build_classifier(cfg.model, cfg.data.cls.classes, s.drop_path)
     if s.init is not None:
         print0(load_backbone(classifier.backbone, read(s.init)))
-    model = wrap_ddp(classifier, cfg, world)
+    model = wrap_ddp(model_to(classifier, world.device), cfg, world)
     groups = parameter_groups(classifier, s.weight_decay, exempt=s.optimizer == "adamw")
     optimizer = build_optimizer(groups, s.optimizer, s.rate(s.lr), s.momentum)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.amp == "fp16")

@@ -14,6 +14,7 @@ from s21k.core.config import Config
 from s21k.core.distributed import start_distributed
 from s21k.core.errors import InputError, nearest, note, refused
 from s21k.core.structures import Batch, Sample, Target
+from s21k.core.transfer import model_to
 from s21k.core.words import known_words
 from s21k.data.augment_stage2 import ResizeShortestEdge
 from s21k.data.loaders import collate
@@ -84,7 +85,7 @@ def open_detector(cfg: Config) -> Opened:
     note_precision(cfg, content.get("config", {}), checkpoint)
     if line := unfinished(content, checkpoint):
         note(f"warning: {line}")
-    detector = restore_detector(cfg, content, categories).to(world.device)
+    detector = model_to(restore_detector(cfg, content, categories), world.device)
     return Opened(cfg, detector, categories, content["categories"], world.device)
 
 

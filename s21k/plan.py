@@ -20,6 +20,7 @@ from s21k.data.loaders import open_classification, open_detection
 from s21k.models.classifier import build_classifier
 from s21k.models.detector import INHERITED, build_detector
 from s21k.models.mask_head import POOL as MASK_POOL
+from s21k.models.region_encoder import RegionEncoder
 from s21k.models.roi_pool import level_shares
 from s21k.training.checkpoint import check_categories, is_ours, latest
 from s21k.training.run import initial_state, trained
@@ -85,19 +86,18 @@ class Plan:
         print("\n".join([*self.lines, *(f"{'missing:':<22}{text}" for text in self.missing or ["nothing"])]))
 
 
-def saved_bytes(backbone: nn.Module, fpn: nn.Module | None, size: int) -> int:
-    """Bytes that backbone and FPN keep of one size x size image for the backward pass, float32, counted on shapes."""
+def saved_bytes(run: Callable, layers: nn.Module, size: int) -> int:
+    """Bytes that run(images), of these layers, keeps of one size x size image for the backward pass, float32, counted
+    on shapes."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         kept[id(tensor.untyped_storage())] = tensor  # a tensor that two operations keep is there once
         return tensor
 
-    weights = {id(p.untyped_storage()) for part in (backbone, fpn) if part is not None for p in part.parameters()}
+    weights = {id(p.untyped_storage()) for p in layers.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features = backbone(torch.zeros(1, 3, size, size, device="meta"), None)
-        if fpn is not None:
-            fpn(features)
+        run(torch.zeros(1, 3, size, size, device="meta"))
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
 
 
@@ -119,23 +119,27 @@ def _work(plan: Plan, images: list[tuple[str, float, int]]) -> None:
              f"{RATE / 1e12:.0f} TFLOP/s (an assumption)")
 
 
-def _memory(plan: Plan, fixed: int, backbone: nn.Module, fpn: nn.Module | None, size: int,
-            at_once: tuple[int, ...]) -> None:
-    """A table by number of processes. at_once: images of each kind in one part of a step, over all processes; fixed:
-    bytes of each process that do not depend on them."""
-    one = saved_bytes(backbone, fpn, size)
-    plan.say("memory", f"weights, gradients and optimizer {fixed / GB:.1f} GB; activations of backbone and FPN "
-             f"{one / GB:.2f} GB an image of {size} px in "
-                       "float32, about half in bf16; model.checkpoint_activations=true lowers them")
+def entire_image(encoder: RegionEncoder) -> Callable:
+    """What the encoder does with images that have a label: images (B, 3, H, W) -> x (B, dim)."""
+    return lambda images: encoder.images(encoder.features(images), [tuple(images.shape[2:])] * len(images))
+
+
+def _memory(plan: Plan, fixed: int, size: int, kinds: dict[str, tuple[int, int]]) -> None:
+    """A table by number of processes. kinds: of each kind of image, how many are in one part of a step, over all
+    processes, and the bytes that one keeps; fixed: bytes of each process that do not depend on them."""
+    at_once = [count for count, _ in kinds.values()]
+    kept = sum(count * one for count, one in kinds.values())
+    each = ", ".join(f"{one / GB:.2f} GB an image {name}" for name, (_, one) in kinds.items())
+    plan.say("memory", f"weights, gradients and optimizer {fixed / GB:.1f} GB; activations of backbone and FPN, of "
+             f"{size} px in float32: {each}; about half in bf16; model.checkpoint_activations=true lowers them")
     plan.say("  processes", f"{'images of each':<16}{'float32':>12}{'bf16':>12}")
     for processes in (1, 2, 4, 8, 16):
         if any(count % processes for count in at_once):
             plan.say(f"  {processes}", f"{' + '.join(map(str, at_once))} images cannot be shared evenly")
             continue
-        images = sum(at_once) // processes
         shown = " + ".join(str(count // processes) for count in at_once)
         plan.say(f"  {processes}",
-                 f"{shown:<16}{(fixed + images * one) / GB:>9.1f} GB{(fixed + images * one / 2) / GB:>9.1f} GB")
+                 f"{shown:<16}{(fixed + kept / processes) / GB:>9.1f} GB{(fixed + kept / processes / 2) / GB:>9.1f} GB")
 
 
 def plan_stage1(cfg: Config) -> None:
@@ -168,12 +172,11 @@ def plan_stage1(cfg: Config) -> None:
     parts = {"backbone": model.backbone, "FPN": encoder and encoder.fpn,
              "RoI head": encoder and nn.ModuleList([encoder.fc1, encoder.fc2]), "g-hat": model.cls_classifier}
     fixed = plan.parameters(model, parts, 2 if s.optimizer == "adamw" else 1)
-    _memory(plan, fixed, model.backbone, encoder and encoder.fpn, s.size, (s.batch,))
+    trunk = model.backbone if encoder is None else entire_image(encoder)
+    _memory(plan, fixed, s.size, {"with a label": (s.batch, saved_bytes(trunk, model, s.size))})
     if n:
-        head = [model.cls_classifier] if encoder is None else [encoder.fc1, encoder.fc2, model.cls_classifier]
-        trunk = model.backbone if encoder is None else encoder.pyramid
         _work(plan, [("with a label", total * s.batch, forward_flops(
-            (trunk, (1, 3, s.size, s.size)), (nn.Sequential(*head), (1, head[0].in_features))))])
+            (trunk, (1, 3, s.size, s.size)), (model.cls_classifier, (1, model.cls_classifier.in_features))))])
     plan.say("starts from", s.init or "random weights")
     if s.init and not Path(s.init).is_file():
         plan.missing.append(f"stage1.init {s.init}: no such file")
@@ -209,8 +212,11 @@ def plan_stage2(cfg: Config) -> None:
                             {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn,
                              "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers,
                              "masks": detector.mask_head}, 2)
-    at_once = (s.det_batch // s.accumulate, per_step // s.accumulate) if per_step else (s.det_batch // s.accumulate,)
-    _memory(plan, fixed, encoder.backbone, encoder.fpn, s.size, at_once)
+    labelled = entire_image(encoder) if cfg.stage2.baseline in ("none", "softmax") else encoder.pyramid
+    kinds = {"with boxes": (s.det_batch // s.accumulate, saved_bytes(encoder.pyramid, encoder, s.size))}
+    if per_step:
+        kinds["with a label"] = (per_step // s.accumulate, saved_bytes(labelled, encoder, s.size))
+    _memory(plan, fixed, s.size, kinds)
     image, regions, size_of_x = (1, 3, s.size, s.size), cfg.model.regions_per_image, encoder.fc1.in_features
     det = [(lambda x: detector.rpn.head(encoder.pyramid(x)), image),
            (nn.Sequential(encoder.fc1, encoder.fc2, head.det_classifier), (regions, size_of_x))]
@@ -220,7 +226,7 @@ def plan_stage2(cfg: Config) -> None:
                     (regions // 4, cfg.model.fpn_channels, MASK_POOL, MASK_POOL)))
     work = [("with boxes", s.iterations * s.det_batch, forward_flops(*det))]
     if per_step:
-        cls = (encoder.pyramid, image), (nn.Sequential(encoder.fc1, encoder.fc2, head.cls_classifier), (1, size_of_x))
+        cls = (labelled, image), (head.cls_classifier, (1, head.cls_classifier.in_features))
         work.append(("with a label", s.iterations * per_step, forward_flops(*cls)))
     _work(plan, work)
     try:

@@ -182,7 +182,7 @@ def test_stage_one_and_stage_two_give_the_same_feature_of_a_whole_image():
     model = make().eval()
     model.inherit(classifier.state_dict())
     images = torch.randn(2, 3, 64, 64)
-    x = model.encoder.images(model.encoder.pyramid(images), [(64, 64)] * 2)
+    x = model.encoder.images(model.encoder.features(images), [(64, 64)] * 2)
     torch.testing.assert_close(model.box_head.classify(x), classifier(images))
 
 
@@ -190,25 +190,49 @@ def test_padding_is_not_part_of_the_entire_image():
     """G16: the RoI ends where the image ends; model.image_roi=canvas takes the padding along."""
     for roi, same in (("valid", False), ("canvas", True)):
         encoder = make(f"model.image_roi={roi}").eval().encoder
-        pyramid = encoder.pyramid(torch.randn(1, 3, 64, 64))
-        a, b = encoder.images(pyramid, [(64, 64)]), encoder.images(pyramid, [(40, 30)])
+        features = encoder.features(torch.randn(1, 3, 64, 64))
+        a, b = encoder.images(features, [(64, 64)]), encoder.images(features, [(40, 30)])
         assert torch.equal(a, b) == same
 
 
 def test_image_roi_level_options_choose_the_level():
     """G15; 7 x 7 cells [G14] into two layers [G8]."""
-    pyramid = [torch.full((2, 16, 64 // 2**k, 64 // 2**k), float(k)) for k in range(2, 7)]
+    features_in = [torch.ones(2, 16, 64 // 2**k, 64 // 2**k) for k in range(2, 6)]
     boxes = [torch.tensor([[0.0, 0, 64, 64]])] * 2
     features = {}
     for option in ("fpn_rule", "p5", "all_mean"):
         encoder = make(f"model.image_roi_level={option}").encoder
-        features[option] = encoder.images(pyramid, [(64, 64)] * 2)
+        encoder.fpn.level = lambda features, level: features[level - 2] * level
+        features[option] = encoder.images(features_in, [(64, 64)] * 2)
         expected = {"fpn_rule": 2.0, "p5": 5.0, "all_mean": 3.5}[option]
         level = torch.full((2, 16 * 49), expected)
         torch.testing.assert_close(features[option], torch.relu(encoder.fc2(torch.relu(encoder.fc1(level)))))
     encoder = make("model.image_roi_level=random").encoder.train()
     drawn = {int(v) for v in encoder._image_levels(torch.cat([boxes[0]] * 64), list(range(64)))}
     assert drawn == {2, 3, 4, 5}
+
+
+SIDES = [600, 90, 300, 600, 150]                             # P5, P2, P4, P5, P3 by FPN's rule
+
+
+@pytest.mark.parametrize("sides", [SIDES, SIDES[:1] * 5])
+def test_the_one_level_of_each_image_is_that_of_the_whole_pyramid(sides):
+    """Values and gradients; and where all images are pooled from P5, no finer level exists."""
+    encoder = make().encoder
+    features = [torch.randn(5, c, 640 // stride, 640 // stride, requires_grad=True)
+                for c, stride in zip(encoder.backbone.channels, (4, 8, 16, 32))]
+    grads = []
+    for way in range(2):
+        encoder.zero_grad()
+        x = (encoder.images(features, [(side, side) for side in sides]) if way else
+             encoder.regions(encoder.fpn(features), [torch.tensor([[0.0, 0, side, side]]) for side in sides]))
+        grads.append([x, *torch.autograd.grad(x.square().sum(), [*features, *encoder.fc1.parameters()],
+                                              allow_unused=True, retain_graph=True)])
+        x.sum().backward()
+    for one, two in zip(*grads):
+        torch.testing.assert_close(torch.zeros_like(one) if two is None else two, one, rtol=1e-4, atol=1e-5)
+    computed = [conv.weight.grad is not None for conv in (*encoder.fpn.lateral, *encoder.fpn.output)]
+    assert computed == ([True] * 8 if len(set(sides)) > 1 else ([False] * 3 + [True]) * 2)
 
 
 def test_prediction_is_one_image_at_a_time_and_inside_the_picture():

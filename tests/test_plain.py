@@ -19,7 +19,7 @@ from s21k.models import plain
 from s21k.models.fused_scores import FusedScores
 from s21k.models.postprocess import Ranking, best_categories, postprocess
 from s21k.models.roi_align import separable_roi_align
-from s21k.models.roi_pool import pool_regions, roi_levels
+from s21k.models.roi_pool import pool_level, pool_regions, roi_levels
 from s21k.models.scores import FUSIONS
 from tests.test_floors import FILES_OF_CODE, ROOT, imports
 
@@ -104,7 +104,7 @@ def test_plain_pooling_equals_both_fast_ways():
         features = torch.randn(2, h, w, generator=g)
         box = (random_boxes(g, 1, 7.0)[0] - 1) * stride
         expected = plain.plain_roi_align(features, box.tolist(), stride, out)
-        pooled = pool_regions([features[None]] * 4, [box[None]], out, levels=torch.tensor([2 + seed % 4]))
+        pooled = pool_level(features[None], torch.cat([torch.zeros(1), box])[None], 2 + seed % 4, out)
         torch.testing.assert_close(pooled[0], expected, rtol=1e-4, atol=1e-4)
         product = separable_roi_align(features[None], torch.cat([torch.zeros(1), box])[None], out, 1 / stride)
         torch.testing.assert_close(product[0], expected, rtol=1e-4, atol=1e-4)

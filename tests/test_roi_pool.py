@@ -2,7 +2,7 @@ import torch
 from torchvision.ops.poolers import LevelMapper
 
 from s21k.models.plain import plain_roi_align
-from s21k.models.roi_pool import level_shares, pool_regions, roi_levels
+from s21k.models.roi_pool import level_shares, pool_level, pool_regions, roi_levels
 
 
 def square(side):
@@ -33,7 +33,7 @@ def test_pooling_a_5_by_5_map_drawn_here():
     """G14: features[y, x] = x at stride 4; an aligned box over columns 1 to 3 (pixels 4 to 16) has the means 1.5, 2,
     2.5 - 0.5."""
     features = torch.arange(5.0).repeat(5, 1)[None, None]                    # 5 x 5: each row is 0 1 2 3 4
-    pooled = pool_regions([features] * 4, [torch.tensor([[4.0, 4.0, 16.0, 16.0]])], out=3, levels=torch.tensor([2]))
+    pooled = pool_level(features, torch.tensor([[0.0, 4.0, 4.0, 16.0, 16.0]]), level=2, out=3)
     # The box spans 0.5 .. 3.5 in feature coordinates (aligned): three bins of width 1 with centres 1, 2, 3.
     torch.testing.assert_close(pooled[0, 0], torch.tensor([[1.0, 2.0, 3.0]]).repeat(3, 1))
 

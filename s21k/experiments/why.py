@@ -96,7 +96,8 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth,
     curves, taken_for, failures, means = defaultdict(Curve), Counter(), [], defaultdict(list)
     image_category = LocalizationAccuracy(gt, leave_out_several=True).image_category
     for batch in eval_batches(cfg, data, World(0, 1, torch.device("cpu"))):
-        pyramid = detector.encoder.pyramid(normalize(batch.images, batch.sizes))
+        features = detector.encoder.features(normalize(batch.images, batch.sizes))
+        pyramid = detector.encoder.fpn(features)
         proposals, _ = detector.rpn(pyramid, batch.sizes)
         for i, prediction in enumerate(detector.predict(batch, categories, cfg.eval)):
             image_id, to_network = batch.image_ids[i], torch.tensor([*batch.scales[i]] * 2)
@@ -108,8 +109,8 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth,
             truth = corners(gt.boxes[gt.image == position]) * to_network
             group = categories.groups[category]
             levels = [level[i:i + 1] for level in pyramid]
-            entire = detector.box_head.classify(detector.encoder.images(levels, [batch.sizes[i]]))[0,
-                                                                                                   categories.cls_index]
+            x = detector.encoder.images([c[i:i + 1] for c in features], [batch.sizes[i]])
+            entire = detector.box_head.classify(x)[0, categories.cls_index]
             means[f"entire image, {group}"].append([float(entire.argmax() == category)])
             x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)

@@ -29,9 +29,9 @@ class RegionClassifier(nn.Module):
 
     def forward(self, images: Tensor, seeds: list[int] | None = None) -> Tensor:
         """images (B, 3, H, W) without padding -> logits (B, C^) of Eq. 3."""
-        pyramid = self.encoder.pyramid(images, seeds)                        # P2..P6
+        features = self.encoder.features(images, seeds)                      # C2..C5
         sizes = [(images.shape[2], images.shape[3])] * len(images)
-        x = self.encoder.images(pyramid, sizes, seeds)                       # (B, d)
+        x = self.encoder.images(features, sizes, seeds)                      # (B, d)
         return in_float32(self.cls_classifier, x)                            # (B, C^)
 
 

@@ -1,7 +1,7 @@
 """Stage II: boxes and image labels trained together, and detection with both (Fig. 2b).
 
-One forward pass of the encoder serves both kinds of images; the RPN and the box losses see only those with boxes [G12],
-the whole-image RoI only those with a label: no multi-instance learning, no pseudo boxes [P3].
+One forward pass of the backbone serves both kinds of images; the RPN and the box losses see only those with boxes
+[G12], the whole-image RoI only those with a label: no multi-instance learning, no pseudo boxes [P3].
 """
 import dataclasses
 import operator
@@ -46,8 +46,8 @@ class Detector(nn.Module):
         images, sizes, seeds = det.images, det.sizes, det.seeds
         if cls is not None:
             images, sizes, seeds = torch.cat([images, cls.images]), sizes + cls.sizes, seeds + cls.seeds
-        pyramid = self.encoder.pyramid(normalize(images, sizes), seeds)              # P2..P6 of all images
-        det_pyramid = [level[:len(det)] for level in pyramid]
+        features = self.encoder.features(normalize(images, sizes), seeds)            # C2..C5 of all images
+        det_pyramid = self.encoder.fpn([c[:len(det)] for c in features])             # P2..P6
 
         proposals, losses = self.rpn(det_pyramid, det.sizes, det.targets, det.seeds)
         regions = sample_regions(proposals, det.targets, det.seeds, self.regions_per_image)
@@ -56,14 +56,16 @@ class Detector(nn.Module):
         if self.mask_head is not None:
             losses |= self.mask_head.losses(det_pyramid, regions, det.targets)
         if cls is not None:
-            x = self.image_features([level[len(det):] for level in pyramid], cls)    # (B, d), one RoI each [P18]
+            x = self.image_features([c[len(det):] for c in features], cls)           # (B, d), one RoI each [P18]
             losses |= self.box_head.image_losses(x, cls.image_labels())
         return losses
 
-    def image_features(self, pyramid: list[Tensor], cls: Batch) -> Tensor:
-        """x (B, d) that g-hat learns from: of the entire image [P18], or of what a baseline chooses in its place."""
+    def image_features(self, features: list[Tensor], cls: Batch) -> Tensor:
+        """C2..C5 -> x (B, d) that g-hat learns from: of the entire image [P18], or of what a baseline chooses in its
+        place."""
         if self.chooses is None:
-            return self.encoder.images(pyramid, cls.sizes, cls.seeds)
+            return self.encoder.images(features, cls.sizes, cls.seeds)
+        pyramid = self.encoder.fpn(features)                                         # P2..P6
         return self.encoder.regions(pyramid, chosen_boxes(self.chooses, self, pyramid, cls))
 
     @torch.no_grad()

@@ -19,12 +19,19 @@ class FPN(nn.Module):
         for conv in self.output:
             conv.load_state_dict(self.output[level - 2].state_dict())
 
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
         """[C2..C5] -> [P2..P6], each (B, channels, ., .); P6 is P5 at every second place [G10]."""
-        merged = self.lateral[-1](levels[-1])
-        outputs = [self.output[-1](merged)]
-        for i in (2, 1, 0):
-            finer = self.lateral[i](levels[i])
-            merged = finer + F.interpolate(merged, size=finer.shape[-2:], mode="nearest")
-            outputs.insert(0, self.output[i](merged))
+        outputs = [conv(merged) for conv, merged in zip(self.output, self._top_down(features, 2))]
         return [*outputs, F.max_pool2d(outputs[-1], 1, stride=2)]
+
+    def level(self, features: list[Tensor], level: int) -> Tensor:
+        """[C2..C5] -> P<level> alone, 2..5: the finer levels, and the other outputs, are not computed."""
+        return self.output[level - 2](self._top_down(features, level)[0])
+
+    def _top_down(self, features: list[Tensor], finest: int) -> list[Tensor]:
+        """The sums that the output convolutions read, of the levels finest..5."""
+        merged = [self.lateral[3](features[3])]
+        for i in range(2, finest - 3, -1):
+            finer = self.lateral[i](features[i])
+            merged.insert(0, finer + F.interpolate(merged[0], size=finer.shape[-2:], mode="nearest"))
+        return merged

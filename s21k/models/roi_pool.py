@@ -9,7 +9,6 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from s21k.core import boxes as B
-from s21k.core.transfer import to_device
 from s21k.models.roi_align import separable_roi_align
 
 MIN_LEVEL, MAX_LEVEL = 2, 5
@@ -31,20 +30,25 @@ def level_shares(sides: Tensor) -> str:
                      for level in levels.unique().tolist())
 
 
-def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7, levels: Tensor | None = None) -> Tensor:
-    """pyramid P2.., boxes B times (Ri, 4) -> (R, C, out, out), image after image.
-    levels (R,) in 2..5 overrides Eq. 1; on the CPU where they are known there: then nothing waits for the device.
-    aligned=True and samples by the bin's size (sampling_ratio=0): torchvision's pooler has neither by default [G14]."""
+def pool_regions(pyramid: list[Tensor], boxes: list[Tensor], out: int = 7) -> Tensor:
+    """pyramid P2.., boxes B times (Ri, 4) -> (R, C, out, out), image after image. Eq. 1 of the FPN paper chooses the
+    level of each; one wait for the device: how many regions each level has."""
     flat = torch.cat(boxes)
     image = torch.cat([torch.full_like(b[:, :1], number) for number, b in enumerate(boxes)])
     # Coordinates stay in float32: bfloat16 would round x = 1001 to 1000. Under autocast roi_align takes mixed inputs.
     rois = torch.cat([image, flat], dim=1)                               # (R, 5)
-    levels = roi_levels(flat) if levels is None else levels
+    levels = roi_levels(flat)
     all_levels = torch.arange(MIN_LEVEL, MAX_LEVEL + 1, device=levels.device)
-    counts = (levels[:, None] == all_levels).sum(dim=0).tolist()         # the wait for the device, if there is one
-    by_level = to_device(levels.argsort(stable=True), flat.device)
-    align = separable_roi_align if flat.is_cuda and torch.are_deterministic_algorithms_enabled() else roi_align
-    parts = [align(features, rois[chosen], out, 1 / 2**level, sampling_ratio=0, aligned=True)
+    counts = (levels[:, None] == all_levels).sum(dim=0).tolist()
+    by_level = levels.argsort(stable=True)
+    parts = [pool_level(features, rois[chosen], level, out)
              for level, features, chosen in zip(range(MIN_LEVEL, MAX_LEVEL + 1), pyramid, by_level.split(counts))]
     pooled = torch.cat(parts)                                            # level after level; back into the given order:
     return torch.empty_like(pooled).index_copy(0, by_level, pooled)
+
+
+def pool_level(features: Tensor, rois: Tensor, level: int, out: int = 7) -> Tensor:
+    """P<level> (B, C, H, W), rois (R, 5): the image's number and its box -> (R, C, out, out).
+    aligned=True and samples by the bin's size (sampling_ratio=0): torchvision's pooler has neither by default [G14]."""
+    align = separable_roi_align if rois.is_cuda and torch.are_deterministic_algorithms_enabled() else roi_align
+    return align(features, rois, out, 1 / 2**level, sampling_ratio=0, aligned=True)

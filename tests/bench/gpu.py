@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,10 +37,11 @@ from torch import nn  # noqa: E402
 from s21k.core.categories import CategoryMap  # noqa: E402
 from s21k.core.config import EvalConfig, load_config  # noqa: E402
 from s21k.core.randomness import set_seed  # noqa: E402
+from s21k.core.transfer import model_to  # noqa: E402
 from s21k.files.images import normalize  # noqa: E402
 from s21k.models.classifier import build_classifier  # noqa: E402
 from s21k.models.detector import build_detector  # noqa: E402
-from s21k.plan import forward_flops  # noqa: E402
+from s21k.plan import entire_image, forward_flops  # noqa: E402
 from s21k.prepare.shapes import write_world  # noqa: E402
 from tests.toy import SMALL, batch  # noqa: E402
 
@@ -180,15 +182,19 @@ def toy_words(bench: Bench, folder: Path, *more: str) -> list[str]:
 
 
 def precisions(bench: Bench, folder: Path) -> dict:
-    """The same tiny world in three precisions."""
-    found = {}
-    for amp in ("off", "bf16", "fp16") if bench.device.type == "cuda" else ("off",):
-        words = toy_words(bench, folder, f"amp={amp}", f"output_dir={folder / amp}")
+    """The same tiny world in three precisions, trained side by side."""
+    toy_words(bench, folder)                                 # draws the world
+
+    def train(amp: str) -> str:
+        words = toy_words(bench, folder, f"amp={amp}", f"output_dir={folder / amp}", "data.workers=2")
         for script in ("train_stage1.py", "train_stage2.py", "evaluate.py"):
             command(script, *words)
         figures = json.loads((folder / amp / "metrics.json").read_text())
-        found[amp] = ", ".join(f"{key} {100 * figures[key]:.1f}" for key in ("top1", "gt_known", "AP50"))
-    return found
+        return ", ".join(f"{key} {100 * figures[key]:.1f}" for key in ("top1", "gt_known", "AP50"))
+
+    names = ("off", "bf16", "fp16") if bench.device.type == "cuda" else ("off",)
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(names, threads.map(train, names)))
 
 
 def one_rank_and_continued(bench: Bench, folder: Path) -> dict:
@@ -221,7 +227,7 @@ def stage2_steps(bench: Bench) -> dict:
         det_flops = forward_flops((lambda x: counted.rpn.head(counted.encoder.pyramid(x)), image),
                                   (nn.Sequential(counted.encoder.fc1, counted.encoder.fc2),
                                    (regions, counted.encoder.fc1.in_features)))
-        cls_flops = forward_flops((counted.encoder.pyramid, image))
+        cls_flops = forward_flops((entire_image(counted.encoder), image))
         for boxes in (1, 2, 4):
             det, cls = (without_masks(b).to(bench.device)
                         for b in (batch(boxes, objects=2 if bench.small else 8, size=size),
@@ -289,11 +295,8 @@ def channels_last_in_stage2(bench: Bench) -> dict:
     det, cls = (without_masks(b).to(bench.device)
                 for b in (batch(2, size=size), batch(6, objects=1, size=size, first_seed=50)))
     model, found = build_detector(cfg).to(bench.device).train(), {}
-    pyramid = model.encoder.pyramid
     for name, form in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
         model.to(memory_format=form)
-        model.encoder.pyramid = lambda images, seeds=None, form=form: pyramid(images.contiguous(memory_format=form),
-                                                                              seeds)
         step = training_step(bench, model, lambda: sum(model(det, cls).values()))
         found[name] = f"{1000 * bench.seconds(step, 6):.1f} ms a step"
     return found
@@ -322,7 +325,7 @@ def many_categories(bench: Bench) -> dict:
     found = {"post-processing": f"{1000 * bench.seconds(lambda: ours(case, 1e-4)):.1f} ms"}
     cfg = (load_config(["toy", *SMALL, f"data.cls.classes={count}"]) if bench.small
            else full_scale(f"data.cls.classes={count}"))
-    model = build_detector(cfg).to(bench.device).eval()
+    model = model_to(build_detector(cfg), bench.device).eval()
     categories = CategoryMap([str(i) for i in range(count)], [None] * count, ["all"] * count, torch.full((count,), -1),
                              torch.arange(count)).to(bench.device)
     images = without_masks(batch(1, size=bench.size(1024, 64))).to(bench.device)
