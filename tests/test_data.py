@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms as T
 
 from s21k.core.categories import CategoryMap
 from s21k.core.errors import InputError
@@ -295,6 +296,22 @@ def test_collate_pads_right_and_below():
     batch = collate(samples)
     assert batch.images.shape == (2, 3, 64, 64) and batch.sizes == [(10, 40), (33, 5)]
     assert batch.images[0].sum() == 9 * 3 * 400 and (batch.images[0, :, :10, :40] == 9).all()
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_stage_one_crops_mirrors_and_recolours_as_torchvision_with_pillow(jitter):
+    """P11, P51, G24: the same chance makes the same choices; the numbers are Pillow's within rounding."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((150, 180), Image.Resampling.BICUBIC)
+    peer = T.Compose([T.RandomResizedCrop(64, (0.1, 1.0), interpolation=T.InterpolationMode.BICUBIC),
+                      T.RandomHorizontalFlip(), T.ColorJitter(jitter, jitter, jitter)])
+    ours = TrainAugment(64, (0.1, 1.0), jitter, False, 0.0)
+    for seed in range(30):
+        found = []
+        for augment in (ours, lambda image: to_tensor(peer(image))):
+            torch.manual_seed(seed)
+            found.append(augment(image).float())
+        assert (found[0] - found[1]).abs().mean() < 0.5 and (found[0] - found[1]).abs().quantile(0.999) <= 3, seed
 
 
 def test_stage_one_augmentation_gives_the_size_asked_for_and_erases_a_part():

@@ -4,11 +4,11 @@ import math
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import v2 as T
 
 from s21k.data.rand_augment import RandAugment
-from s21k.files.images import MEAN, STD, to_tensor
+from s21k.files.images import MEAN, STD, resize, to_tensor
 
 
 class TrainAugment:
@@ -16,17 +16,17 @@ class TrainAugment:
 
     def __init__(self, size: int, crop_scale: tuple[float, float], color_jitter: float, rand_augment: bool,
                  erasing: float) -> None:
-        steps = [T.RandomResizedCrop(size, scale=crop_scale, interpolation=InterpolationMode.BICUBIC, antialias=True),
-                 T.RandomHorizontalFlip()]
-        if rand_augment:                    # takes the place of the jitter, as in Swin's recipe
-            steps.append(RandAugment())
-        elif color_jitter > 0:
-            steps.append(T.ColorJitter(color_jitter, color_jitter, color_jitter))
-        self.steps = T.Compose(steps)
-        self.erasing = erasing
+        self.size, self.crop_scale, self.erasing = size, list(crop_scale), erasing
+        # RandAugment takes the place of the jitter, as in Swin's recipe
+        self.recolor = RandAugment() if rand_augment else (T.ColorJitter(color_jitter, color_jitter, color_jitter)
+                                                           if color_jitter > 0 else None)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        tensor = to_tensor(self.steps(image))
+        top, left, h, w = T.RandomResizedCrop.get_params(image, self.crop_scale, [3 / 4, 4 / 3])
+        mirror = bool(torch.rand(()) < 0.5)
+        tensor = resize(image, (self.size, self.size), (left, top, left + w, top + h), mirror, "bicubic")
+        if self.recolor is not None:
+            tensor = to_tensor(self.recolor(Image.fromarray(tensor.permute(1, 2, 0).numpy())))
         return erase(tensor) if torch.rand(()) < self.erasing else tensor
 
 

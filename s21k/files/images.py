@@ -147,9 +147,9 @@ def _to_rgb(image: Image.Image, said: int | None) -> Image.Image:
 
 
 def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int] | None = None,
-           mirror: bool = False) -> Tensor:
-    """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at another size (h, w): (3, h, w) uint8, bilinear
-    with antialiasing.
+           mirror: bool = False, mode: str = "bilinear") -> Tensor:
+    """The image, or its window (x1, y1, x2, y2), perhaps mirrored, at another size (h, w): (3, h, w) uint8, with
+    antialiasing; mode "bilinear" or "bicubic".
 
     As Pillow's to a level, and several times as fast. The memory stays row by row of pixels (channels last), which is
     how images are decoded and how `collate` lays them down.
@@ -161,7 +161,7 @@ def resize(image: Image.Image, size: tuple[int, int], window: tuple[int, int, in
     pixels = torch.from_numpy(np.array(image))      # (h, w, 3), a copy: Pillow's own memory may not be written
     # The batch's axis comes first: added after permute, its stride would hide from torch that the channels are last,
     # and the result would be laid out anew, plane by plane, which takes longer than the resize.
-    return F.interpolate(pixels[None].permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)[0]
+    return F.interpolate(pixels[None].permute(0, 3, 1, 2), size=size, mode=mode, antialias=True)[0]
 
 
 def to_tensor(image: Image.Image) -> Tensor:

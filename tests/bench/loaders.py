@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import timm.data
+import timm.data.auto_augment
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from s21k.core.config import load_config
 from s21k.core.structures import Batch, Sample, Target
@@ -47,6 +47,14 @@ def write_images(root: Path, count: int) -> ClassificationData:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(path, quality=85)
     return ClassificationData(root)
+
+
+def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """timm asks for 0 bits, too, which newer versions of Pillow refuse: the image is black."""
+    return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
+
+
+timm.data.auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
 
 
 def timms(data: ClassificationData, recipe: str, s) -> Callable[[int], object]:

@@ -35,7 +35,8 @@ def main() -> None:
     if "WORLD_SIZE" not in os.environ:
         torch.set_num_threads(2)
     world = start_distributed()
-    cfg = load_config(["r18", "toy", "stage2.size=512", "model.fpn_channels=256", "model.region_dim=1024",
+    cfg = load_config(["toy", "model.backbone=resnet18", "model.norm=gn", "stage2.size=512", "model.fpn_channels=256",
+                       "model.region_dim=1024",
                        "model.regions_per_image=512", "model.rpn_batch=256",
                        "model.rpn_pre_nms=[2000,1000]", "model.rpn_proposals=[1000,1000]"])
     set_seed(0)
