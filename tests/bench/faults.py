@@ -22,7 +22,7 @@ from tests.bench.kills import family, mark, weights_hash
 from tests.bench.timing import Bench
 from tests.toy import ROOT, run, words, write_toy
 
-MINUTES = (4, 15)
+MINUTES = (2, 15)
 STEPS = 60
 
 
@@ -95,7 +95,7 @@ def main() -> None:
                        processes, **how)
             return made
 
-        full = started("full", file_size=100_000_000)                    # a checkpoint has about 135 MB
+        full = started("full", file_size=(root / "unbroken-1" / "stage2.pt").stat().st_size // 2)
         show("disk full (a limit on file sizes)", "full", 1, full.end())
         bare = started("../../proc/s21k")
         bench.line(f"output folder that cannot be made\n    exit {bare.end()[2]}: "

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests import fuzz
 from tests.bench.timing import Bench
 
-MINUTES = (3, 25)
+MINUTES = (1, 25)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import torch
 from tests.bench.timing import Bench
 from tests.toy import ROOT, words, write_toy
 
-MINUTES = (4, 60)
+MINUTES = (2, 60)
 
 STEPS = 120
 

@@ -22,7 +22,7 @@ from s21k.models.fused_scores import FusedScores
 from s21k.models.postprocess import Ranking, postprocess
 from tests.bench.timing import Bench, peak_bytes, shown
 
-MINUTES = (2, 15)
+MINUTES = (1, 15)
 SHARE, PATIENCE = 20, 500_000               # torchvision sees every SHARE-th category where there are more candidates
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NUM_DET = 365                                                            # as Objects365: those categories are fused

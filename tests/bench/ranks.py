@@ -18,7 +18,7 @@ import torch
 from tests.bench.timing import Bench
 from tests.toy import ROOT, words, write_toy
 
-MINUTES = (3, 3)
+MINUTES = (1, 1)
 STEPS, CUTS = 12, (4, 8, 12)
 # The script with one addition: the images and losses that StepMonitor sees are written down, and the run ends after so
 # many steps.

@@ -25,7 +25,7 @@ import numpy as np
 
 from tests.bench.timing import Bench
 
-MINUTES = (2, 4)
+MINUTES = (1, 4)
 PER_IMAGE = 100
 
 

@@ -38,7 +38,7 @@ from tests.bench.timing import Bench, alternate, peak_bytes, shown
 from tests.toy import DATA, batch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-MINUTES = (5, 20)
+MINUTES = (4, 20)
 
 
 def finished(run: Callable) -> Callable:
