@@ -217,7 +217,7 @@ SIDES = [600, 90, 300, 600, 150]                             # P5, P2, P4, P5, P
 
 @pytest.mark.parametrize("sides", [SIDES, SIDES[:1] * 5])
 def test_the_one_level_of_each_image_is_that_of_the_whole_pyramid(sides):
-    """Values and gradients; and where all images are pooled from P5, no finer level exists."""
+    """G15: values and gradients; and where all images are pooled from P5, no finer level is computed."""
     encoder = make().encoder
     features = [torch.randn(5, c, 640 // stride, 640 // stride, requires_grad=True)
                 for c, stride in zip(encoder.backbone.channels, (4, 8, 16, 32))]
