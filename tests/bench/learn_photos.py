@@ -16,7 +16,7 @@ import yaml
 from tests.bench.timing import Bench
 from tests.toy import DATA, ROOT
 
-MINUTES = (4, 25)
+MINUTES = (3, 20)
 SETUP = {
     "data": {"workers": 1, "cls": None},
     "model": {"backbone": "resnet18", "norm": "gn", "fpn_channels": 64, "region_dim": 256, "anchor_scale": 4,
