@@ -213,10 +213,10 @@ def plan_stage2(cfg: Config) -> None:
                             {"backbone": encoder.backbone, "FPN": encoder.fpn, "RPN": detector.rpn,
                              "RoI head": nn.ModuleList([encoder.fc1, encoder.fc2]), **layers,
                              "masks": detector.mask_head}, 2)
-    labelled = entire_image(encoder) if cfg.stage2.baseline in ("none", "softmax") else encoder.pyramid
+    labelled = entire_image(encoder) if detector.chooses is None else encoder.pyramid
     kinds = {"with boxes": (s.det_batch // s.accumulate, saved_bytes(encoder.pyramid, encoder, s.size))}
     if per_step:
-        kinds["with a label"] = (per_step // s.accumulate, saved_bytes(labelled, encoder, s.size))
+        kinds["of full size with a label"] = (per_step // s.accumulate, saved_bytes(labelled, encoder, s.size))
     _memory(plan, fixed, s.size, kinds)
     image, regions, size_of_x = (1, 3, s.size, s.size), cfg.model.regions_per_image, encoder.fc1.in_features
     det = [(lambda x: detector.rpn.head(encoder.pyramid(x)), image),

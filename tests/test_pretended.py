@@ -11,6 +11,7 @@ from s21k.core.categories import CategoryMap
 from s21k.core.config import EvalConfig, load_config
 from s21k.core.distributed import World
 from s21k.core.randomness import set_seed
+from s21k.core.transfer import to_device
 from s21k.data.mixup import Mixup
 from s21k.evaluation.average_precision import AveragePrecision
 from s21k.evaluation.in21k import In21kReport
@@ -178,6 +179,9 @@ def test_what_cuda_would_refuse_is_refused(monkeypatch):
             there + torch.ones(3)
         with pytest.raises(TypeError, match="numpy"):
             there.numpy()
+        with pytest.raises(RuntimeError, match="cannot pin"):
+            there.pin_memory()
+        assert to_device(there, device.device) is there
         before = device.total()
         assert there.sum().item() == 3 and there[there > 0].shape == (3,) and device.total() == before + 2
         monkeypatch.setattr(region_encoder, "to_device", lambda values, device: values)

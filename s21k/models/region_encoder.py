@@ -45,8 +45,9 @@ class RegionEncoder(nn.Module):
         return self._two_layers(pool_regions(pyramid, boxes, POOL))
 
     def images(self, features: list[Tensor], sizes: list[tuple[int, int]], seeds: list[int] | None = None) -> Tensor:
-        """The entire image as a special RoI [P2, P13, P18]: C2..C5, sizes B times (h, w) -> x (B, dim).
-        The FPN computes the one level that an image is pooled from, which saves most of its work."""
+        """The entire image as a special RoI [P2, P13, P18]: C2..C5, sizes B times (h, w) -> x (B, dim); B >= 1.
+        The FPN computes the level that an image is pooled from and no other: with one level, most of its work is
+        saved. Layers that no image needs have no gradient, and keep their values."""
         if self.image_roi == "canvas":
             stride = 2 ** MIN_LEVEL
             h, w = (side * stride for side in features[0].shape[-2:])

@@ -24,6 +24,15 @@ def build_optimizer(groups: list[dict], kind: str, lr: float, momentum: float = 
     return OPTIMIZERS[kind](groups, lr, momentum)
 
 
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay its state out in memory as the parameters are. A checkpoint keeps the layout of the device it was written on
+    (transfer.model_to), and AdamW's fused kernel pairs numbers by their place in memory."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The same rate for every group."""
     for group in optimizer.param_groups:

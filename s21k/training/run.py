@@ -15,6 +15,7 @@ from s21k.core.errors import InputError, TrainingFault, refused
 from s21k.core.trees import leaves
 from s21k.training.amp import note_precision
 from s21k.training.checkpoint import check_categories, is_ours, latest, read, save, unfinished
+from s21k.training.optim import match_layout
 
 
 def set_backend_flags(cfg: Config, world: World, one_size: bool = True) -> None:
@@ -124,6 +125,7 @@ class Run:
             try:
                 for part in ("model", "optimizer", "scaler"):
                     getattr(self, part).load_state_dict(content[part])
+                match_layout(self.optimizer)
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"{self.found}: does not fit this run ({str(error):.200})") from None
             step = content["step"]
