@@ -16,6 +16,10 @@ FUSION = {"g alone": ["eval.fusion=det_only"], "g-hat alone": ["eval.fusion=cls_
 # not learn from background that g-hat takes for a novel category: ours, not the paper's [G6].
 UNLABELLED = {"novel 0 %": ["data.det.images=scenes/det_00"], "novel 50 %": ["data.det.images=scenes/det_50"],
               "novel 50 %, ignored": ["data.det.images=scenes/det_50", "stage2.ignore_novel_above=0.5"]}
+# Explanations of what "full" lacks beside "no_reform", tried: stage I trains one output layer of the FPN, and images of
+# stage II read two (G15); g-hat comes with stage I's fit, which "no_reform" has not (G7).
+WHY = {"output layer copied": ["stage2.copy_fpn_output=p2"],
+       "g-hat starts anew": ["stage2.load_image_classifier=false"]}
 MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stage II takes its backbone",
            "no_stage1": "\"-stage I\": stage II from random weights", "det_only": "stage II without labelled images",
            "max_size": "Detic's max-size loss", "max_score": "Detic's max-score loss", "image": "Detic's image loss",
@@ -23,6 +27,8 @@ MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stag
            "g alone": "full, base categories scored by g", "g-hat alone": "full, base categories scored by g-hat",
            "exponent 1/2": "full, Eq. 5 with 1/2, 1/2", "exponent 1/3": "full, Eq. 5 with 1/3, 2/3",
            "arithmetic": "full, 2/3 and 1/3 of the scores added",
+           "output layer copied": "full, every output layer of the FPN starts as stage I's of P2",
+           "g-hat starts anew": "full, g-hat's layer starts from random weights",
            "novel 0 %": "full, no novel object on images with boxes",
            "novel 50 %": "full, half of the objects on images with boxes novel, without boxes",
            "novel 50 %, ignored": "the same, background that g-hat takes for a novel category left out of f's loss"}
@@ -68,7 +74,7 @@ class SmallWorld:
 WORLDS = {world.name: world for world in (
     SmallWorld("tiny40", ["r18", "tiny40"], METHOD | {"cam": ["no_reform"]} | FUSION,
                (("top1", "gt_known"), ("top5", "AP50")), CHOICES),
-    SmallWorld("scenes", ["scenes"], METHOD | FUSION | UNLABELLED,
+    SmallWorld("scenes", ["scenes"], METHOD | FUSION | UNLABELLED | WHY,
                (("AP50", "proposal_recall"), ("top1", "gt_known"), ("APs", "APm", "APl"))))}
 
 
