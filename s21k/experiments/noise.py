@@ -25,8 +25,8 @@ Draws = dict[str, np.ndarray]           # figure -> its value (D,) on each draw 
 
 
 class Difference(NamedTuple):
-    """Of two rows: mean and standard deviation over the seeds; interval: around the mean, as wide as 95 % of the draws
-    of images, None where a row has no draws; verdict: "holds", "reversed" or "not seen"."""
+    """Of two rows: mean and standard deviation over the seeds (NaN of one); interval: around the mean, as wide as 95 %
+    of the draws of images, None where a row has no draws; verdict: "holds", "reversed", "not seen" or "one seed"."""
     mean: float
     deviation: float
     interval: tuple[float, float] | None
@@ -34,23 +34,24 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         images = "" if self.interval is None else " [{:+.1f}, {:+.1f}]".format(*(100 * v for v in self.interval))
-        return f"{100 * self.mean:+.1f} ± {100 * self.deviation:.1f}{images}"
+        seeds = "" if math.isnan(self.deviation) else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:+.1f}{seeds}{images}"
 
 
 def difference(row: dict[int, dict[str, float]], other: dict[int, dict[str, float]], key: str,
                row_draws: dict[int, Draws], other_draws: dict[int, Draws]) -> Difference | None:
-    """row - other in one figure, over the seeds that both have (seed -> figures); None: fewer than two.
+    """row - other in one figure, over the seeds that both have (seed -> figures); None: they share none.
 
     It is seen where its mean over the seeds is further from zero than Student's t allows by chance in one of twenty
     cases (with three seeds: 2.48 standard deviations), and zero lies outside the interval of the draws, if there are
     draws of every seed: then the claim holds, or it is reversed.
     """
     seeds = [seed for seed in sorted(row.keys() & other.keys()) if key in row[seed] and key in other[seed]]
-    if len(seeds) < 2:
+    if not seeds:
         return None
     differences = [row[seed][key] - other[seed][key] for seed in seeds]
-    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-    clear = abs(mean) > STUDENT[min(len(seeds), 5)] * deviation / math.sqrt(len(seeds))
+    mean, deviation = statistics.mean(differences), statistics.stdev(differences) if len(seeds) > 1 else math.nan
+    clear = len(seeds) > 1 and abs(mean) > STUDENT[min(len(seeds), 5)] * deviation / math.sqrt(len(seeds))
     interval = None
     if all(key in draws.get(seed, {}) for seed in seeds for draws in (row_draws, other_draws)):
         drawn = np.mean([row_draws[seed][key] - other_draws[seed][key] for seed in seeds], axis=0)
@@ -58,7 +59,8 @@ def difference(row: dict[int, dict[str, float]], other: dict[int, dict[str, floa
         low, high = np.quantile(drawn - drawn.mean(), [0.025, 0.975])
         interval = mean + float(low), mean + float(high)
         clear &= not interval[0] <= 0 <= interval[1]
-    return Difference(mean, deviation, interval, ("holds" if mean > 0 else "reversed") if clear else "not seen")
+    verdict = ("holds" if mean > 0 else "reversed") if clear else "not seen" if len(seeds) > 1 else "one seed"
+    return Difference(mean, deviation, interval, verdict)
 
 
 def image_draws(cfg: Config, folder: Path) -> Draws:
