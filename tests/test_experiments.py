@@ -54,7 +54,7 @@ def test_a_difference_is_paired_by_seed_and_judged_by_students_t():
     assert one((0.5, 0.4), (0.7, 0.6), (0.3, 0.1)) == ("+13.3 ± 5.8", "not seen")
     assert one((0.5, 0.4), (0.7, 0.6), (0.3, 0.15)) == ("+11.7 ± 2.9", "holds")          # 10, 10, 15: t = 7.0 > 4.30
     assert one((0.4, 0.5), (0.6, 0.7), (0.15, 0.3)) == ("-11.7 ± 2.9", "reversed")
-    assert one((0.5, 0.4)) is None
+    assert one((0.5, 0.4)) == ("+10.0", "one seed") and one() is None
 
 
 def test_a_difference_that_the_draws_of_images_do_not_confirm_is_not_seen():
