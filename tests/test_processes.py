@@ -87,8 +87,9 @@ def test_stage_one_trains_with_few_file_descriptors(world, tmp_path):
 def hanging(world, tmp_path, timeout):
     arguments = words(world, f"output_dir={tmp_path}", "data.workers=1", f"timeout={timeout}")
     return subprocess.Popen([sys.executable, WATCHED, "sleeping", "--", "train_stage1.py", *arguments], cwd=ROOT,
-                            env=ONE_THREAD, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            # a shell's background jobs ignore Ctrl-C, and hand that on
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_a_loader_that_hangs_ends_the_run_in_one_line(world, tmp_path):
