@@ -21,6 +21,7 @@ from s21k.core.errors import InputError, TrainingFault, refused
 from s21k.evaluation.detections_file import read_detections
 from s21k.training import checkpoint
 from s21k.training import run as training_run
+from s21k.training.optim import build_optimizer
 from s21k.training.run import Identity, Run, check_ranks_agree, to_continue
 from tests.bench import kills
 from tests.toy import ROOT, run, words, write_toy
@@ -111,6 +112,33 @@ def test_processes_that_continue_from_different_checkpoints_are_found(monkeypatc
     monkeypatch.setattr(training_run, "gather_objects", lambda mine: [mine, mine if isinstance(mine, bool) else 5])
     with pytest.raises(InputError, match="continue from different steps"):
         a_run(tmp_path / "stage2.pt").resume()
+
+
+def test_a_checkpoint_of_another_memory_layout_continues_with_the_same_weights(tmp_path):
+    """As written on a GPU, channels last, and continued on a CPU."""
+    def made(found=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Flatten())
+        if found is None:
+            model = model.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer([{"params": list(model.parameters())}], "adamw", 0.1)
+        return Run(load_config(["toy"]), World(0, 1, torch.device("cpu")), "stage1", Identity({}, {}),
+                   tmp_path / "stage1.pt", found, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+
+    def step(one):
+        one.optimizer.zero_grad()
+        one.model(torch.linspace(-1, 1, 200).view(2, 4, 5, 5)).square().mean().backward()
+        one.optimizer.step()
+
+    unbroken = made()
+    step(unbroken)
+    unbroken.save(1, 2, torch.zeros(()))
+    continued = made(unbroken.path)
+    assert continued.resume() == 1
+    for one in (unbroken, continued):
+        step(one)
+    for one, two in zip(unbroken.model.parameters(), continued.model.parameters()):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_what_fails_on_one_process_fails_on_all_with_its_reason(monkeypatch):

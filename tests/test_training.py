@@ -1,5 +1,4 @@
 """Schedules, parameter groups, checkpoints, configuration."""
-import copy
 import json
 import os
 import pickle
@@ -20,7 +19,7 @@ from s21k.models.classifier import build_classifier
 from s21k.models.swin import swin_t
 from s21k.training.checkpoint import check_categories, latest, read, save
 from s21k.training.log import Log
-from s21k.training.optim import build_optimizer, match_layout, parameter_groups
+from s21k.training.optim import build_optimizer, parameter_groups
 from s21k.training.schedule import warmup_cosine, warmup_steps
 from s21k.training.step_monitor import StepMonitor
 from tests.toy import SMALL, batch, run, write_toy
@@ -103,31 +102,6 @@ def test_under_sgd_everything_is_decayed():
     build_optimizer(parameter_groups(model, 0.5, exempt=False), "sgd", 0.1, 0.0).step()
     assert sum(parameter.ndim == 1 for parameter in model.parameters()) > 20
     assert all(torch.allclose(parameter, torch.tensor(0.95)) for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_an_optimizers_state_continues_on_weights_of_another_layout(kind):
-    """Channels last on a GPU, channels first on a CPU: AdamW's fused kernel reads memory in its order."""
-    found = []
-    for moved in (False, True):
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 4, 1), torch.nn.Flatten())
-        model = model.to(memory_format=torch.channels_last)
-        optimizer, inputs = build_optimizer(parameter_groups(model, 0.1), kind, 0.1), torch.randn(2, 8, 6, 6)
-        for _ in range(2):
-            optimizer.zero_grad()
-            model(inputs).square().mean().backward()
-            optimizer.step()
-            if moved:                                                    # a new process on the other device
-                weights, state = model.state_dict(), optimizer.state_dict()
-                model = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 4, 1), torch.nn.Flatten())
-                model.load_state_dict(weights)
-                optimizer = build_optimizer(parameter_groups(model, 0.1), kind, 0.1)
-                optimizer.load_state_dict(copy.deepcopy(state))
-                match_layout(optimizer)
-        found.append([p.detach() for p in model.parameters()])
-    for one, two in zip(*found):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
 def test_layers_of_the_fpn_that_no_image_uses_keep_their_start():
