@@ -116,6 +116,35 @@ def test_swin_t_equals_torchvision(size):
             state[key] = other[swin_to_torchvision(key)]
     ours.load_state_dict(state)
     compare(ours, TorchvisionSwinLevels(theirs, [getattr(ours, f"norm{i}") for i in range(4)]), size)
+    expected = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    for name, p in ours.named_parameters():
+        if not name.startswith("norm"):
+            torch.testing.assert_close(p.grad, expected[swin_to_torchvision(name)], rtol=1e-3, atol=2e-3, msg=name)
+
+
+@pytest.mark.parametrize("h, w", [(7, 7), (14, 21), (8, 15), (3, 20), (5, 6)])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_tokens_go_to_windows_and_come_back_as_by_padding_and_rolling(h, w, shifted):
+    """Values, and the gradients of tokens and padding, by the functions that everyone would write first."""
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, h * w, 4, generator=g, dtype=torch.float64, requires_grad=True)
+    padding = torch.randn(4, generator=g, dtype=torch.float64, requires_grad=True)
+    order = swin.windows_of(h, w, shifted, torch.device("cpu"))
+    rows, columns = -(-h // 7) * 7, -(-w // 7) * 7
+    down, right = (3 if shifted and side > 7 else 0 for side in (rows, columns))
+    grid = padding.expand(2, rows, columns, 4).clone()
+    grid[:, :h, :w] = tokens.view(2, h, w, 4)
+    grid = grid.roll((-down, -right), dims=(1, 2))
+    expected = torch.stack([grid[:, y:y + 7, x:x + 7].flatten(1, 2)
+                            for y in range(0, rows, 7) for x in range(0, columns, 7)], dim=1)
+    windows = swin.ToWindows.apply(tokens, padding, order)
+    assert torch.equal(windows.view(expected.shape), expected)
+    back = swin.FromWindows.apply(windows, h * w, order)
+    assert torch.equal(back, tokens)
+    weight = torch.randn(windows.shape, generator=g, dtype=torch.float64)
+    ours = torch.autograd.grad((windows * weight).sum() + back.square().sum(), (tokens, padding))
+    theirs = torch.autograd.grad((expected.flatten(1, 2) * weight).sum() + tokens.square().sum(), (tokens, padding))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_swin_t_equals_timm():

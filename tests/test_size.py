@@ -32,4 +32,4 @@ def test_the_product_does_not_grow_unseen():
         sizes[name] = sizes.get(name, 0) + len(lines(path))
     total = sum(sizes.values())
     print(dict(sorted(sizes.items())), "in all:", total)
-    assert total <= 13_620
+    assert total <= 13_670

@@ -3,9 +3,12 @@
 B images    h, w token grid    C channels    n = M * M tokens of a window (M = 7)    W windows
 
 Parameter names are those of the authors' code, so that their weights copy by name; each output
-has its own norm (norm0..norm3), as in their detectors. The grid is padded to whole windows
-inside each block, hence any image size.
+has its own norm (norm0..norm3), as in their detectors. A grid of any size is padded to whole
+windows with zeros, whose query, key and value are the layer's bias: they are put in without
+being computed, and nothing else is done for them.
 """
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,27 +18,20 @@ from torch.utils.checkpoint import checkpoint as recompute
 WINDOW = 7
 
 
-def to_windows(x: Tensor) -> Tensor:
-    """(B, h, w, C) with whole windows -> (B * W, n, C)."""
-    b, h, w, c = x.shape
-    x = x.view(b, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, WINDOW * WINDOW, c)
-
-
-def from_windows(windows: Tensor, h: int, w: int) -> Tensor:
-    """(B * W, n, C) -> (B, h, w, C): the inverse of to_windows."""
-    c = windows.shape[-1]
-    x = windows.view(-1, h // WINDOW, w // WINDOW, WINDOW, WINDOW, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)
-
-
 def grid_shift(h: int, w: int) -> tuple[int, int]:
     """How far a shifted block moves the padded grid: half a window, but nothing along a single window."""
     return (WINDOW // 2 if h > WINDOW else 0, WINDOW // 2 if w > WINDOW else 0)
 
 
+def to_windows(grid: Tensor) -> Tensor:
+    """(h, w) with whole windows -> (W, n)."""
+    h, w = grid.shape
+    grid = grid.view(h // WINDOW, WINDOW, w // WINDOW, WINDOW)
+    return grid.transpose(1, 2).reshape(-1, WINDOW * WINDOW)
+
+
 def shift_mask(h: int, w: int, device: torch.device) -> Tensor:
-    """(W, n, n) bool: which pairs of tokens of a window may see each other after a cyclic shift.
+    """(W, n, n): 0 for the pairs of tokens of a window that may see each other after a cyclic shift, else -inf.
 
     The shift brings together strips from opposite sides of the image; tokens of different
     strips must not attend to each other.
@@ -44,9 +40,69 @@ def shift_mask(h: int, w: int, device: torch.device) -> Tensor:
     down, right = grid_shift(h, w)
     row = (row >= h - WINDOW).long() + (row >= h - down).long()          # (h,) in {0, 1, 2}
     column = (column >= w - WINDOW).long() + (column >= w - right).long()
-    strips = row[:, None] * 3 + column[None, :]                          # (h, w), nine areas
-    ids = to_windows(strips[None, :, :, None]).squeeze(-1)               # (W, n)
-    return ids[:, :, None] == ids[:, None, :]
+    ids = to_windows(row[:, None] * 3 + column[None, :])                 # (W, n), nine areas
+    apart = ids[:, :, None] != ids[:, None, :]
+    return torch.zeros(apart.shape, device=device).masked_fill(apart, float("-inf"))
+
+
+class Windows(NamedTuple):
+    """How a grid of h x w tokens, padded at the bottom and right, stands in windows.
+
+    places (W * n,): where its tokens stand, row by row, then where the padding stands.
+    tokens (W * n,): which token stands at each place; for padding any.
+    mask: None, or the shift_mask of a shifted grid.
+    """
+    places: Tensor
+    tokens: Tensor
+    mask: Tensor | None
+
+
+def windows_of(h: int, w: int, shifted: bool, device: torch.device) -> Windows:
+    """A shifted block moves the padded grid cyclically; a single window cannot be shifted."""
+    rows, columns = h + -h % WINDOW, w + -w % WINDOW
+    grid = F.pad(torch.arange(h * w, device=device).view(h, w), (0, columns - w, 0, rows - h), value=h * w)
+    mask = None
+    if shifted and max(rows, columns) > WINDOW:
+        down, right = grid_shift(rows, columns)
+        grid = torch.roll(grid, (-down, -right), dims=(0, 1))
+        mask = shift_mask(rows, columns, device)
+    tokens = to_windows(grid).flatten()
+    return Windows(tokens.argsort(stable=True), tokens.clamp(max=h * w - 1), mask)
+
+
+class ToWindows(torch.autograd.Function):
+    """x (B, h * w, C), padding (C,) -> (B, W * n, C).
+
+    Written by hand, like its inverse, because the gradient, too, is a matter of reading in another order: autograd,
+    which cannot know that each token is read once, adds up one by one.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, padding: Tensor, windows: Windows) -> Tensor:
+        ctx.places = windows.places.split([x.shape[1], len(windows.places) - x.shape[1]])
+        out = x.index_select(1, windows.tokens)
+        out[:, ctx.places[1]] = padding
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, padding = (grad.index_select(1, places) for places in ctx.places)
+        return x, padding.sum((0, 1)), None
+
+
+class FromWindows(torch.autograd.Function):
+    """x (B, W * n, C), count (h * w) -> (B, h * w, C)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, count: int, windows: Windows) -> Tensor:
+        ctx.count, ctx.windows = count, windows
+        return x.index_select(1, windows.places[:count])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        x = grad.index_select(1, ctx.windows.tokens)
+        x[:, ctx.windows.places[ctx.count:]] = 0
+        return x, None, None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -78,17 +134,21 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """windows (B * W, n, C), mask (W, n, n) bool or None -> (B * W, n, C)."""
-        bw, n, c = windows.shape
-        qkv = self.qkv(windows).view(bw, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)                                                  # each (B * W, heads, n, C / heads)
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """x (B, h, w, C) -> the same shape."""
+        b, h, w, c = x.shape
+        n, d = WINDOW * WINDOW, c // self.heads
+        qkv = self.qkv(x).flatten(1, 2)                                          # (B, h * w, 3 C)
+        qkv = ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), windows)         # (B, W * n, 3 C)
+        qkv = qkv.view(-1, n, 3, self.heads, d).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)                                                  # each (B * W, heads, n, d)
         bias = self.relative_position_bias_table[self.relative_position_index]   # (n, n, heads)
         bias = bias.permute(2, 0, 1).unsqueeze(0)                                # (1, heads, n, n)
-        if mask is not None:
-            bias = bias.masked_fill(~mask[:, None], float("-inf"))               # (W, heads, n, n)
-        x = attend(q, k, v, bias.to(q.dtype))                                    # (B * W, heads, n, C / heads)
-        return self.proj(x.transpose(1, 2).reshape(bw, n, c))
+        if windows.mask is not None:
+            bias = bias + windows.mask[:, None]                                  # (W, heads, n, n)
+        x = attend(q, k, v, bias.to(q.dtype))                                    # (B * W, heads, n, d)
+        x = FromWindows.apply(x.transpose(1, 2).reshape(b, -1, c), h * w, windows)
+        return self.proj(x.view(b, h, w, c))
 
 
 class Mlp(nn.Module):
@@ -124,22 +184,9 @@ class SwinBlock(nn.Module):
         kept = (noise >= self.drop_path).to(branch.dtype) / (1 - self.drop_path)
         return branch * kept.view(-1, 1, 1, 1)
 
-    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B, h, w, C), mask for the padded and shifted grid -> (B, h, w, C)."""
-        b, h, w, c = x.shape
-        x = F.pad(x, (0, 0, 0, -w % WINDOW, 0, -h % WINDOW))             # (B, h', w', C), whole windows
-        down, right = grid_shift(x.shape[1], x.shape[2]) if mask is not None else (0, 0)
-        if mask is not None:
-            x = torch.roll(x, (-down, -right), dims=(1, 2))
-        windows = self.attn(to_windows(x), mask)                         # (B * W, n, C)
-        x = from_windows(windows, x.shape[1], x.shape[2])                # (B, h', w', C)
-        if mask is not None:
-            x = torch.roll(x, (down, right), dims=(1, 2))
-        return x[:, :h, :w]
-
-    def forward(self, x: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, windows: Windows, noise: Tensor | None) -> Tensor:
         """x (B, h, w, C); noise (B, 2) or None, one number for each branch."""
-        x = x + self.keep(self.attend(self.norm1(x), mask), None if noise is None else noise[:, 0])
+        x = x + self.keep(self.attn(self.norm1(x), windows), None if noise is None else noise[:, 0])
         return x + self.keep(self.mlp(self.norm2(x)), None if noise is None else noise[:, 1])
 
 
@@ -152,9 +199,9 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        b, h, w, c = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5).flatten(3)   # left column, then right
         return self.reduction(self.norm(x))
 
 
@@ -169,10 +216,9 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """x (B, h, w, C) -> the same shape, before the merging."""
-        h, w = (side + -side % WINDOW for side in x.shape[1:3])
-        mask = shift_mask(h, w, x.device) if max(h, w) > WINDOW else None    # a single window cannot be shifted
+        kinds = [windows_of(*x.shape[1:3], shifted, x.device) for shifted in (False, True)]
         for i, block in enumerate(self.blocks):
-            inputs = (x, mask if i % 2 else None, None if noise is None else noise[:, 2 * i:2 * i + 2])
+            inputs = (x, kinds[i % 2], None if noise is None else noise[:, 2 * i:2 * i + 2])
             again = self.checkpoint and torch.is_grad_enabled()
             x = recompute(block, *inputs, use_reentrant=False) if again else block(*inputs)
         return x
