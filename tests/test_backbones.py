@@ -129,7 +129,7 @@ def test_tokens_go_to_windows_and_come_back_as_by_padding_and_rolling(h, w, shif
     g = torch.Generator().manual_seed(0)
     tokens = torch.randn(2, h * w, 4, generator=g, dtype=torch.float64, requires_grad=True)
     padding = torch.randn(4, generator=g, dtype=torch.float64, requires_grad=True)
-    order = swin.windows_of(h, w, shifted, torch.device("cpu"))
+    order = swin.window_order(2, h, w, shifted, torch.device("cpu"))
     rows, columns = -(-h // 7) * 7, -(-w // 7) * 7
     down, right = (3 if shifted and side > 7 else 0 for side in (rows, columns))
     grid = padding.expand(2, rows, columns, 4).clone()
@@ -137,13 +137,13 @@ def test_tokens_go_to_windows_and_come_back_as_by_padding_and_rolling(h, w, shif
     grid = grid.roll((-down, -right), dims=(1, 2))
     expected = torch.stack([grid[:, y:y + 7, x:x + 7].flatten(1, 2)
                             for y in range(0, rows, 7) for x in range(0, columns, 7)], dim=1)
-    windows = swin.ToWindows.apply(tokens, padding, order)
+    windows = swin.ToWindows.apply(tokens.flatten(0, 1), padding, order)
     assert torch.equal(windows.view(expected.shape), expected)
-    back = swin.FromWindows.apply(windows, h * w, order)
+    back = swin.FromWindows.apply(windows, order).view(tokens.shape)
     assert torch.equal(back, tokens)
     weight = torch.randn(windows.shape, generator=g, dtype=torch.float64)
     ours = torch.autograd.grad((windows * weight).sum() + back.square().sum(), (tokens, padding))
-    theirs = torch.autograd.grad((expected.flatten(1, 2) * weight).sum() + tokens.square().sum(), (tokens, padding))
+    theirs = torch.autograd.grad((expected.flatten(0, 2) * weight).sum() + tokens.square().sum(), (tokens, padding))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 

@@ -3,10 +3,12 @@
 B images    h, w token grid    C channels    n = M * M tokens of a window (M = 7)    W windows
 
 Parameter names are those of the authors' code, so that their weights copy by name; each output
-has its own norm (norm0..norm3), as in their detectors. A grid of any size is padded to whole
-windows with zeros, whose query, key and value are the layer's bias: they are put in without
-being computed, and nothing else is done for them.
+has its own norm (norm0..norm3), as in their detectors. A grid of any size is padded with zeros
+to whole windows. Query, key and value of a zero are the layer's bias, so the bias is put there
+and nothing is multiplied. As in the authors' code tokens attend to the padding, too; what the
+padding itself attends to is thrown away.
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -45,64 +47,66 @@ def shift_mask(h: int, w: int, device: torch.device) -> Tensor:
     return torch.zeros(apart.shape, device=device).masked_fill(apart, float("-inf"))
 
 
-class Windows(NamedTuple):
-    """How a grid of h x w tokens, padded at the bottom and right, stands in windows.
+class WindowOrder(NamedTuple):
+    """How the tokens of B grids, h x w and padded at the bottom and right, stand in B * W windows.
 
-    places (W * n,): where its tokens stand, row by row, then where the padding stands.
-    tokens (W * n,): which token stands at each place; for padding any.
+    places (B * h * w,): where each token stands, grid by grid and row by row.
+    padding: the places without a token.
+    tokens (B * W * n,): which token stands at each place; for padding any valid number.
     mask: None, or the shift_mask of a shifted grid.
     """
     places: Tensor
+    padding: Tensor
     tokens: Tensor
     mask: Tensor | None
 
 
-def windows_of(h: int, w: int, shifted: bool, device: torch.device) -> Windows:
-    """A shifted block moves the padded grid cyclically; a single window cannot be shifted."""
-    rows, columns = h + -h % WINDOW, w + -w % WINDOW
+def window_order(b: int, h: int, w: int, shifted: bool, device: torch.device) -> WindowOrder:
+    """shifted: the padded grid is moved cyclically before it is cut; one that is a single window stays (G15)."""
+    rows, columns = (math.ceil(side / WINDOW) * WINDOW for side in (h, w))
     grid = F.pad(torch.arange(h * w, device=device).view(h, w), (0, columns - w, 0, rows - h), value=h * w)
     mask = None
     if shifted and max(rows, columns) > WINDOW:
         down, right = grid_shift(rows, columns)
         grid = torch.roll(grid, (-down, -right), dims=(0, 1))
         mask = shift_mask(rows, columns, device)
-    tokens = to_windows(grid).flatten()
-    return Windows(tokens.argsort(stable=True), tokens.clamp(max=h * w - 1), mask)
+    tokens = to_windows(grid).flatten()                                  # (W * n,); h * w for padding
+    places = tokens.argsort(stable=True)                                 # of the tokens, then of padding
+    image = torch.arange(b, device=device)[:, None]
+    places, tokens = image * len(places) + places, image * h * w + tokens.clamp(max=h * w - 1)
+    return WindowOrder(places[:, :h * w].flatten(), places[:, h * w:].flatten(), tokens.flatten(), mask)
 
 
 class ToWindows(torch.autograd.Function):
-    """x (B, h * w, C), padding (C,) -> (B, W * n, C).
+    """x (B * h * w, D), padding (D,) -> (B * W * n, D).
 
-    Written by hand, like its inverse, because the gradient, too, is a matter of reading in another order: autograd,
-    which cannot know that each token is read once, adds up one by one.
+    Each token goes to one place, so its gradient is a copy in the opposite direction. autograd does not know this: for
+    index_select it adds to a tensor of zeros, which is slower. padding receives the sum over its places.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, padding: Tensor, windows: Windows) -> Tensor:
-        ctx.places = windows.places.split([x.shape[1], len(windows.places) - x.shape[1]])
-        out = x.index_select(1, windows.tokens)
-        out[:, ctx.places[1]] = padding
+    def forward(ctx, x: Tensor, padding: Tensor, order: WindowOrder) -> Tensor:
+        ctx.order = order
+        out = x.index_select(0, order.tokens)
+        out[order.padding] = padding
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, padding = (grad.index_select(1, places) for places in ctx.places)
-        return x, padding.sum((0, 1)), None
+        return grad.index_select(0, ctx.order.places), grad.index_select(0, ctx.order.padding).sum(0), None
 
 
 class FromWindows(torch.autograd.Function):
-    """x (B, W * n, C), count (h * w) -> (B, h * w, C)."""
+    """x (B * W * n, D) -> (B * h * w, D): the opposite of ToWindows, without the padding."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, count: int, windows: Windows) -> Tensor:
-        ctx.count, ctx.windows = count, windows
-        return x.index_select(1, windows.places[:count])
+    def forward(ctx, x: Tensor, order: WindowOrder) -> Tensor:
+        ctx.order = order
+        return x.index_select(0, order.places)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        x = grad.index_select(1, ctx.windows.tokens)
-        x[:, ctx.windows.places[ctx.count:]] = 0
-        return x, None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.index_select(0, ctx.order.tokens).index_fill_(0, ctx.order.padding, 0), None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -134,21 +138,20 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+    def forward(self, x: Tensor, order: WindowOrder) -> Tensor:
         """x (B, h, w, C) -> the same shape."""
-        b, h, w, c = x.shape
-        n, d = WINDOW * WINDOW, c // self.heads
-        qkv = self.qkv(x).flatten(1, 2)                                          # (B, h * w, 3 C)
-        qkv = ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), windows)         # (B, W * n, 3 C)
+        shape, n, d = x.shape, WINDOW * WINDOW, x.shape[-1] // self.heads
+        qkv = self.qkv(x).flatten(0, 2)                                          # (B * h * w, 3 C)
+        qkv = ToWindows.apply(qkv, self.qkv.bias.to(qkv.dtype), order)           # (B * W * n, 3 C)
         qkv = qkv.view(-1, n, 3, self.heads, d).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)                                                  # each (B * W, heads, n, d)
         bias = self.relative_position_bias_table[self.relative_position_index]   # (n, n, heads)
         bias = bias.permute(2, 0, 1).unsqueeze(0)                                # (1, heads, n, n)
-        if windows.mask is not None:
-            bias = bias + windows.mask[:, None]                                  # (W, heads, n, n)
+        if order.mask is not None:
+            bias = bias + order.mask[:, None]                                    # (W, heads, n, n)
         x = attend(q, k, v, bias.to(q.dtype))                                    # (B * W, heads, n, d)
-        x = FromWindows.apply(x.transpose(1, 2).reshape(b, -1, c), h * w, windows)
-        return self.proj(x.view(b, h, w, c))
+        x = FromWindows.apply(x.transpose(1, 2).reshape(-1, shape[-1]), order)   # (B * h * w, C)
+        return self.proj(x.view(shape))
 
 
 class Mlp(nn.Module):
@@ -184,9 +187,9 @@ class SwinBlock(nn.Module):
         kept = (noise >= self.drop_path).to(branch.dtype) / (1 - self.drop_path)
         return branch * kept.view(-1, 1, 1, 1)
 
-    def forward(self, x: Tensor, windows: Windows, noise: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, order: WindowOrder, noise: Tensor | None) -> Tensor:
         """x (B, h, w, C); noise (B, 2) or None, one number for each branch."""
-        x = x + self.keep(self.attn(self.norm1(x), windows), None if noise is None else noise[:, 0])
+        x = x + self.keep(self.attn(self.norm1(x), order), None if noise is None else noise[:, 0])
         return x + self.keep(self.mlp(self.norm2(x)), None if noise is None else noise[:, 1])
 
 
@@ -199,7 +202,8 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         b, h, w, c = x.shape
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5).flatten(3)   # left column, then right
         return self.reduction(self.norm(x))
@@ -216,9 +220,9 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """x (B, h, w, C) -> the same shape, before the merging."""
-        kinds = [windows_of(*x.shape[1:3], shifted, x.device) for shifted in (False, True)]
+        orders = [window_order(*x.shape[:3], shifted, x.device) for shifted in (False, True)]
         for i, block in enumerate(self.blocks):
-            inputs = (x, kinds[i % 2], None if noise is None else noise[:, 2 * i:2 * i + 2])
+            inputs = (x, orders[i % 2], None if noise is None else noise[:, 2 * i:2 * i + 2])
             again = self.checkpoint and torch.is_grad_enabled()
             x = recompute(block, *inputs, use_reentrant=False) if again else block(*inputs)
         return x
