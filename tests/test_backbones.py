@@ -104,7 +104,9 @@ class TorchvisionSwinLevels(torch.nn.Module):
 
 @pytest.mark.parametrize("size", [(224, 224), (100, 180)])
 def test_swin_t_equals_torchvision(size):
-    """Also where the grid is no multiple of the window, and where one direction is a single window."""
+    """Also where the grid is no multiple of the window, and where one direction is a single window (G15).
+
+    Outputs, and the gradients of the image and of every parameter."""
     theirs = torchvision.models.swin_t(weights=None).eval()
     randomise(theirs)
     ours = swin.swin_t().eval()
@@ -125,7 +127,8 @@ def test_swin_t_equals_torchvision(size):
 @pytest.mark.parametrize("h, w", [(7, 7), (14, 21), (8, 15), (3, 20), (5, 6)])
 @pytest.mark.parametrize("shifted", [False, True])
 def test_tokens_go_to_windows_and_come_back_as_by_padding_and_rolling(h, w, shifted):
-    """Values, and the gradients of tokens and padding, by the functions that everyone would write first."""
+    """Values, and the gradients of tokens and padding, by the functions that everyone would write first; a single
+    window is not shifted (G15)."""
     g = torch.Generator().manual_seed(0)
     tokens = torch.randn(2, h * w, 4, generator=g, dtype=torch.float64, requires_grad=True)
     padding = torch.randn(4, generator=g, dtype=torch.float64, requires_grad=True)
