@@ -78,7 +78,7 @@ def window_order(b: int, h: int, w: int, shifted: bool, device: torch.device) ->
 
 
 class ToWindows(torch.autograd.Function):
-    """x (B * h * w, D), padding (D,) -> (B * W * n, D).
+    """x (B * h * w, D), padding (D,) -> (B * W * n, D), for any number D of channels.
 
     Each token goes to one place, so its gradient is a copy in the opposite direction. autograd does not know this: for
     index_select it adds to a tensor of zeros, which is slower. padding receives the sum over its places.
