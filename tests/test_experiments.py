@@ -3,6 +3,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -344,6 +345,34 @@ def test_cam_finds_what_its_maps_show(world, monkeypatch):
     assert found["gt_known"] >= 0.9 and found["cam_size"] > 64
     # the fourth class looks like the first
     assert found["cls_top1"] == found["cls_top1_base"] / 2 + found["cls_top1_novel"] / 2 == 0.75
+
+
+def test_cam_with_several_objects_counts_images_of_one_category_and_boxes_of_the_first(world, tmp_path, monkeypatch):
+    """Every training image's first box is around all of it, and the object's goes to another category: a map's box is
+    right at low thresholds alone. One image to score on gets a second category."""
+    shutil.copytree(world / "data", tmp_path / "data")
+    cfg = load_config(["r18", "tiny40", *SMALL, "no_reform", f"data.root={tmp_path / 'data'}", "eval.resize=[64,96]"])
+    monkeypatch.setattr(cam, "cam_maps", lambda classifier, images: (
+        torch.nn.functional.avg_pool2d(images, 32)[:, [0, 1, 2, 0]], images.mean((2, 3))[:, [0, 1, 2, 0]]))
+    torch.save({"model": build_classifier(cfg.model, 4, 0.0).state_dict()}, tmp_path / "pooled.pt")
+    before = cam.cam_figures(cfg, tmp_path / "pooled.pt")
+    place = tmp_path / "data" / cfg.data.det.annotations
+    train = json.loads(place.read_text())
+    ids = [category["id"] for category in train["categories"]]
+    boxes = train["annotations"]
+    around = [{**box, "id": 10_000 + box["id"], "bbox": [0, 0, 64, 64], "area": 4096} for box in boxes]
+    for box in boxes:
+        box["category_id"] = ids[1 - ids.index(box["category_id"])]
+    place.write_text(json.dumps({**train, "annotations": around + boxes}))
+    place = tmp_path / "data" / cfg.data.eval.annotations
+    val = json.loads(place.read_text())
+    first = val["annotations"][0]
+    other = next(c["id"] for c in val["categories"] if c["id"] != first["category_id"])
+    val["annotations"].append({**first, "id": 9999, "category_id": other})
+    place.write_text(json.dumps(val))
+    found = cam.cam_figures(cfg, tmp_path / "pooled.pt")
+    assert (before["images"], found["images"]) == (8, 7)
+    assert found["cam_threshold"] < 0.4 < before["cam_threshold"]
 
 
 def test_why_reads_the_box_of_gt_known_and_the_choices_of_detics_losses(world):

@@ -21,8 +21,8 @@ CAM_SIZES = (64, 96, 128, 192, 256, 320)            # a map has a 32nd of the si
 
 
 def cam_figures(cfg: Config, checkpoint: Path) -> dict[str, float]:
-    """CAM on the pooled classifier of "-reform.": the size of its maps' input and the threshold are those with the best
-    GT-Known on 200 training images with boxes; classes are told at the size of training."""
+    """CAM on the pooled classifier of "-reform.", on images of one category. The size of the maps' input and the
+    threshold are the best in GT-Known of the first box on 200 training images; classes are told at training's size."""
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
     classifier = build_classifier(cfg.model, cfg.data.cls.classes, 0.0).eval()
@@ -45,16 +45,16 @@ def cam_figures(cfg: Config, checkpoint: Path) -> dict[str, float]:
         right = torch.zeros(len(thresholds))
         for index in range(0, len(train), max(1, len(train) // 200)):
             image, target = train.read(index)
-            row = cls_row[int(target.labels[0])]
+            row, own = cls_row[int(target.labels[0])], target.labels == target.labels[0]
             found = torch.tensor(boxes(image, size, [row], thresholds)[1][row])
-            right += (iou(found, target.boxes).max(1).values > 0.5).float()
+            right += (iou(found, target.boxes[own]).max(1).values > 0.5).float()
         best = max([best, *((float(n), size, t) for n, t in zip(right, thresholds))])
     _, size, threshold = best
     gt = GroundTruth.load(root / where.annotations, categories)
-    data, metric, parts = DetectionData(root / where.annotations, root / where.images), LocalizationAccuracy(gt), []
+    data, parts = DetectionData(root / where.annotations, root / where.images), []
+    metric = LocalizationAccuracy(gt, leave_out_several=True)
     place = {row: k for k, row in enumerate(categories.cls_index.tolist())}
-    for position in range(len(data)):
-        truth = int(metric.image_category[position])
+    for position, truth in ((p, t) for p, t in enumerate(metric.image_category.tolist()) if t >= 0):
         probabilities, found = boxes(data.read(position)[0], size, [int(categories.cls_index[truth])], [threshold])
         corners = torch.tensor([b[0] for b in found.values()])
         parts.append(DetectionColumns.of(position, Detections(corners, probabilities[list(found)],

@@ -33,7 +33,7 @@ def table(name: str, groups: tuple[str, ...], keys: tuple[str, ...]) -> list[str
 
 def verdicts() -> list[str]:
     """Every claim beside the worlds: differences in points, mean and standard deviation over the seeds, in brackets
-    the interval that holds 95 % of the draws of images."""
+    the interval that holds 95 % of the draws of images; "not asked": the world has no such rows."""
     out = ["| claim | compared | " + " | ".join(WORLDS) + " |", "|---|---|" + "---|" * len(WORLDS)]
     for claim in CLAIMS:
         cells = []
@@ -43,7 +43,8 @@ def verdicts() -> list[str]:
                      for key in getattr(claim, name)}
             cells.append("; ".join(f"{name_of(key)} {seen}: {seen.verdict}" for key, seen in found.items() if seen))
         if any(cells):
-            out.append(f"| {claim.text} | {claim.row} - {claim.other} | {' | '.join(cells)} |")
+            out.append(f"| {claim.text} | {claim.row} - {claim.other} | "
+                       f"{' | '.join(cell or 'not asked' for cell in cells)} |")
     return out
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 METHOD = {"full": [], "no_reform": ["no_reform"], "no_stage1": ["no_stage1"], "det_only": ["det_only"],
           "max_size": ["stage2.baseline=max_size"], "max_score": ["stage2.baseline=max_score"],
-          "image": ["stage2.baseline=image"], "softmax": ["stage2.baseline=softmax"]}
+          "image": ["stage2.baseline=image"], "softmax": ["stage2.baseline=softmax"], "cam": ["no_reform"]}
 FUSION = {"g alone": ["eval.fusion=det_only"], "g-hat alone": ["eval.fusion=cls_only"],
           "exponent 1/2": ["eval.fusion_exponent=0.5"], "exponent 1/3": ["eval.fusion_exponent=0.3333"],
           "arithmetic": ["eval.fusion=arithmetic"]}
@@ -73,8 +73,7 @@ class SmallWorld:
 
 
 WORLDS = {world.name: world for world in (
-    SmallWorld("tiny40", ["r18", "tiny40"], METHOD | {"cam": ["no_reform"]} | FUSION,
-               (("top1", "gt_known"), ("top5", "AP50")), CHOICES),
+    SmallWorld("tiny40", ["r18", "tiny40"], METHOD | FUSION, (("top1", "gt_known"), ("top5", "AP50")), CHOICES),
     SmallWorld("scenes", ["scenes"], METHOD | FUSION | UNLABELLED | WHY,
                (("AP50", "proposal_recall"), ("top1", "gt_known"), ("APs", "APm", "APl"))))}
 
@@ -112,7 +111,7 @@ CLAIMS = (
     Claim("the whole method beats Detic's max-size loss", "full", "max_size",
           ("top1", "gt_known", "AP50_novel"), NOVEL),
     Claim("boxes of some categories localize the others better than class activation maps", "full", "cam",
-          ("gt_known_novel", "top1_novel"), ()),
+          ("gt_known_novel", "top1_novel"), ("gt_known_novel", "top1_novel")),
     Claim("novel objects without boxes cost, half of all: f learns that they are background (not asked by the paper)",
           "novel 0 %", "novel 50 %", (), FOUND),
     Claim("novel objects without boxes cost, a quarter of all (not asked by the paper)", "novel 0 %", "full", (),
