@@ -158,8 +158,8 @@ def detect(cfg: Config, world: World, task: Task, detector: Detector, folder: Pa
     for batch in eval_batches(cfg, task.data, world, finished):
         batch = batch.to(world.device)
         with autocast(cfg.amp, world.device):
-            for image_id, scale, fault, prediction in zip(batch.image_ids, batch.scales, batch.faults,
-                                                          detector.predict(batch, categories, cfg.eval)):
+            predictions = detector.predict(batch, categories, cfg.eval)
+            for image_id, scale, fault, prediction in zip(batch.image_ids, batch.scales, batch.faults, predictions):
                 seen += 1
                 if fault:
                     # it counts with no detections: everything on it is missed

@@ -77,8 +77,8 @@ def detect(opened: Opened, categories: CategoryMap, path: Path, number: int, thr
     size = image.height, image.width
     found = at_least(prediction, threshold).in_image(batch.scales[0], size).detections.to(torch.device("cpu"))
     names = [categories.names[label] for label in found.labels.tolist()]
-    for place, (box, score, label, name) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(),
-                                                          found.labels.tolist(), names, strict=True)):
+    columns = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), names
+    for place, (box, score, label, name) in enumerate(zip(*columns, strict=True)):
         x1, y1, x2, y2 = box
         rows.append({"file": str(path), "category": name, "wnid": categories.wnids[label], "score": score,
                      "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]})

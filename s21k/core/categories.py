@@ -124,8 +124,8 @@ class CategoryMap:
         """Write what load reads."""
         entries = [{"name": name, "wnid": wnid, "det": det if det >= 0 else None, "cls": cls if cls >= 0 else None,
                     "group": group}
-                   for name, wnid, group, det, cls in zip(self.names, self.wnids, self.groups,
-                                                          self.det_index.tolist(), self.cls_index.tolist())]
+                   for name, wnid, group, det, cls in zip(
+                       self.names, self.wnids, self.groups, self.det_index.tolist(), self.cls_index.tolist())]
         for entry, det_name in zip(entries, self.det_names or ()):
             entry |= {} if det_name is None else {"det_name": det_name}
         Path(path).write_text(json.dumps(entries, indent=0))

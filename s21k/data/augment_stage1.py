@@ -17,9 +17,8 @@ class TrainAugment:
     def __init__(self, size: int, crop_scale: tuple[float, float], color_jitter: float, rand_augment: bool,
                  erasing: float) -> None:
         self.size, self.crop_scale, self.erasing = size, list(crop_scale), erasing
-        # RandAugment takes the place of the jitter, as in Swin's recipe
-        self.recolor = RandAugment() if rand_augment else (T.ColorJitter(color_jitter, color_jitter, color_jitter)
-                                                           if color_jitter > 0 else None)
+        jitter = T.ColorJitter(color_jitter, color_jitter, color_jitter) if color_jitter > 0 else None
+        self.recolor = RandAugment() if rand_augment else jitter           # in place of the jitter, as in Swin's recipe
 
     def __call__(self, image: Image.Image) -> Tensor:
         top, left, h, w = T.RandomResizedCrop.get_params(image, self.crop_scale, [3 / 4, 4 / 3])

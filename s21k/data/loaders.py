@@ -111,9 +111,8 @@ class TestStream(Stream):
         try:
             image, target = self.data.read(index)
         except InputError as error:
-            h, w = self.data.size(index)
-            image, target, faults = Image.new("RGB", (w, h)), Target(torch.zeros(0, 4),
-                                                                     torch.zeros(0, dtype=torch.int64)), (str(error),)
+            image, faults = Image.new("RGB", self.data.size(index)[::-1]), (str(error),)
+            target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         tensor, target, scale = self.resize(image, self.data.size(index), target)
         return Sample(tensor, target, int(self.data.image_ids[index]), scale, 0, faults)
 

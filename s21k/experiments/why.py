@@ -115,16 +115,15 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth,
             x = detector.encoder.regions(levels, [proposals[i]])
             overlap = iou(proposals[i], truth).max(dim=1).values                              # (R,)
             logits = detector.box_head.classify(x)                                                   # (R, C^)
-            # Eq. 3
-            g_hat, s_hat = logits[:, categories.cls_index[category]], logits.softmax(1)[:,
-                                                                                        categories.cls_index[category]]
+            row = categories.cls_index[category]
+            g_hat, s_hat = logits[:, row], logits.softmax(1)[:, row]                                 # Eq. 3
             for name, order in (("largest proposal", area(proposals[i])), ("best-scored proposal", g_hat)):
                 chosen = proposals[i][order.argmax()][None]
                 means[name].append([float(iou(chosen, whole_image([batch.sizes[i]]).to(x.device))),
                                     float(iou(chosen, truth).max())])
             s_fg, final = torch.sigmoid(detector.box_head(x)[0]), prediction.regions                 # Eq. 1
-            for name, order in (("box by f", s_fg), ("box by f and category",
-                                                     final.at(torch.arange(len(x)), torch.full((len(x),), category)))):
+            score = final.at(torch.arange(len(x)), torch.full((len(x),), category))
+            for name, order in (("box by f", s_fg), ("box by f and category", score)):
                 chosen = float(iou(final.boxes[order.argmax()][None], truth).max())
                 means[name].append([chosen > 0.5, chosen > 0.7])
             curves[f"S_fg, {group}"].add(s_fg, overlap)
@@ -138,8 +137,8 @@ def look(cfg: Config, detector: Detector, data: DetectionData, gt: GroundTruth,
             if label != category or not tight:
                 failures.append(Failure(image_id, label, best.boxes[0] / to_network, float(best.scores[0]),
                                         "category" if label != category else "box"))
-    return curves, taken_for, failures, {name: torch.tensor(values, dtype=torch.float32).mean(0).tolist()
-                                         for name, values in sorted(means.items())}
+    shares = {name: torch.tensor(values).float().mean(0).tolist() for name, values in sorted(means.items())}
+    return curves, taken_for, failures, shares
 
 
 def sheet(failures: list[Failure], data: DetectionData, gt: GroundTruth, categories: CategoryMap) -> Image.Image:
@@ -165,10 +164,10 @@ def main(argv: list[str]) -> None:
     cfg = load_config(a.words)
     root, where = Path(cfg.data.root), cfg.data.eval
     categories = CategoryMap.load(root / where.categories)
-    gt, data = GroundTruth.load(root / where.annotations,
-                                categories), DetectionData(root / where.annotations, root / where.images)
-    curves, taken_for, failures, means = look(cfg, restore_detector(cfg, read(trained(cfg)), categories), data, gt,
-                                              categories)
+    gt = GroundTruth.load(root / where.annotations, categories)
+    data = DetectionData(root / where.annotations, root / where.images)
+    detector = restore_detector(cfg, read(trained(cfg)), categories)
+    curves, taken_for, failures, means = look(cfg, detector, data, gt, categories)
 
     a.out.mkdir(parents=True, exist_ok=True)
     center = [(n + 0.5) / BINS for n in range(BINS)]

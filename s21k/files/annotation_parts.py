@@ -44,8 +44,8 @@ class Part:
     def numbers(self, key: str, rows: list[dict], allowed: tuple[type, ...] = (int,), dtype: type = np.int64,
                 default: object = None) -> None:
         """A column of numbers."""
-        self.columns.setdefault(key, []).append(self._array(self.values(key, rows, allowed, default), dtype,
-                                                            f"a value of {key}"))
+        part = self._array(self.values(key, rows, allowed, default), dtype, f"a value of {key}")
+        self.columns.setdefault(key, []).append(part)
 
     def texts(self, key: str, rows: list[dict], allowed: tuple[type, ...] = (str,)) -> None:
         """A column of strings."""

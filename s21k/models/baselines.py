@@ -36,8 +36,8 @@ class SigmoidHead(BoxHead):
     def image_losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.sigmoid_logits(x)
         wanted = F.one_hot(labels, logits.shape[1]).float()
-        return {"image_category": F.binary_cross_entropy_with_logits(logits, wanted,
-                                                                     reduction="sum") / max(len(labels), 1)}
+        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        return {"image_category": loss / max(len(labels), 1)}
 
     def region_scores(self, x: Tensor, boxes: Tensor, size: tuple[int, int], det_index: Tensor, cls_index: Tensor,
                       fusion: str = "geometric", exponent: float = 2 / 3) -> RegionScores:

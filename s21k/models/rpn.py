@@ -48,8 +48,8 @@ class RPN(nn.Module):
         Returns proposals B times (Ri, 4), best first, without gradient, and {"rpn_objectness", "rpn_box"}."""
         anchors = pyramid_anchors(pyramid, self.anchor_scale)            # 5 times (T, 4)
         logits, deltas = self.head(pyramid)
-        losses = {} if targets is None else self.losses(torch.cat(anchors), torch.cat(logits, 1),
-                                                        torch.cat(deltas, 1), targets, seeds)
+        losses = {} if targets is None else self.losses(
+            torch.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), targets, seeds)
         with torch.no_grad():
             proposals = self.propose(anchors, logits, deltas, sizes)
         return proposals, losses
@@ -62,8 +62,8 @@ class RPN(nn.Module):
         matches = [match(target.boxes, anchors, LOW, HIGH, rescue=True, rescue_above=self.rescue_iou)
                    for target in targets]
         sampled = subsample(matches, self.batch, 0.5, [derive_seed(seed, "anchors") for seed in seeds])
-        for image_logits, image_deltas, target, owner, (positive,
-                                                        negative) in zip(logits, deltas, targets, matches, sampled):
+        for image_logits, image_deltas, target, owner, (positive, negative) in zip(
+                logits, deltas, targets, matches, sampled):
             chosen = torch.cat([positive, negative])
             labels = (owner[chosen] != BACKGROUND).float()
             wanted = B.encode(anchors[positive], target.boxes[owner[positive]], B.RPN_WEIGHTS)

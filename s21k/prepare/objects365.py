@@ -63,8 +63,9 @@ def mend(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, list[tu
     # Copies: the same image, category and box; the first in the file stays.
     copy = second_copies([owner, table.category_index, *corners.T]) & ~outside
     reached = (cut != corners).any(axis=1) & ~outside & ~copy
-    for what, rows in (("a box reaches outside: cut", reached), ("a box has less than a pixel inside: left out",
-                                                                 outside), ("a second copy of a box: left out", copy)):
+    for rows, what in ((reached, "a box reaches outside: cut"),
+                       (outside, "a box has less than a pixel inside: left out"),
+                       (copy, "a second copy of a box: left out")):
         faults += [(table.file_names[i], what) for i in owner[rows].tolist()]
     kept = np.flatnonzero(~outside & ~copy)
     kept = kept[np.argsort(owner[kept], kind="stable")]

@@ -131,8 +131,8 @@ def det_contents(rng: np.random.Generator, base: list[Category], novel: list[Cat
     contents: dict[str, list[list[Category]]] = {name: [] for name in SHARES}
     for _ in range(images):
         shown = [base[k] for k in rng.integers(0, len(base), rng.integers(1, 4))]
-        hidden = [(novel[k], chance) for k, chance in zip(rng.integers(0, len(novel), len(shown)),
-                                                          rng.random(len(shown)))]
+        chosen, chances = rng.integers(0, len(novel), len(shown)), rng.random(len(shown))
+        hidden = [(novel[k], chance) for k, chance in zip(chosen, chances)]
         for name, share in SHARES.items():
             contents[name].append(shown + [c for c, chance in hidden if chance < share / (1 - share)])
     return contents
