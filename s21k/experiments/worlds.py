@@ -16,10 +16,11 @@ FUSION = {"g alone": ["eval.fusion=det_only"], "g-hat alone": ["eval.fusion=cls_
 # not learn from background that g-hat takes for a novel category: ours, not the paper's [G6].
 UNLABELLED = {"novel 0 %": ["data.det.images=scenes/det_00"], "novel 50 %": ["data.det.images=scenes/det_50"],
               "novel 50 %, ignored": ["data.det.images=scenes/det_50", "stage2.ignore_novel_above=0.5"]}
-# Explanations of what "full" lacks beside "no_reform", tried: stage I trains one output layer of the FPN, and images of
-# stage II read two (G15); g-hat comes with stage I's fit, which "no_reform" has not (G7); FPN and RoI head do, too.
+# Explanations of what "full" lacks beside "no_reform", tried: stage I trains one output layer of the FPN, or reads one
+# level, and images of stage II read two (G15); g-hat (G7), or FPN and RoI head, come with stage I's fit.
 WHY = {"output layer copied": ["stage2.copy_fpn_output=p2"],
-       "g-hat starts anew": ["stage2.load_image_classifier=false"], "backbone alone": ["stage2.inherit=backbone"]}
+       "g-hat starts anew": ["stage2.load_image_classifier=false"], "backbone alone": ["stage2.inherit=backbone"],
+       "mean of levels": ["model.image_roi_level=all_mean"]}
 MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stage II takes its backbone",
            "no_stage1": "\"-stage I\": stage II from random weights", "det_only": "stage II without labelled images",
            "max_size": "Detic's max-size loss", "max_score": "Detic's max-score loss", "image": "Detic's image loss",
@@ -30,6 +31,7 @@ MEANING = {"full": "the method", "no_reform": "\"-reform.\": stage I pools, stag
            "output layer copied": "full, every output layer of the FPN starts as stage I's of P2",
            "g-hat starts anew": "full, g-hat's layer starts from random weights",
            "backbone alone": "full, stage II takes the backbone of stage I alone, as no_reform does",
+           "mean of levels": "full, the entire image is read from the mean of P2 to P5, in both stages",
            "novel 0 %": "full, no novel object on images with boxes",
            "novel 50 %": "full, half of the objects on images with boxes novel, without boxes",
            "novel 50 %, ignored": "the same, background that g-hat takes for a novel category left out of f's loss"}
