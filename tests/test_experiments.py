@@ -85,6 +85,9 @@ def test_the_verdicts_name_claim_rows_and_the_figures_of_each_world(results):
     assert tables.verdicts()[2:] == ["| Eq. 5 beats g alone where both know a category [P33] | full - g alone | "
                                      "Top-1 +11.0 ± 1.0: holds; AP50 base -10.0 ± 0.0: reversed | "
                                      "AP50 base -10.0 ± 0.0: reversed; Top-1 +11.0 ± 1.0: holds |"]
+    write(results / "scenes.jsonl", *((row, seed, {"AP50_novel": ap}) for row, ap in (("novel 0 %", 0.3), ("full", 0.2))
+                                      for seed in range(2)))
+    assert tables.verdicts()[-1].endswith("| novel 0 % - full | not asked | AP50 novel +10.0 ± 0.0: holds |")
 
 
 def test_the_committed_lines_of_both_ages_are_read():
